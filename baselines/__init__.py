@@ -1,0 +1,6 @@
+"""Other ways to choose the layers to freeze: policies for ``smartfrz.Freezer``."""
+
+from baselines.autofreeze import AutoFreeze
+from baselines.freezeout import FreezeOut
+
+__all__ = ["AutoFreeze", "FreezeOut"]

@@ -1,0 +1,232 @@
+"""FreezeOut, the paper's "linear freezing": layers freeze one by one, on a fixed schedule.
+
+Brock et al., "FreezeOut: Accelerate Training by Progressively Freezing Layers", 2017
+(arXiv:1706.04983); SmartFRZ, Appendix B, Eq. 6. Layer i of L (the output head is layer L) follows
+its own cosine from its base learning rate down to zero at the fraction t_i of the run, and freezes
+at the first step past it:
+
+    t_i = t_0 + (1 - t_0) i / L             linear; the cubic schedule cubes it whole
+    lr_i(t) = lr_i(0) / 2 (1 + cos(pi t / t_i))
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from smartfrz.layers import Layer
+
+_POWER = {"linear": 1, "cubic": 3}
+
+
+def learning_rate(
+    base_lr: float,
+    step: int,
+    total_steps: int,
+    layer: int,
+    num_layers: int,
+    t0: float,
+    how: str = "linear",
+    scale: bool = False,
+) -> float:
+    """The learning rate of one layer at one step (SmartFRZ, Eq. 6).
+
+    Args:
+        base_lr: the layer's learning rate at step 0, before ``scale``.
+        step: optimizer steps done so far.
+        total_steps: optimizer steps of the whole run.
+        layer: the layer's index i, 0 for the first layer and ``num_layers`` for the head.
+        num_layers: L, the number of layers without the head.
+        t0: the fraction of the run at which the first layer's rate reaches zero, in (0, 1]. The
+            cubic schedule cubes this one too.
+        how: ``"linear"`` or ``"cubic"``: how the t_i are spaced.
+        scale: divides the rate by t_i, so that each layer moves as far in its shorter time.
+
+    Returns:
+        The learning rate, zero from t_i on.
+
+    Raises:
+        ValueError: ``how`` is unknown or ``t0`` is out of range.
+    """
+    end = _end(layer, num_layers, t0, how)
+    progress = min(1.0, step / (end * total_steps))
+    start = base_lr / end if scale else base_lr
+    return 0.5 * start * (1.0 + math.cos(math.pi * progress))
+
+
+def freeze_step(
+    total_steps: int, layer: int, num_layers: int, t0: float, how: str = "linear"
+) -> int:
+    """The first step at which a layer is inactive: the first whole step past t_i T.
+
+    At step t_i T itself the rate is zero, but the layer still counts as active, as in the authors'
+    code. The head's freeze step is ``total_steps + 1``, which no step of the run reaches.
+
+    Args:
+        total_steps: T, the optimizer steps of the whole run.
+        layer: the layer's index i, 0 for the first layer and ``num_layers`` for the head.
+        num_layers: L, the number of layers without the head.
+        t0: the fraction of the run at which the first layer's rate reaches zero, in (0, 1].
+        how: ``"linear"`` or ``"cubic"``: how the t_i are spaced.
+
+    Raises:
+        ValueError: ``how`` is unknown or ``t0`` is out of range.
+    """
+    end_step = _end(layer, num_layers, t0, how) * total_steps
+    # 0.7 ** 3 * 1000 is 342.99999999999994, which would floor to 342.
+    return math.floor(round(end_step, 6)) + 1
+
+
+def _end(layer: int, num_layers: int, t0: float, how: str) -> float:
+    """t_i: the fraction of the run at which a layer's rate reaches zero."""
+    _check_schedule(t0, how)
+    return (t0 + (1.0 - t0) * layer / num_layers) ** _POWER[how]
+
+
+def _check_schedule(t0: float, how: str) -> None:
+    if how not in _POWER:
+        raise ValueError(f"how={how!r} is no schedule of FreezeOut: choose 'linear' or 'cubic'.")
+    if not 0.0 < t0 <= 1.0:
+        raise ValueError(
+            f"t0={t0} is the fraction of the run at which the first layer freezes: "
+            "it has to be more than 0 and at most 1."
+        )
+
+
+def param_groups(model: nn.Module, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """Parameter groups with which each layer can have its own learning rate.
+
+    Args:
+        model: the model to train.
+        layers: its layers, from ``find_layers(model)``.
+
+    Returns:
+        One group for each layer, in order, and a last one for the parameters that are in no layer,
+        if there are any: ``torch.optim.SGD(param_groups(model, layers), lr=0.1)``.
+    """
+    in_layers = {id(param) for layer in layers for param in layer.params}
+    rest = [param for param in model.parameters() if id(param) not in in_layers]
+    groups = [layer.parameters() for layer in layers] + ([rest] if rest else [])
+    return [{"params": params} for params in groups]
+
+
+class FreezeOut:
+    """Policy: layers anneal to a learning rate of zero one after the other, and freeze there.
+
+    It sets the learning rates itself, so it takes the place of a learning-rate scheduler. The
+    first call tells it the layers and, by what the optimizer holds then, their base rates. The
+    head and the parameters in no layer anneal over the whole run.
+
+    Args:
+        optimizer: the optimizer that trains the model, with no parameter group that spans layers:
+            build it from :func:`param_groups`.
+        total_steps: optimizer steps of the whole run.
+        t0: the fraction of the run at which the first layer freezes, in (0, 1].
+        how: ``"linear"`` or ``"cubic"``, see :func:`learning_rate`.
+        scale: divides each layer's rate by its t_i, see :func:`learning_rate`.
+
+    Raises:
+        ValueError: ``how`` is unknown or ``t0`` is out of range; at the first call, a parameter
+            group spans layers.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        t0: float = 0.5,
+        how: str = "linear",
+        scale: bool = False,
+    ) -> None:
+        _check_schedule(t0, how)
+        self.optimizer = optimizer
+        self.total_steps = total_steps
+        self.t0 = t0
+        self.how = how
+        self.scale = scale
+        self._names: list[str] = []
+        self._layer_of_group: list[int] = []
+        self._base_lrs: list[float] = []
+        self._freeze_steps: dict[str, int] = {}
+        self._frozen: dict[str, int] = {}
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """Sets every group's learning rate for this step; returns the layers whose time has come.
+
+        Args:
+            active: the layers that still train, in execution order; at the first call all of them,
+                the head included.
+            step: the index of the optimizer step about to be taken.
+        """
+        if not self._names:
+            self._start(active)
+        self._set_learning_rates(step)
+        due = [layer for layer in active if self._freeze_steps.get(layer.name, math.inf) <= step]
+        for layer in due:
+            self._frozen.setdefault(layer.name, step)
+        return due
+
+    def is_due(self, step: int) -> bool:
+        """Whether a layer's freeze step is reached at ``step`` and the layer did not freeze before.
+
+        Before the first call tells the layers, it may always be.
+        """
+        return not self._names or any(
+            due <= step <= self._frozen.get(name, step) for name, due in self._freeze_steps.items()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on exactly."""
+        return {
+            "names": list(self._names),
+            "layer_of_group": list(self._layer_of_group),
+            "base_lrs": list(self._base_lrs),
+            "frozen": dict(self._frozen),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self._layer_of_group = list(state["layer_of_group"])
+        self._base_lrs = list(state["base_lrs"])
+        self._frozen = dict(state["frozen"])
+        self._schedule(state["names"])
+
+    def _start(self, active: Sequence[Layer]) -> None:
+        # The head is layer L wherever it is used: with tied embeddings, first and last.
+        layers = sorted(active, key=lambda layer: layer.is_head)
+        groups = self.optimizer.param_groups
+        self._layer_of_group = _layer_of_group(groups, layers)
+        self._base_lrs = [float(group["lr"]) for group in groups]
+        self._schedule([layer.name for layer in layers])
+
+    def _schedule(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        num_layers = len(names) - 1
+        self._freeze_steps = {
+            name: freeze_step(self.total_steps, index, num_layers, self.t0, self.how)
+            for index, name in enumerate(names[:-1])
+        }
+
+    def _set_learning_rates(self, step: int) -> None:
+        num_layers = len(self._names) - 1
+        groups = zip(self.optimizer.param_groups, self._layer_of_group, self._base_lrs, strict=True)
+        for group, layer, base_lr in groups:
+            group["lr"] = learning_rate(
+                base_lr, step, self.total_steps, layer, num_layers, self.t0, self.how, self.scale
+            )
+
+
+def _layer_of_group(groups: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> list[int]:
+    """The index of the layer that each group belongs to; groups of no layer go with the head."""
+    head = len(layers) - 1
+    index = {id(param): i for i, layer in enumerate(layers) for param in layer.params}
+    owners = [{index.get(id(param), head) for param in group["params"]} for group in groups]
+    if any(len(owner) > 1 for owner in owners):
+        raise ValueError(
+            "FreezeOut gives each layer its own learning rate, but a parameter group of the "
+            "optimizer spans layers: build the optimizer from "
+            "baselines.freezeout.param_groups(model, layers)."
+        )
+    return [max(owner, default=head) for owner in owners]

@@ -1,0 +1,176 @@
+"""What a run is: a frozen, validated description, whose hash is the run's id."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+METHODS = ("full", "linear", "autofreeze", "smartfrz")
+AMP = ("none", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where a run's first weights come from.
+
+    Attributes:
+        dataset: ``imagenet`` for the published weights, or the data set to train on first.
+        epochs: passes over it; with the fields below, unused for ``imagenet``.
+        train_images: how many of its training images are used; 0 for all.
+        batch_size: images per step.
+        lr: base learning rate.
+    """
+
+    dataset: str
+    epochs: float = 0.0
+    train_images: int = 0
+    batch_size: int = 32
+    lr: float = 0.01
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear freezing (FreezeOut).
+
+    ``match`` names the method whose compute, with the same seed, decides the number of epochs
+    (Table 2); empty, the epochs are those of the config.
+    """
+
+    t0: float = 0.5
+    how: str = "linear"
+    scale: bool = False
+    match: str = "smartfrz"
+
+
+@dataclass(frozen=True)
+class AutoFreezing:
+    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50."""
+
+    intervals_per_epoch: int = 4
+    percentile: float = 50.0
+
+
+@dataclass(frozen=True)
+class SmartFreezing:
+    """SmartFRZ. ``predictor`` is a bundled name, a folder or a Hub id; the fingerprint its hash."""
+
+    predictor: str = "displacement"
+    records_per_epoch: int = 10
+    threshold: float = 0.5
+    fingerprint: str = ""
+
+
+OPTIONS: dict[str, type] = {
+    "linear": Linear,
+    "autofreeze": AutoFreezing,
+    "smartfrz": SmartFreezing,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell of a table: a model trained on a data set by a method with a seed.
+
+    Attributes:
+        epochs: passes over the training images; a fraction stops within an epoch.
+        batch_size: images per step, over all processes.
+        image_size: side in pixels that images are scaled to.
+        train_images: how many training images are used, from the first; 0 for all.
+        test_images: how many test images the final accuracy is measured on; 0 for all.
+        curve_images: how many of them the accuracy after each epoch is measured on; 0 for all.
+        augment: random crops (padding of an eighth) and horizontal flips.
+        amp: autocast to ``bf16`` or ``fp16``, or ``none``.
+        pretraining: where the first weights come from; ``None`` is from scratch.
+        options: the method's own options.
+    """
+
+    model: str
+    dataset: str
+    method: str = "full"
+    seed: int = 0
+    epochs: float = 10.0
+    batch_size: int = 32
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    image_size: int = 32
+    train_images: int = 0
+    test_images: int = 0
+    curve_images: int = 0
+    augment: bool = True
+    amp: str = "none"
+    channels_last: bool = False
+    compile: bool = False
+    pretraining: Pretraining | None = None
+    options: Linear | AutoFreezing | SmartFreezing | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"There is no method {self.method!r}: choose from {', '.join(METHODS)}.")
+        if self.amp not in AMP:
+            raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
+        if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
+            raise ValueError("epochs, batch_size and lr have to be positive.")
+
+    @property
+    def id(self) -> str:
+        """A hash of everything that the run's outcome depends on: 12 hexadecimal digits."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def cell(self) -> str:
+        """What the progress bar calls the run."""
+        return f"{self.model} {self.dataset} {self.method} seed {self.seed}"
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Builds a run's config from plain values, such as TOML or JSON gives.
+
+    Raises:
+        ValueError: a key is unknown, or a value has the wrong type.
+    """
+    values = dict(values)
+    if isinstance(values.get("pretraining"), Mapping):
+        values["pretraining"] = checked(Pretraining, values["pretraining"], "pretraining")
+    method = values.get("method", "full")
+    if isinstance(values.get("options"), Mapping):
+        if method not in OPTIONS:
+            raise ValueError(f"Method {method!r} takes no options.")
+        values["options"] = checked(OPTIONS[method], values["options"], f"methods.{method}")
+    elif method in OPTIONS:
+        values["options"] = OPTIONS[method]()
+    return checked(RunConfig, values, "run")
+
+
+def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds the dataclass ``cls`` from ``values``, whose keys and types have to fit.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    if unknown := values.keys() - hints.keys():
+        raise ValueError(
+            f"Unknown key {', '.join(sorted(unknown))} in {where}: it takes {', '.join(hints)}."
+        )
+    values = {key: _fitting(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _fitting(value: Any, hint: Any, where: str) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and type(value) is int:
+        return float(value)
+    if not any(type(value) is kind for kind in kinds):
+        raise ValueError(f"{where} = {value!r} is not of type {getattr(hint, '__name__', hint)}.")
+    return value

@@ -1,0 +1,130 @@
+"""Data sets as tensors: digits from scikit-learn, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from experiments.paths import cache_folder
+
+_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_FOLDERS = {"cifar10": ("cifar10", "cifar10-jpeg"), "cifar100": ("cifar100", "cifar100-jpeg")}
+_LABELS = {"cifar10": "label", "cifar100": "fine_label"}
+
+DATASETS = ("digits", *_HUB)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images as (N, 3, height, width) uint8 and labels as (N,) int64, for training and test."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training images' channels, (1, 3, 1, 1), in 0..1."""
+        pixels = self.train_images[:5000].double() / 255
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+        return mean.float().view(1, 3, 1, 1), std.float().view(1, 3, 1, 1)
+
+
+@lru_cache(maxsize=2)
+def load_data(name: str) -> ImageData:
+    """Loads a data set, whole or, as ``cifar100[0:50]``, the classes from 0 to 49.
+
+    Raises:
+        ValueError: there is no such data set, or it can be found neither on disk nor on the Hub.
+    """
+    match = re.fullmatch(r"(\w+?)(?:\[(\d+):(\d+)\])?", name)
+    if not match or match[1] not in DATASETS:
+        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
+    data = _digits() if match[1] == "digits" else _cifar(match[1])
+    return data if match[2] is None else _classes(data, int(match[2]), int(match[3]))
+
+
+def _classes(data: ImageData, first: int, end: int) -> ImageData:
+    train = (data.train_labels >= first) & (data.train_labels < end)
+    test = (data.test_labels >= first) & (data.test_labels < end)
+    return ImageData(
+        data.train_images[train],
+        data.train_labels[train] - first,
+        data.test_images[test],
+        data.test_labels[test] - first,
+        end - first,
+    )
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float().mul(255 / 16).unsqueeze(1)
+    images = torch.nn.functional.interpolate(images, size=16, mode="bilinear").round().byte()
+    images = images.expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(digits.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1297], order[1297:]
+    return ImageData(images[train], labels[train], images[test], labels[test], 10)
+
+
+def _cifar(name: str) -> ImageData:
+    """Decoded once, then read from the cache."""
+    files = _parquet_files(name)
+    stamp = "hub" if files is None else f"{files['train'].parent.name}-{files['train'].stat().st_size}"
+    cached = cache_folder("data") / f"{name}-{stamp}.safetensors"
+    if not cached.exists():
+        partial = cached.with_suffix(".partial")
+        save_file(_decode(name, files), partial)
+        os.replace(partial, cached)
+    tensors = load_file(cached)
+    return ImageData(**tensors, num_classes=100 if name == "cifar100" else 10)
+
+
+def _parquet_files(name: str) -> dict[str, Path] | None:
+    root = os.environ.get("SMARTFRZ_DATA")
+    for folder in _FOLDERS[name] if root else ():
+        files = {split: Path(root or "", folder, f"{split}-00000.parquet") for split in ("train", "test")}
+        if all(file.exists() for file in files.values()):
+            return files
+    return None
+
+
+def _decode(name: str, files: dict[str, Path] | None) -> dict[str, Tensor]:
+    import datasets
+    import numpy as np
+
+    if files is not None:
+        sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
+    else:
+        sets = _from_hub(name)
+    tensors = {}
+    for split in ("train", "test"):
+        images = np.stack([np.asarray(image.convert("RGB")) for image in sets[split]["img"]])
+        tensors[f"{split}_images"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        tensors[f"{split}_labels"] = torch.tensor(sets[split][_LABELS[name]])
+    return tensors
+
+
+def _from_hub(name: str):
+    import datasets
+
+    try:
+        return datasets.load_dataset(_HUB[name])
+    except Exception as error:  # whatever the network, the Hub or the cache raise
+        folders = " or ".join(_FOLDERS[name])
+        root = os.environ.get("SMARTFRZ_DATA")
+        looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
+        raise ValueError(
+            f"The data set {name} is missing. {looked}: a folder {folders} with train-00000.parquet "
+            f"and test-00000.parquet was looked for there, then {_HUB[name]} on the Hugging Face "
+            f"Hub ({type(error).__name__}). Set SMARTFRZ_DATA to the folder that holds it, or go "
+            "online once."
+        ) from error

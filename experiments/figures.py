@@ -1,0 +1,277 @@
+"""Figures of runs: pure functions of the frame of runs, all in one style."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from experiments.tables import NAMES, display_name, with_ratios
+
+STYLE: dict[Any, Any] = {
+    "font.size": 7.5,
+    "axes.titlesize": 7,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "figure.labelsize": 7.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.5",
+    "axes.linewidth": 0.6,
+    "xtick.color": "0.5",
+    "xtick.labelcolor": "0.2",
+    "ytick.color": "0.5",
+    "ytick.labelcolor": "0.2",
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,
+}
+# Okabe-Ito: colours that are told apart with every kind of colour blindness.
+LOOKS = {
+    "full": ("#000000", "s"),
+    "linear": ("#0072B2", "^"),
+    "autofreeze": ("#E69F00", "D"),
+    "smartfrz": ("#009E73", "o"),
+}
+OTHER_LOOKS = (("#CC79A7", "v"), ("#56B4E9", "P"), ("#D55E00", "X"), ("#F0E442", "h"))
+_MEAN_MARKER: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6}
+
+
+@rc_context(STYLE)
+def accuracy_against_compute(frame: pd.DataFrame) -> Figure:
+    """Final accuracy against compute relative to full training, a panel per model and dataset.
+
+    Small dots are runs, big markers their mean with the sample standard deviation; the dashed
+    line is full training's mean. Under a panel's title stand the runs that cannot be placed.
+
+    Raises:
+        ValueError: The frame is empty or holds a cell twice.
+    """
+    runs = with_ratios(frame)
+    looks = _looks(runs)
+    fig, panels = _panels(runs, sharex=True)
+    for ax, group in panels:
+        _remark(ax, _caveats(group))
+        for method, of_method in _by_method(group.dropna(subset=["compute_ratio"])):
+            color, marker = looks[method]
+            x, y = 100 * of_method["compute_ratio"], 100 * of_method["final_accuracy"]
+            if method == "full":
+                ax.axhline(y.mean(), color="0.6", lw=0.7, ls=(0, (4, 3)), zorder=0.9)
+            ax.plot(x, y, ".", color=color, alpha=0.5, ms=4, mew=0, label=f"_{method} runs")
+            bars: dict[str, Any] = {
+                "xerr": x.std(),
+                "yerr": y.std(),
+                "elinewidth": 0.9,
+                "label": method,
+            }
+            ax.errorbar(x.mean(), y.mean(), fmt=marker, color=color, **_MEAN_MARKER, **bars)
+        ax.margins(0.12)
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    fig.supxlabel("Compute (% of full training)")
+    fig.supylabel("Accuracy (%)")
+    _legend(fig, _method_handles(looks, ls="none"))
+    return fig
+
+
+@rc_context(STYLE)
+def layers_frozen_over_time(frame: pd.DataFrame) -> Figure:
+    """Share of layers frozen against progress through the run, a panel per model and dataset.
+
+    Thin lines are runs, the thick line is their mean. Diverged runs are left out.
+
+    Raises:
+        ValueError: The frame holds no finished run.
+    """
+    runs = frame[frame["status"] == "finished"]
+    looks = _looks(runs)
+    fig, panels = _panels(runs, sharex=True, sharey=True)
+    for ax, group in panels:
+        for method, of_method in _by_method(group):
+            color, marker = looks[method]
+            moments = [np.sort(_frozen_steps(run) / run["steps"]) for run in _rows(of_method)]
+            layers = [len(json.loads(text)) for text in of_method["layers"]]
+            grid = np.unique(np.concatenate([[0.0, 1.0], *moments]))
+            shares = [
+                100 * np.searchsorted(times, grid, side="right") / count
+                for times, count in zip(moments, layers, strict=True)
+            ]
+            step: dict[str, Any] = {"color": color, "drawstyle": "steps-post", "clip_on": False}
+            for share in shares:
+                ax.plot(grid, share, **step, lw=0.6, alpha=0.4, label=f"_{method} run")
+            mean: dict[str, Any] = {"lw": 1.3, "marker": marker, "markevery": [-1], **_MEAN_MARKER}
+            ax.plot(grid, np.mean(shares, axis=0), **step, **mean, label=method)
+        ax.set(xlim=(0, 1), ylim=(0, 100), xticks=[0, 0.5, 1], yticks=[0, 25, 50, 75, 100])
+        ax.set_xticklabels(["0", "0.5", "1"])
+    fig.supxlabel("Progress through the run")
+    fig.supylabel("Layers frozen (%)")
+    _legend(fig, _method_handles(looks, ls="-"))
+    return fig
+
+
+@rc_context(STYLE)
+def frozen_moments(frame: pd.DataFrame) -> Figure:
+    """The epoch at which SmartFRZ froze each layer (the paper's Fig. 5b), a panel per model and
+    dataset.
+
+    A bar is the time that a layer trained, the mean over runs; filled dots are the moments at
+    which single runs froze it, hollow ones stand at the end of a run that never did.
+
+    Raises:
+        ValueError: The frame holds no finished run of SmartFRZ.
+    """
+    runs = frame[(frame["status"] == "finished") & (frame["method"] == "smartfrz")]
+    fig, panels = _panels(runs, width=3.4)
+    color, marker = LOOKS["smartfrz"]
+    for ax, group in panels:
+        ends = group["steps"] / group["steps_per_epoch"]
+        epochs = np.array([_frozen_epochs(run) for run in _rows(group)])
+        trained = np.where(np.isnan(epochs), ends.to_numpy()[:, None], epochs)
+        layers = 1 + np.arange(epochs.shape[1])
+        ax.bar(layers, trained.mean(axis=0), width=0.75, color=color, alpha=0.22, lw=0)
+        dots: dict[str, Any] = {
+            "ls": "none",
+            "marker": marker,
+            "ms": 2.6,
+            "color": color,
+            "mew": 0.6,
+        }
+        for frozen, last in zip(epochs, ends, strict=True):
+            never = np.where(np.isnan(frozen), last, np.nan)
+            ax.plot(layers, frozen, **dots, alpha=0.75, mec="none", label="_frozen")
+            ax.plot(layers, never, **dots, mfc="white", clip_on=False, label="_never frozen")
+        ax.set(xlim=(0.25, len(layers) + 0.75), ylim=(0, ends.max()))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=3))
+        ax.grid(visible=False, axis="x")
+    fig.supxlabel("Layer, in execution order")
+    fig.supylabel("Epoch")
+    mean = Line2D([], [], color=color, alpha=0.22, lw=4, label="Trains (mean)")
+    once = Line2D([], [], **dots | {"ms": 4}, mec="none", label="Frozen")
+    never_once = Line2D([], [], **dots | {"ms": 4}, mfc="white", label="Never frozen")
+    _legend(fig, [mean, once, never_once])
+    return fig
+
+
+@rc_context(STYLE)
+def save(fig: Figure, path: Path) -> None:
+    """Save a figure as ``path.png`` (200 dpi) and ``path.pdf``, the same bytes for the same data.
+
+    Args:
+        fig: The figure.
+        path: Where to, without a suffix; missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path.with_name(f"{path.name}.png"), dpi=200)
+    fig.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
+
+
+def _panels(
+    runs: pd.DataFrame, width: float = 1.75, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A titled panel for each model and dataset, at most 7 inches wide in all."""
+    if runs.empty:
+        raise ValueError("there are no runs to draw: run some of the table's cells first")
+    groups = list(runs.groupby(["model", "dataset"], sort=False))
+    groups.sort(key=lambda group: [_rank(name) for name in group[0]])
+    count = len(groups)
+    widest = int(7 // width)
+    columns = min(widest, count if count <= 3 else math.ceil(count / 2))
+    rows = math.ceil(count / columns)
+    size = (max(3.4, width * columns), 0.6 + 1.45 * rows + (0.6 if count == 1 else 0))
+    fig = Figure(figsize=size, layout="constrained")
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat
+    panels = []
+    for index, (ax, (benchmark, group)) in enumerate(zip(axes, groups, strict=False)):
+        ax.set_title(" · ".join(map(display_name, benchmark)))
+        if index + columns >= count:
+            ax.tick_params(labelbottom=True)
+        panels.append((ax, group))
+    for ax in axes[count:]:
+        ax.remove()
+    return fig, panels
+
+
+def _looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method of the runs, the paper's methods first."""
+    methods = sorted(runs["method"].unique(), key=lambda method: (_rank(method), method))
+    others = [method for method in methods if method not in LOOKS]
+    extra = {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
+    return {method: (LOOKS | extra)[method] for method in methods}
+
+
+def _rank(name: str) -> int:
+    return list(NAMES).index(name) if name in NAMES else len(NAMES)
+
+
+def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for method in _looks(group):
+        yield method, group[group["method"] == method]
+
+
+def _caveats(group: pd.DataFrame) -> list[str]:
+    """What the points of a panel do not show: another metric, and runs that cannot be placed."""
+    remarks = [f"Metric: {name}" for name in group["metric"].unique() if name != "accuracy"]
+    for method, of_method in _by_method(group):
+        diverged = (of_method["status"] == "diverged").sum()
+        if diverged:
+            remarks.append(f"{display_name(method)}: {diverged}/{len(of_method)} diverged")
+    alone = group["compute_ratio"].isna() & (group["status"] != "diverged")
+    if alone.any():
+        remarks.append(f"Without full training: {alone.sum()}/{len(group)}")
+    return remarks
+
+
+def _remark(ax: Axes, lines: list[str]) -> None:
+    """Small lines between a panel and its title, which makes room for them."""
+    ax.set_title(ax.get_title(loc="left"), pad=4 + 7.5 * len(lines))
+    place: dict[str, Any] = {
+        "xy": (0, 1),
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+    }
+    ax.annotate("\n".join(lines), **place, xytext=(0, 3), fontsize=6, color="0.35")
+
+
+def _rows(runs: pd.DataFrame) -> list[pd.Series]:
+    return [run for _, run in runs.iterrows()]
+
+
+def _frozen_steps(run: pd.Series) -> np.ndarray:
+    return np.array(list(json.loads(run["frozen"]).values()), dtype=float)
+
+
+def _frozen_epochs(run: pd.Series) -> list[float]:
+    """For each layer the epoch at which it was frozen, NaN where it never was."""
+    frozen = json.loads(run["frozen"])
+    steps = [frozen.get(layer, math.nan) for layer in json.loads(run["layers"])]
+    return [step / run["steps_per_epoch"] for step in steps]
+
+
+def _method_handles(looks: dict[str, tuple[str, str]], ls: str) -> list[Line2D]:
+    return [
+        Line2D([], [], color=color, marker=marker, ls=ls, label=display_name(name), **_MEAN_MARKER)
+        for name, (color, marker) in looks.items()
+    ]
+
+
+def _legend(fig: Figure, handles: list[Line2D]) -> None:
+    lines = math.ceil(len(handles) / (fig.get_figwidth() // 1.1))
+    columns = math.ceil(len(handles) / lines)
+    fig.legend(handles=handles, loc="outside upper center", ncols=columns)

@@ -1,0 +1,58 @@
+"""The networks of the tables, by name."""
+
+from collections.abc import Callable
+
+import torchvision
+from torch import nn
+
+from experiments.small_models import attention_net, plain_net, residual_net
+
+
+def _resnet50(num_classes: int, image_size: int) -> nn.Module:
+    return torchvision.models.resnet50(num_classes=num_classes)
+
+
+def _vgg11(num_classes: int, image_size: int) -> nn.Module:
+    """Below 224 pixels the three linear layers for 7 x 7 features give way to one, as is usual."""
+    model = torchvision.models.vgg11(num_classes=num_classes)
+    if image_size < 224:
+        model.avgpool = nn.AdaptiveAvgPool2d(1)
+        model.classifier = nn.Linear(512, num_classes)
+    return model
+
+
+def _mobilenet_v2(num_classes: int, image_size: int) -> nn.Module:
+    return torchvision.models.mobilenet_v2(num_classes=num_classes)
+
+
+def _deit_tiny(num_classes: int, image_size: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(
+        "deit_tiny_patch16_224",
+        num_classes=num_classes,
+        img_size=image_size,
+        patch_size=16 if image_size >= 128 else 8,
+    )
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "resnet50": _resnet50,
+    "vgg11": _vgg11,
+    "mobilenet_v2": _mobilenet_v2,
+    "deit_tiny": _deit_tiny,
+    "residual": residual_net,
+    "plain": plain_net,
+    "attention": attention_net,
+}
+
+
+def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """A network with random weights.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in MODELS:
+        raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
+    return MODELS[name](num_classes, image_size)

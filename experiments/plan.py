@@ -1,0 +1,136 @@
+"""From a table's TOML spec to its runs, in the order in which they are to be done."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from experiments.config import RunConfig, SmartFreezing, checked, make_config
+from experiments.data import load_data
+from experiments.models import MODELS
+from experiments.pretraining import has_published_weights
+from smartfrz.predictor import AttentionPredictor
+
+SPECS = Path(__file__).parent / "specs"
+SCALES = ("demo", "small", "medium", "paper")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a table is run on at one scale.
+
+    Attributes:
+        models, datasets, seeds: every combination is run with every method.
+        run: fields of :class:`experiments.config.RunConfig` for all runs.
+        model, dataset: fields for the runs of one model or data set; the model's win.
+        fallback: pretraining of a data set where published weights can't be had.
+    """
+
+    models: list
+    datasets: list
+    seeds: list
+    run: dict
+    model: dict = field(default_factory=dict)
+    dataset: dict = field(default_factory=dict)
+    fallback: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A table: its title, its methods in the order in which they run, their options, its scales."""
+
+    title: str
+    methods: list
+    scales: dict
+    options: dict = field(default_factory=dict)
+
+
+def load_spec(table: str) -> Spec:
+    """Reads ``experiments/specs/<table>.toml``.
+
+    Raises:
+        ValueError: there is no such table, or its spec is not valid.
+    """
+    file = SPECS / f"{table}.toml"
+    if not file.exists():
+        known = sorted(path.stem for path in SPECS.glob("*.toml"))
+        raise ValueError(f"There is no table {table!r}: choose from {', '.join(known)}.")
+    try:
+        values = tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file.name} is not valid TOML: {error}.") from error
+    return checked(Spec, values, file.name)
+
+
+def plan(spec: Spec, scale: str) -> list[RunConfig]:
+    """The runs of a table, all methods of a workload and seed one after the other.
+
+    Raises:
+        ValueError: the table has no such scale, or a model, data set, method or key is unknown.
+    """
+    if scale not in spec.scales:
+        raise ValueError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
+    chosen = checked(Scale, spec.scales[scale], f"scales.{scale}")
+    for name in chosen.models:
+        if name not in MODELS:
+            raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
+    return list(_runs(spec, chosen))
+
+
+def _runs(spec: Spec, scale: Scale) -> Iterator[RunConfig]:
+    for dataset in scale.datasets:
+        for seed in scale.seeds:
+            for model in scale.models:
+                values = _merged(scale.run, scale.dataset.get(dataset, {}), scale.model.get(model, {}))
+                values |= {"dataset": dataset, "seed": seed, "model": model}
+                _use_fallback(values, scale.fallback)
+                for method in spec.methods:
+                    options = spec.options.get(method)
+                    yield _with_fingerprint(
+                        make_config({**values, "method": method, "options": options})
+                    )
+
+
+def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _use_fallback(values: dict[str, Any], fallback: Mapping[str, Any]) -> None:
+    """Pretraining of our own, with its own run id, where the published weights can't be had."""
+    wants_published = values.get("pretraining", {}).get("dataset") == "imagenet"
+    if wants_published and values["dataset"] in fallback and not has_published_weights(values["model"]):
+        values["pretraining"] = fallback[values["dataset"]]
+
+
+def _with_fingerprint(config: RunConfig) -> RunConfig:
+    """A run's id depends on the predictor's weights, not only on its name."""
+    if not isinstance(config.options, SmartFreezing):
+        return config
+    fingerprint = _fingerprint(config.options.predictor)
+    return replace(config, options=replace(config.options, fingerprint=fingerprint))
+
+
+@lru_cache
+def _fingerprint(predictor: str) -> str:
+    weights = AttentionPredictor.from_pretrained(predictor).state_dict()
+    return hashlib.sha256(save(weights)).hexdigest()[:12]
+
+
+def check_data(configs: list[RunConfig]) -> None:
+    """Loads every data set once, so that a missing one is known before the first run.
+
+    Raises:
+        ValueError: a data set is unknown or missing.
+    """
+    for dataset in dict.fromkeys(config.dataset for config in configs):
+        load_data(dataset)

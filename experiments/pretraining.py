@@ -1,0 +1,105 @@
+"""The weights that fine-tuning starts from: published ones, or those of a run of our own."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from experiments.config import RunConfig
+from experiments.paths import cache_folder
+
+_IMAGENET = "imagenet"
+
+
+def pretraining_run(config: RunConfig) -> RunConfig | None:
+    """The run that makes the weights that ``config`` starts from, if it is ours to make."""
+    source = config.pretraining
+    if source is None or source.dataset == _IMAGENET:
+        return None
+    return RunConfig(
+        model=config.model,
+        dataset=source.dataset,
+        epochs=source.epochs,
+        batch_size=source.batch_size,
+        lr=source.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        image_size=config.image_size,
+        train_images=source.train_images,
+        test_images=config.test_images,
+        curve_images=config.curve_images,
+        augment=config.augment,
+        amp=config.amp,
+        channels_last=config.channels_last,
+        compile=config.compile,
+    )
+
+
+def weights_file(config: RunConfig) -> Path:
+    """Where the final weights of a run are kept."""
+    return cache_folder("weights") / f"{config.id}.safetensors"
+
+
+def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
+    """Keeps the final weights of a run, and the accuracy that they reach."""
+    file = weights_file(config)
+    partial = file.with_suffix(".partial")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})
+    partial.replace(file)
+
+
+def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str, str]:
+    """Loads the first weights of a run into its model, all but the head's.
+
+    Args:
+        config: the run.
+        model: its model, with random weights.
+        head: dotted name of the output layer, which stays random.
+
+    Returns:
+        Where they come from: ``source``, and ``accuracy`` there if it is known.
+
+    Raises:
+        ValueError: the published weights can't be had, or are not made for this model.
+    """
+    source = pretraining_run(config)
+    if source is None:
+        tensors, facts = _published(config.model), {"source": _IMAGENET}
+    else:
+        with safe_open(weights_file(source), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            facts = file.metadata()
+    body = {name: t for name, t in tensors.items() if not name.startswith(f"{head}.")}
+    missing, unexpected = model.load_state_dict(body, strict=False)
+    wrong = [name for name in missing if not name.startswith(f"{head}.")] + unexpected
+    if wrong:
+        raise ValueError(f"The pretrained weights do not fit {config.model}: {wrong[0]}.")
+    return facts
+
+
+@lru_cache
+def has_published_weights(model: str) -> bool:
+    """Whether the ImageNet weights of a model are on this machine or can be fetched."""
+    try:
+        _published(model)
+    except ValueError:
+        return False
+    return True
+
+
+def _published(model: str) -> dict[str, Tensor]:
+    try:
+        if model == "deit_tiny":
+            import timm
+
+            return timm.create_model("deit_tiny_patch16_224", pretrained=True).state_dict()
+        return torchvision.models.get_model(model, weights="IMAGENET1K_V1").state_dict()
+    except Exception as error:  # whatever the network or the hub raise
+        raise ValueError(
+            f"The ImageNet weights of {model} can't be had ({type(error).__name__}): go online "
+            "once, or choose another pretraining data set."
+        ) from error

@@ -1,0 +1,157 @@
+"""All that a run needs before its first step: device, model, optimizer, freezer, batches."""
+
+import math
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.batches import Batches
+from experiments.config import Linear, RunConfig
+from experiments.data import load_data
+from experiments.methods import make_optimizer, make_policy
+from experiments.models import build_model
+from experiments.pretraining import load_pretrained
+from smartfrz import Freezer, find_layers
+from smartfrz.cost import training_flops
+from smartfrz.distributed import unwrap
+from smartfrz.tracing import Call, trace
+
+
+@dataclass
+class Run:
+    """A run in progress."""
+
+    config: RunConfig
+    device: torch.device
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR | None
+    scaler: torch.amp.GradScaler
+    freezer: Freezer
+    batches: Batches
+    total_steps: int
+    calls: list[Call]
+    pretrained: dict[str, str]
+    flops_per_step: int = 0
+    flops_per_step_paper: int = 0
+
+    def __post_init__(self) -> None:
+        self.full_flops_per_step = self._flops(as_in_paper=False)
+        self.count_flops()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return not dist.is_initialized() or dist.get_rank() == 0
+
+    def autocast(self) -> AbstractContextManager:
+        """Mixed precision, if the config asks for it."""
+        dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.amp != "none")
+
+    def clock(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def count_flops(self) -> None:
+        """Counts what a step costs now, after layers were frozen."""
+        self.flops_per_step = self._flops(as_in_paper=False)
+        self.flops_per_step_paper = self._flops(as_in_paper=True)
+
+    def mean_over_processes(self, values: list[Tensor]) -> float:
+        """The mean of scalar tensors, over all processes."""
+        mean = torch.stack(values).mean()
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        return mean.item()
+
+    def _flops(self, as_in_paper: bool) -> int:
+        trains = [param for param in self.model.parameters() if param.requires_grad]
+        return self.config.batch_size * training_flops(self.calls, trains, as_in_paper)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "model": unwrap(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "scaler": self.scaler.state_dict(),
+            "freezer": self.freezer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        unwrap(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.freezer.load_state_dict(state["freezer"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda_rng"]])
+        self.count_flops()
+
+
+def prepare(config: RunConfig) -> Run:
+    """Builds everything from the config; the outcome depends on nothing else."""
+    device, rank, world_size = device_and_rank()
+    data = load_data(config.dataset)
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, data.num_classes, config.image_size)
+    example = torch.zeros(1, 3, config.image_size, config.image_size)
+    layers = find_layers(model, example)
+    head = next(layer.name for layer in layers if layer.is_head)
+    pretrained = load_pretrained(config, model, head) if config.pretraining else {}
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+
+    batches = Batches(config, data, device, rank, world_size)
+    total_steps = max(1, round(config.epochs * batches.steps_per_epoch))
+    optimizer = make_optimizer(config, model, layers)
+    wrapped = torch.compile(model) if config.compile else model
+    if world_size > 1:
+        wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
+    policy = make_policy(config, wrapped, optimizer, total_steps, batches.steps_per_epoch)
+    return Run(
+        config=config,
+        device=device,
+        model=wrapped,
+        optimizer=optimizer,
+        scheduler=make_scheduler(config, optimizer, total_steps),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        freezer=Freezer(wrapped, optimizer, policy, layers),
+        batches=batches,
+        total_steps=total_steps,
+        calls=trace(model, example.to(device)),
+        pretrained=pretrained,
+    )
+
+
+def make_scheduler(config: RunConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR | None:
+    """Cosine annealing to zero, step by step; linear freezing sets its own learning rates."""
+    if isinstance(config.options, Linear):
+        return None
+    return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total_steps)))
+
+
+def device_and_rank() -> tuple[torch.device, int, int]:
+    """This process's device, its rank, and how many processes there are."""
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), rank, world_size
+    return torch.device("cpu"), rank, world_size

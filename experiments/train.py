@@ -1,0 +1,133 @@
+"""The training loop: one run, from its config to its record, resumed where it was killed."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experiments.checkpoint import load_checkpoint, save_checkpoint
+from experiments.config import RunConfig
+from experiments.machine import peak_memory, reset_peak_memory
+from experiments.paths import cache_folder
+from experiments.setup import Run, prepare
+
+OnStep = Callable[[Run, "Curves"], None]
+
+
+@dataclass
+class Curves:
+    """What a run has measured so far; all of it is in the checkpoint.
+
+    ``accuracy``, ``loss`` and ``frozen_fraction`` have one entry per evaluation, at
+    ``eval_steps``. Seconds are host time; ``flops`` are of the whole run over all processes.
+    """
+
+    step: int = 0
+    accuracy: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    frozen_fraction: list[float] = field(default_factory=list)
+    eval_steps: list[int] = field(default_factory=list)
+    train_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    flops: int = 0
+    flops_paper: int = 0
+    peak_memory_bytes: int = 0
+
+
+def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Curves]:
+    """Trains to the end, or until the loss is no number, from the last checkpoint if there is one.
+
+    Args:
+        config: the run.
+        on_step: called after every step, off the clock.
+        on_epoch: called after every evaluation.
+
+    Returns:
+        The finished run, its model included, and what it measured.
+    """
+    run, curves = prepare(config), Curves()
+    checkpoint = cache_folder("checkpoints") / f"{config.id}.pt"
+    if saved := load_checkpoint(checkpoint, run.device):
+        run.load_state_dict(saved["run"])
+        curves = Curves(**saved["curves"])
+    while curves.step < run.total_steps and not diverged(curves):
+        train_epoch(run, curves, on_step)
+        evaluate_epoch(run, curves)
+        on_epoch(run, curves)
+        if run.is_main:
+            save_checkpoint({"run": run.state_dict(), "curves": vars(curves)}, checkpoint)
+    return run, curves
+
+
+def diverged(curves: Curves) -> bool:
+    """Whether the loss of the last epoch was infinite or no number."""
+    return bool(curves.loss) and not math.isfinite(curves.loss[-1])
+
+
+def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
+    """Trains for one epoch, or what is left of it."""
+    reset_peak_memory(run.device)
+    run.model.train()
+    epoch = curves.step // run.batches.steps_per_epoch
+    batches = run.batches.epoch(run.config.seed, epoch)
+    losses = []
+    for images, labels in islice(batches, run.total_steps - curves.step):
+        started = run.clock()
+        losses.append(train_step(run, curves, images, labels))
+        curves.train_seconds += run.clock() - started
+        curves.step += 1
+        on_step(run, curves)
+    curves.loss.append(run.mean_over_processes(losses))
+    curves.peak_memory_bytes = max(curves.peak_memory_bytes, peak_memory(run.device))
+
+
+def train_step(run: Run, curves: Curves, images: Tensor, labels: Tensor) -> Tensor:
+    """One step; the three lines that a training loop needs to freeze are in the middle."""
+    with run.autocast():
+        loss = F.cross_entropy(run.model(images), labels)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimizer)
+
+    started = time.perf_counter()
+    newly_frozen = run.freezer.step()
+    curves.overhead_seconds += time.perf_counter() - started
+
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad()
+    if run.scheduler:
+        run.scheduler.step()
+    curves.flops += run.flops_per_step
+    curves.flops_paper += run.flops_per_step_paper
+    if newly_frozen:
+        run.count_flops()
+    return loss.detach()
+
+
+def evaluate_epoch(run: Run, curves: Curves) -> None:
+    """Measures the accuracy: on ``curve_images`` along the way, on ``test_images`` at the end."""
+    started = run.clock()
+    at_end = curves.step == run.total_steps
+    images = 0 if at_end else run.config.curve_images
+    curves.accuracy.append(accuracy(run, images))
+    curves.eval_steps.append(curves.step)
+    curves.frozen_fraction.append(len(run.freezer.frozen) / len(run.freezer.layers))
+    curves.eval_seconds += run.clock() - started
+
+
+@torch.no_grad()
+def accuracy(run: Run, images: int) -> float:
+    """Fraction of the first ``images`` test images (0 for all) that are classified right."""
+    run.model.eval()
+    right = total = 0
+    for batch, labels in run.batches.test(images):
+        with run.autocast():
+            right += (run.model(batch).argmax(1) == labels).sum().item()
+        total += len(labels)
+    return right / total

@@ -1,0 +1,36 @@
+"""What the commands share: a user's mistake gets a sentence and exit code 2, not a traceback."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command, in each of the processes that ``torchrun`` may have started."""
+    warnings.showwarning = _show_warning
+    try:
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
+    print(f"warning: {message}", file=sys.stderr)

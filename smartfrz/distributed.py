@@ -1,0 +1,52 @@
+"""Several processes: one decides, all freeze the same layers, frozen gradients stay at home."""
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    while True:
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled, nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def agree(names: list[str]) -> list[str]:
+    """What rank 0 said, on every rank. A collective call: every rank has to make it."""
+    said: list[list[str]] = [names]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]
+
+
+def rebuild_reducers(model: nn.Module) -> None:
+    """Makes each DDP in ``model`` forget the parameters that no longer require a gradient.
+
+    DDP fixes the set of parameters that it reduces when it is built, and fails when one of them
+    gets no gradient (pytorch#22049). Building it anew works; taking it apart and together again
+    in place, as pickling does, has the same effect and keeps the user's reference valid.
+    """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            _rebuild_reducer(module)
+
+
+def _rebuild_reducer(model: DistributedDataParallel) -> None:
+    hooks = list(model._comm_hooks)
+    state = model.__getstate__()
+    # The old reducer takes its hooks off the parameters only when it dies.
+    del model.reducer, model.logger
+    model.__setstate__(state)
+    model._comm_hooks.clear()
+    for hook, hook_state in hooks:
+        model.register_comm_hook(hook_state, hook)

@@ -1,0 +1,179 @@
+"""The mechanism: what freezing does to a model and to its optimizer, whoever decided it."""
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from smartfrz.checkpointing import GradientWatch
+from smartfrz.distributed import agree, is_distributed, rebuild_reducers
+from smartfrz.layers import Layer, find_layers
+
+
+class Policy(Protocol):
+    """Decides which layers to freeze.
+
+    A policy may also have ``is_due(step) -> bool``, which says whether a decision can fall on a
+    step (processes that train together talk only then; without it, at every step), and, where it
+    has state, ``state_dict`` and ``load_state_dict``.
+    """
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Collection[Layer]:
+        """Chooses among the layers that still train, the head included, in execution order."""
+
+
+class Freezer:
+    """Freezes layers while a model trains.
+
+    Call :meth:`step` after ``backward`` and before ``optimizer.step``::
+
+        loss.backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    A frozen layer's weights and its norms' running statistics never change again: its parameters
+    have ``requires_grad=False``, ``grad=None`` and no optimizer state, and its norms stay in eval
+    mode whatever ``model.train()`` says. Param groups keep their number, order and parameters.
+
+    Several processes: rank 0's decision holds for all, and a ``DistributedDataParallel`` model
+    (default process group) no longer communicates the gradients of what is frozen. What
+    ``torch.compile`` has compiled is compiled again after each freeze.
+
+    Reentrant activation checkpointing above a frozen prefix loses gradients without a word
+    (transformers#21381): :meth:`step` notices and raises. Use ``use_reentrant=False``.
+
+    Args:
+        model: the model that trains; it may be wrapped in DDP or compiled.
+        optimizer: its optimizer.
+        policy: what decides; ``None`` is full training.
+        layers: what can be frozen, by default ``find_layers(model)``.
+
+    Attributes:
+        frozen: name of each frozen layer -> the step, counted from 0, at which it was frozen.
+        layers: all layers, the head included.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        policy: Policy | None = None,
+        layers: Iterable[Layer] | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.policy = policy
+        self.layers = find_layers(model) if layers is None else list(layers)
+        self.frozen: dict[str, int] = {}
+        self._active = list(self.layers)
+        self._step = 0
+        self._watch = GradientWatch()
+        self._check_something_trains()
+
+    def step(self) -> list[Layer]:
+        """Asks the policy and freezes what it chose.
+
+        Returns:
+            The layers frozen now, in execution order.
+
+        Raises:
+            RuntimeError: reentrant activation checkpointing lost gradients after the last freeze.
+        """
+        self._check_gradients_survived()
+        newly = self._decide()
+        if newly:
+            self._freeze(newly)
+            self.frozen |= {layer.name: self._step for layer in newly}
+            self._watch = GradientWatch(layer for layer in self._active if _has_gradient(layer))
+        self._step += 1
+        return newly
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, the frozen layers and the policy's state, for ``torch.save``."""
+        policy_state = getattr(self.policy, "state_dict", dict)
+        return {"step": self._step, "frozen": dict(self.frozen), "policy": policy_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Freezes what was frozen and goes on from there; before or after the optimizer's own.
+
+        Raises:
+            ValueError: the state names layers that this model does not have, or this freezer has
+                frozen layers that the state does not list.
+        """
+        unknown = sorted(state["frozen"].keys() - {layer.name for layer in self.layers})
+        if unknown:
+            raise ValueError(f"The saved state froze {unknown}: this model has no such layers.")
+        extra = sorted(self.frozen.keys() - state["frozen"].keys())
+        if extra:
+            raise ValueError(f"{extra} are frozen here but not in the state: load it first.")
+        self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
+        self.frozen = dict(state["frozen"])
+        self._step = state["step"]
+        load_policy = getattr(self.policy, "load_state_dict", None)
+        if load_policy is not None:
+            load_policy(state["policy"])
+
+    def _decide(self) -> list[Layer]:
+        if self.policy is None:
+            return []
+        chosen = [layer.name for layer in self.policy.layers_to_freeze(self._active, self._step)]
+        if is_distributed() and self._is_due():
+            chosen = agree(chosen)
+        return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
+
+    def _is_due(self) -> bool:
+        is_due = getattr(self.policy, "is_due", None)
+        return is_due is None or is_due(self._step)
+
+    def _freeze(self, layers: list[Layer]) -> None:
+        if not layers:
+            return
+        for layer in layers:
+            freeze_layer(layer, self.optimizer)
+        self._active = [layer for layer in self._active if layer not in layers]
+        rebuild_reducers(self.model)
+        # Each freeze makes torch.compile compile again, and past its limit of 8 it would go on
+        # without compiling (pytorch#139476). The code for the old set of layers is of no more use.
+        torch.compiler.reset()
+
+    def _check_something_trains(self) -> None:
+        freezable = {param for layer in self.layers if not layer.is_head for param in layer.params}
+        if not any(p.requires_grad and p not in freezable for p in self.model.parameters()):
+            raise ValueError(
+                "The layers given hold every trainable parameter and none is the head: mark one "
+                "with is_head=True, so that something still trains when all others are frozen."
+            )
+
+    def _check_gradients_survived(self) -> None:
+        lost = self._watch.end()
+        self._watch = GradientWatch()
+        if lost:
+            raise RuntimeError(
+                f"{lost} still train but get no gradient, now that the layers below are frozen. "
+                "Reentrant activation checkpointing does this: pass use_reentrant=False to "
+                "torch.utils.checkpoint (transformers: gradient_checkpointing_kwargs)."
+            )
+
+
+def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
+    """Freezes one layer for good: no gradient, no optimizer state, norms in eval mode."""
+    for param in layer.params:
+        param.requires_grad_(False)
+        param.grad = None
+        optimizer.state.pop(param, None)
+    for norm in layer.norms:
+        norm.eval()
+        # model.train() calls the train() of every submodule; this one stays in eval mode.
+        norm.train = partial(_stay, norm)  # type: ignore[method-assign]
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    return module
+
+
+def _has_gradient(layer: Layer) -> bool:
+    return any(param.grad is not None for param in layer.params)

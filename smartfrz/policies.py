@@ -1,0 +1,116 @@
+"""Who decides which layers to freeze: SmartFRZ, and the similarity-guided oracle of Table 1."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from smartfrz.cka import layer_cka
+from smartfrz.history import WeightHistory
+from smartfrz.layers import Layer
+from smartfrz.predictor import AttentionPredictor
+from smartfrz.tracing import Inputs
+
+
+class SmartFRZ:
+    """Asks the predictor, from each layer's recent weights, whether the layer is done.
+
+    Source: Sections 3.1-3.3. Every ``interval`` steps the tailored weights of all layers that
+    still train are recorded, and one batched call of the predictor decides about each of them.
+    The paper leaves the interval open; the bundled predictor learned from 10 records an epoch.
+
+    Args:
+        predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
+        interval: steps between two records, and so between two decisions.
+        threshold: freeze above this probability; 0.5 is the argmax of Eq. 4.
+
+    Raises:
+        ValueError: ``interval`` is less than 1.
+    """
+
+    def __init__(
+        self, predictor: AttentionPredictor, interval: int, threshold: float = 0.5
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is a number of steps, at least 1, not {interval}.")
+        self.predictor = predictor
+        self.interval = interval
+        self.threshold = threshold
+        self.history = WeightHistory(predictor.window, predictor.size)
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step records and decides."""
+        return step % self.interval == 0
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """The layers that the predictor holds for done."""
+        candidates = [layer for layer in active if not layer.is_head]
+        if not self.is_due(step) or not candidates:
+            return []
+        self.history.record(candidates)
+        records, valid = self.history.window_of(candidates)
+        probability = self.predictor.to(records.device).freeze_probability(records, valid)
+        done = (probability > self.threshold).tolist()
+        return [layer for layer, is_done in zip(candidates, done, strict=True) if is_done]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recorded history."""
+        return {"history": self.history.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a recorded history."""
+        self.history.load_state_dict(state["history"])
+
+
+class SimilarityGuided:
+    """The oracle that labels the predictor's training data, used as a policy (Table 1).
+
+    A layer is frozen when its CKA to the same layer of an already trained model (Section 3.4) has
+    moved by no more than ``tolerance`` since the last look. In practice there is no such model.
+
+    Args:
+        model: the model that trains.
+        reference: the trained model, of the same architecture.
+        probe: batches of inputs on which the two are compared.
+        interval: steps between two looks; in the paper one epoch.
+        tolerance: change of CKA up to which it counts as stable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module,
+        probe: Iterable[Inputs],
+        interval: int,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.model, self.reference, self.probe = model, reference, list(probe)
+        self.interval, self.tolerance = interval, tolerance
+        self._last: dict[str, float] = {}
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step looks at the similarity: the last one of each interval."""
+        return (step + 1) % self.interval == 0
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """The layers whose CKA has stabilised."""
+        candidates = [layer for layer in active if not layer.is_head]
+        if not self.is_due(step) or not candidates:
+            return []
+        similarity = layer_cka(self.model, self.reference, candidates, self.probe).tolist()
+        # A NaN (constant features) compares false: such a layer goes on training.
+        done = [
+            layer
+            for layer, now in zip(candidates, similarity, strict=True)
+            if abs(now - self._last.get(layer.name, float("inf"))) <= self.tolerance
+        ]
+        self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
+        return done
+
+    def state_dict(self) -> dict[str, Any]:
+        """The similarities of the last look."""
+        return {"last": dict(self._last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the similarities of the last look."""
+        self._last = dict(state["last"])

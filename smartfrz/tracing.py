@@ -1,0 +1,161 @@
+"""One forward pass, written down: which call used which parameter, fed by which earlier call."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from smartfrz.distributed import unwrap
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+Source = int | Tensor | None
+"""Where an argument comes from: an earlier call (index), a parameter or buffer, or outside."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two operands inside a call, or a normalisation (``is_norm``) by its weight.
+
+    Attributes:
+        macs: multiply-accumulates of the forward pass; a normalisation counts 2 per element.
+        operands: the sources that each of the two operands comes from.
+        is_norm: whether this is a normalisation.
+    """
+
+    macs: int
+    operands: tuple[tuple[Source, ...], tuple[Source, ...]]
+    is_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call of the forward pass."""
+
+    name: str
+    inputs: tuple[Source, ...]
+    products: tuple[Product, ...]
+
+
+def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
+    """Runs one forward pass of ``model`` in eval mode, without gradients, and lists its calls.
+
+    The model is left as it was: its buffers, its modules' ``training`` flags, the state of the
+    random number generators.
+
+    Args:
+        model: any module; a DDP or ``torch.compile`` wrapper is looked through.
+        inputs: what the model is called with: a tensor, a tuple of positional arguments or a
+            mapping of keyword arguments.
+
+    Returns:
+        The calls in execution order.
+    """
+    model = unwrap(model)
+    recorder = _Recorder([*model.parameters(), *model.buffers()])
+    gpus = {param.device for param in model.parameters() if param.is_cuda}
+    with _evaluating(model), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
+        if isinstance(inputs, Tensor):
+            model(inputs)
+        elif isinstance(inputs, Mapping):
+            model(**inputs)
+        else:
+            model(*inputs)
+    return recorder.calls
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, with the fused transformer layers off: they hide which parameter is used when."""
+    training = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for module in training:
+        module.training = False
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, flag in training.items():
+            module.training = flag
+
+
+class _Recorder(TorchDispatchMode):
+    """Follows tensors by their storage, so that a view is the tensor that it views."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._source: dict[int, Source] = {_storage(tensor): tensor for tensor in known}
+        # A storage that is freed could come back under the same key for another tensor.
+        self._alive: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        sources = [self._sources_of(argument) for argument in args]
+        sources += [self._sources_of(argument) for argument in kwargs.values()]
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        inputs = tuple(source for argument in sources for source in argument)
+        self.calls.append(Call(name, inputs, _products(name, args, sources, out)))
+        self._note_outputs(func, out, args)
+        return out
+
+    def _sources_of(self, argument: Any) -> tuple[Source, ...]:
+        tensors = [leaf for leaf in tree_leaves(argument) if isinstance(leaf, Tensor)]
+        return tuple(self._source.get(_storage(tensor)) for tensor in tensors)
+
+    def _note_outputs(self, func: Any, out: Any, args: Any) -> None:
+        views = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        in_place = func._schema.is_mutable
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                key = _storage(tensor)
+                is_known = isinstance(self._source.get(key), Tensor)
+                if key not in views or (in_place and not is_known):
+                    self._source[key] = len(self.calls) - 1
+                self._alive.append(tensor)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+_ATTENTION = "_scaled_dot_product"
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
+
+
+def _products(
+    name: str, args: Any, sources: list[tuple[Source, ...]], out: Any
+) -> tuple[Product, ...]:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    if name in ("convolution", "_convolution"):
+        x, weight, transposed = args[0], args[1], args[6]
+        macs = (x if transposed else first).numel() * weight.numel() // weight.shape[0]
+        return (Product(macs, (sources[0], sources[1])),)
+    if name in ("mm", "bmm", "mv", "dot"):
+        return (Product(_matmul_macs(args[0], args[1]), (sources[0], sources[1])),)
+    if name in ("addmm", "baddbmm", "addmv"):
+        return (Product(_matmul_macs(args[1], args[2]), (sources[1], sources[2])),)
+    if name.startswith(_ATTENTION):
+        query, key, value = args[:3]
+        scores = query.numel() * key.shape[-2]
+        mixed = query.shape[:-1].numel() * value.shape[-2] * value.shape[-1]
+        probabilities = sources[0] + sources[1]
+        return (
+            Product(scores, (sources[0], sources[1])),
+            Product(mixed, (probabilities, sources[2])),
+        )
+    if any(norm in name for norm in _NORMS):
+        weights = tuple(s for each in sources[1:] for s in each if isinstance(s, nn.Parameter))
+        return (Product(2 * first.numel(), (sources[0], weights), is_norm=True),)
+    return ()
+
+
+def _matmul_macs(a: Tensor, b: Tensor) -> int:
+    return a.numel() * (b.shape[-1] if b.ndim > 1 else 1)

@@ -1,0 +1,279 @@
+"""FreezeOut: its numbers, its schedule, and a run against one whose rates are set by hand."""
+
+import copy
+import io
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from baselines import FreezeOut
+from baselines.freezeout import freeze_step, learning_rate, param_groups
+from smartfrz import Freezer, Layer, find_layers
+
+STEPS = 20
+
+t0s = st.floats(0.05, 1.0)
+hows = st.sampled_from(["linear", "cubic"])
+
+
+@st.composite
+def layers_of_a_network(draw):
+    """(layer, num_layers)"""
+    num_layers = draw(st.integers(1, 60))
+    return draw(st.integers(0, num_layers)), num_layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "at_1000", "at_5000"),
+    [
+        (0, 0.090451, 0.0),
+        (1, 0.091824, 0.001453),
+        (5, 0.095162, 0.019868),
+        (12, 0.097553, 0.05),
+    ],
+)
+def test_learning_rates_of_the_example(layer, at_1000, at_5000):
+    rates = [learning_rate(0.1, step, 10_000, layer, 12, t0=0.5) for step in (0, 1000, 5000)]
+    assert rates == pytest.approx([0.1, at_1000, at_5000], abs=5e-7)
+
+
+def test_freeze_steps_of_the_example():
+    assert [freeze_step(10_000, layer, 12, t0=0.5) for layer in range(3)] == [5001, 5417, 5834]
+    assert freeze_step(10_000, 12, 12, t0=0.5) == 10_001
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "t0", "how", "expected"),
+    [
+        (10, 0.7, "linear", 8),
+        (10, 0.3, "linear", 4),
+        (1000, 0.7, "cubic", 344),  # 0.7 ** 3 * 1000 is 342.99999999999994
+        (10_000, 0.55, "linear", 5501),  # 0.55 * 10_000 is 5500.000000000001
+        (15, 0.5, "linear", 8),
+    ],
+)
+def test_a_layer_freezes_strictly_past_its_end_whatever_the_rounding(
+    total_steps, t0, how, expected
+):
+    assert freeze_step(total_steps, 0, 5, t0, how) == expected
+
+
+@given(layers_of_a_network(), t0s, hows, st.booleans(), st.integers(1, 500))
+def test_a_rate_starts_at_its_base_never_rises_and_ends_at_zero(place, t0, how, scale, total_steps):
+    layer, num_layers = place
+    end = freeze_step(total_steps, layer, num_layers, t0, how)
+    rates = [
+        learning_rate(0.1, step, total_steps, layer, num_layers, t0, how, scale)
+        for step in range(end + 1)
+    ]
+    assert all(earlier >= later for earlier, later in pairwise(rates))
+    assert rates[0] >= 0.1 * (1 - 1e-12)
+    assert rates[end] == 0
+    assert all(rate > 0 for rate in rates[: end - 1])
+
+
+@given(st.integers(1, 60), t0s, hows, st.integers(1, 100_000))
+def test_layers_freeze_in_order_and_the_head_outlasts_the_run(num_layers, t0, how, total_steps):
+    steps = [freeze_step(total_steps, i, num_layers, t0, how) for i in range(num_layers + 1)]
+    assert steps == sorted(steps)
+    assert steps[-1] == total_steps + 1
+
+
+@given(layers_of_a_network(), t0s)
+def test_the_cubic_end_is_the_linear_end_cubed_whole(place, t0):
+    many = 10**6
+    linear = freeze_step(many, *place, t0, "linear") / many
+    assert freeze_step(many, *place, t0, "cubic") / many == pytest.approx(linear**3, abs=5e-6)
+
+
+@given(layers_of_a_network(), st.floats(0.2, 1.0), hows)
+def test_scaling_keeps_the_area_under_the_rate(place, t0, how):
+    total_steps = 2000
+    rates = [
+        learning_rate(0.1, step + 0.5, total_steps, *place, t0, how, scale=True)
+        for step in range(total_steps)
+    ]
+    assert sum(rates) == pytest.approx(0.1 * total_steps / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize(("t0", "how"), [(0.5, "square"), (0.0, "linear"), (1.5, "cubic")])
+def test_a_schedule_that_makes_no_sense_is_refused(t0, how):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    with pytest.raises(ValueError, match="how=" if how == "square" else "t0="):
+        learning_rate(0.1, 0, 10, 0, 2, t0, how)
+    with pytest.raises(ValueError, match="how=" if how == "square" else "t0="):
+        freeze_step(10, 0, 2, t0, how)
+    with pytest.raises(ValueError, match="how=" if how == "square" else "t0="):
+        FreezeOut(optimizer, 10, t0, how)
+
+
+def network():
+    torch.manual_seed(0)
+    sizes = [6, 8, 8, 8]
+    blocks = [
+        nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.Tanh()) for a, b in pairwise(sizes)
+    ]
+    return nn.Sequential(*blocks, nn.Linear(8, 3))
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        yield (
+            torch.randn(16, 6, generator=generator),
+            torch.randint(3, (16,), generator=generator),
+        )
+
+
+def backward(model, x, y):
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+
+
+def optimizers(groups):
+    return torch.optim.SGD(groups, lr=0.2, momentum=0.9, weight_decay=1e-2)
+
+
+def prepared(**options):
+    model = network()
+    layers = find_layers(model, torch.zeros(1, 6))
+    optimizer = optimizers(param_groups(model, layers))
+    policy = FreezeOut(optimizer, STEPS, **options)
+    return model, optimizer, Freezer(model, optimizer, policy, layers)
+
+
+def train(model, optimizer, freezer, data):
+    for x, y in data:
+        backward(model, x, y)
+        freezer.step()
+        optimizer.step()
+
+
+def test_param_groups_are_the_layers_and_then_the_rest():
+    model = network()
+    model.register_parameter("unused", nn.Parameter(torch.zeros(2)))
+    layers = find_layers(model, torch.zeros(1, 6))
+    groups = [group["params"] for group in param_groups(model, layers)]
+    assert [[*map(id, group)] for group in groups[:-1]] == [
+        [*map(id, layer.parameters())] for layer in layers
+    ]
+    assert len(groups[-1]) == 1 and groups[-1][0] is model.unused
+    assert len(param_groups(network(), [])) == 1
+    del model.unused
+    assert len(param_groups(model, layers)) == len(layers)
+
+
+@pytest.mark.parametrize("how", ["linear", "cubic"])
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_run_matches_one_whose_rates_are_set_by_hand(how, scale):
+    model, optimizer, freezer = prepared(t0=0.4, how=how, scale=scale)
+    train(model, optimizer, freezer, batches())
+
+    by_hand = network()
+    plain = optimizers([{"params": list(part.parameters())} for part in by_hand])
+    for step, (x, y) in enumerate(batches()):
+        for i, group in enumerate(plain.param_groups):
+            end = (0.4 + 0.6 * i / 3) ** (1 if how == "linear" else 3) * STEPS
+            base = 0.2 * STEPS / end if scale else 0.2
+            cosine = 1 + math.cos(math.pi * step / end)
+            group["lr"] = 0.5 * base * cosine if step < end - 1e-9 else 0.0
+        backward(by_hand, x, y)
+        plain.step()
+
+    names = [layer.name for layer in freezer.layers[:-1]]
+    steps = {name: freeze_step(STEPS, i, 3, 0.4, how) for i, name in enumerate(names)}
+    assert freezer.frozen == {name: step for name, step in steps.items() if step < STEPS}
+    assert len(freezer.frozen) == 3
+    torch.testing.assert_close(model.state_dict(), by_hand.state_dict(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_resumed_run_ends_with_the_same_weights():
+    data = list(batches())
+    whole = prepared(t0=0.3)
+    train(*whole, data)
+
+    model, optimizer, freezer = prepared(t0=0.3)
+    train(model, optimizer, freezer, data[:13])
+    assert 0 < len(freezer.frozen) < 3
+    checkpoint = io.BytesIO()
+    states = [each.state_dict() for each in (model, optimizer, freezer)]
+    torch.save(states, checkpoint)
+
+    for reload_optimizer_last in (False, True):
+        checkpoint.seek(0)
+        for_model, for_optimizer, for_freezer = torch.load(checkpoint, weights_only=True)
+        model, optimizer, freezer = prepared(t0=0.3)
+        model.load_state_dict(for_model)
+        if reload_optimizer_last:
+            freezer.load_state_dict(for_freezer)
+            optimizer.load_state_dict(for_optimizer)
+        else:
+            optimizer.load_state_dict(for_optimizer)
+            freezer.load_state_dict(for_freezer)
+        train(model, optimizer, freezer, data[13:])
+        assert freezer.frozen == whole[2].frozen
+        torch.testing.assert_close(model.state_dict(), whole[0].state_dict(), rtol=0, atol=0)
+        assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in whole[1].param_groups]
+
+
+def linear_layers(num, head):
+    modules = [nn.Linear(2, 2) for _ in range(num)]
+    return [
+        Layer(f"layer{i}", (module,), tuple(module.parameters()), is_head=i == head)
+        for i, module in enumerate(modules)
+    ]
+
+
+def test_a_head_that_comes_first_anneals_over_the_whole_run():
+    layers = linear_layers(3, head=0)
+    rest = nn.Parameter(torch.zeros(1))
+    groups = [{"params": layer.parameters()} for layer in layers] + [{"params": [rest]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    policy = FreezeOut(optimizer, 100, t0=0.5)
+    assert policy.layers_to_freeze(layers, 25) == []
+    rates = [group["lr"] for group in optimizer.param_groups]
+    expected = [learning_rate(0.1, 25, 100, i, 2, t0=0.5) for i in (2, 0, 1, 2)]
+    assert rates == pytest.approx(expected)
+    assert policy.layers_to_freeze(layers, 1000) == layers[1:]
+
+
+def test_groups_keep_their_own_base_rates_and_a_layer_may_have_several():
+    layers = linear_layers(3, head=2)
+    decayed, plain = zip(*(layer.parameters() for layer in layers), strict=True)
+    groups = [{"params": [w], "lr": 10.0 * (i + 1)} for i, w in enumerate(decayed)]
+    groups += [{"params": [b], "lr": 1.0 * (i + 1)} for i, b in enumerate(plain)]
+    optimizer = torch.optim.SGD(groups)
+    FreezeOut(optimizer, 100).layers_to_freeze(layers, 30)
+    expected = [
+        learning_rate(base * (i + 1), 30, 100, i, 2, t0=0.5) for base in (10, 1) for i in range(3)
+    ]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+
+
+def test_a_group_that_spans_layers_is_refused():
+    layers = linear_layers(3, head=2)
+    params = [param for layer in layers for param in layer.parameters()]
+    policy = FreezeOut(torch.optim.SGD(params, lr=0.1), 10)
+    with pytest.raises(ValueError, match="param_groups"):
+        policy.layers_to_freeze(layers, 0)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, unique=True).map(sorted), hows)
+def test_is_due_says_when_something_freezes_also_when_steps_are_skipped(steps, how):
+    layers = linear_layers(4, head=3)
+    groups = [{"params": layer.parameters()} for layer in layers]
+    policy = FreezeOut(torch.optim.SGD(groups, lr=0.1), 20, how=how)
+    active = list(layers)
+    policy.layers_to_freeze(active, 0)
+    for step in steps:
+        resumed = FreezeOut(policy.optimizer, 20, how=how)
+        resumed.load_state_dict(copy.deepcopy(policy.state_dict()))
+        asked_before = policy.is_due(step), resumed.is_due(step)
+        frozen = policy.layers_to_freeze(active, step)
+        active = [layer for layer in active if layer not in frozen]
+        assert (*asked_before, policy.is_due(step)) == (bool(frozen),) * 3
