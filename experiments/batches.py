@@ -90,4 +90,6 @@ def crop_and_flip(images: Tensor, uniform: Tensor) -> Tensor:
     columns = left[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(uniform[:, 2:] < 0.5, columns.flip(1), columns)
     index = torch.arange(n, device=images.device)
-    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-METHODS = ("full", "linear", "autofreeze", "smartfrz")
+METHODS = ("full", "linear", "autofreeze", "smartfrz", "record")
 AMP = ("none", "bf16", "fp16")
 
 
@@ -66,10 +66,23 @@ class SmartFreezing:
     fingerprint: str = ""
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Freezes nothing and records the predictor's training data.
+
+    The reference model is that of the same run by full training with ``reference_seed``.
+    """
+
+    records_per_epoch: int = 10
+    probe_images: int = 128
+    reference_seed: int = 1000
+
+
 OPTIONS: dict[str, type] = {
     "linear": Linear,
     "autofreeze": AutoFreezing,
     "smartfrz": SmartFreezing,
+    "record": Recording,
 }
 
 
@@ -108,11 +121,13 @@ class RunConfig:
     channels_last: bool = False
     compile: bool = False
     pretraining: Pretraining | None = None
-    options: Linear | AutoFreezing | SmartFreezing | None = field(default=None)
+    options: Linear | AutoFreezing | SmartFreezing | Recording | None = field(default=None)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"There is no method {self.method!r}: choose from {', '.join(METHODS)}.")
+            raise ValueError(
+                f"There is no method {self.method!r}: choose from {', '.join(METHODS)}."
+            )
         if self.amp not in AMP:
             raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:

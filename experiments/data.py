@@ -78,7 +78,9 @@ def _digits() -> ImageData:
 def _cifar(name: str) -> ImageData:
     """Decoded once, then read from the cache."""
     files = _parquet_files(name)
-    stamp = "hub" if files is None else f"{files['train'].parent.name}-{files['train'].stat().st_size}"
+    stamp = (
+        "hub" if files is None else f"{files['train'].parent.name}-{files['train'].stat().st_size}"
+    )
     cached = cache_folder("data") / f"{name}-{stamp}.safetensors"
     if not cached.exists():
         partial = cached.with_suffix(".partial")
@@ -91,7 +93,9 @@ def _cifar(name: str) -> ImageData:
 def _parquet_files(name: str) -> dict[str, Path] | None:
     root = os.environ.get("SMARTFRZ_DATA")
     for folder in _FOLDERS[name] if root else ():
-        files = {split: Path(root or "", folder, f"{split}-00000.parquet") for split in ("train", "test")}
+        files = {
+            split: Path(root or "", folder, f"{split}-00000.parquet") for split in ("train", "test")
+        }
         if all(file.exists() for file in files.values()):
             return files
     return None
@@ -123,8 +127,8 @@ def _from_hub(name: str):
         root = os.environ.get("SMARTFRZ_DATA")
         looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
         raise ValueError(
-            f"The data set {name} is missing. {looked}: a folder {folders} with train-00000.parquet "
-            f"and test-00000.parquet was looked for there, then {_HUB[name]} on the Hugging Face "
-            f"Hub ({type(error).__name__}). Set SMARTFRZ_DATA to the folder that holds it, or go "
-            "online once."
+            f"The data set {name} is missing. {looked}: a folder {folders} with "
+            "train-00000.parquet and test-00000.parquet was looked for there, then "
+            f"{_HUB[name]} on the Hugging Face Hub ({type(error).__name__}). Set SMARTFRZ_DATA to "
+            "the folder that holds it, or go online once."
         ) from error

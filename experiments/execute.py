@@ -28,7 +28,8 @@ def execute(
         config: the cell.
         runs: the folder of the run files.
         command: what the user gave, for the record.
-        on_step, on_epoch: see :func:`experiments.train.train`.
+        on_step: called after every step.
+        on_epoch: called after every evaluation.
         keep_weights: keep the final weights in the cache, for runs that start from them.
     """
     run, curves = train(config, on_step, on_epoch)

@@ -1,14 +1,20 @@
 """From a method's name to the policy and the optimizer that it needs."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch.optim import SGD, Optimizer
 
 from baselines import AutoFreeze, FreezeOut
 from baselines.freezeout import param_groups
-from experiments.config import AutoFreezing, Linear, RunConfig, SmartFreezing
+from experiments.batches import Batches
+from experiments.config import AutoFreezing, Linear, Recording, RunConfig, SmartFreezing
+from experiments.pretraining import load_weights
+from smartfrz.distributed import unwrap
 from smartfrz.freezer import Policy
+from smartfrz.labeller import HistoryRecorder
 from smartfrz.layers import Layer
 from smartfrz.policies import SmartFRZ
 from smartfrz.predictor import AttentionPredictor
@@ -22,9 +28,10 @@ def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer])
 
 
 def make_policy(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, batches: Batches, total_steps: int
 ) -> Policy | None:
     """The method's policy; ``None`` for full training."""
+    steps_per_epoch = batches.steps_per_epoch
     match config.options:
         case Linear(t0=t0, how=how, scale=scale):
             return FreezeOut(optimizer, total_steps, t0, how, scale)
@@ -33,6 +40,11 @@ def make_policy(
         case SmartFreezing(predictor=name, records_per_epoch=records, threshold=threshold):
             predictor = AttentionPredictor.from_pretrained(name)
             return SmartFRZ(predictor, interval(steps_per_epoch, records), threshold)
+        case Recording(records_per_epoch=records, probe_images=images):
+            probe = [images for images, _ in batches.test(images, batch_size=images)]
+            reference = copy.deepcopy(unwrap(model))
+            load_weights(reference_run(config), reference)
+            return HistoryRecorder(model, reference, probe, interval(steps_per_epoch, records))
         case _:
             return None
 
@@ -40,3 +52,9 @@ def make_policy(
 def interval(steps_per_epoch: int, records_per_epoch: int) -> int:
     """Steps between two records."""
     return max(1, steps_per_epoch // records_per_epoch)
+
+
+def reference_run(config: RunConfig) -> RunConfig:
+    """The run whose finished model the recorded one is compared with."""
+    assert isinstance(config.options, Recording)
+    return replace(config, method="full", options=None, seed=config.options.reference_seed)

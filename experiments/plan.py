@@ -42,12 +42,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Spec:
-    """A table: its title, its methods in the order in which they run, their options, its scales."""
+    """A table: its title, its methods in the order in which they run, their options, its scales.
+
+    ``predictor`` is how a predictor is trained on the runs, where that is what they are for.
+    """
 
     title: str
     methods: list
     scales: dict
     options: dict = field(default_factory=dict)
+    predictor: dict = field(default_factory=dict)
 
 
 def load_spec(table: str) -> Spec:
@@ -86,7 +90,9 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[RunConfig]:
     for dataset in scale.datasets:
         for seed in scale.seeds:
             for model in scale.models:
-                values = _merged(scale.run, scale.dataset.get(dataset, {}), scale.model.get(model, {}))
+                values = _merged(
+                    scale.run, scale.dataset.get(dataset, {}), scale.model.get(model, {})
+                )
                 values |= {"dataset": dataset, "seed": seed, "model": model}
                 _use_fallback(values, scale.fallback)
                 for method in spec.methods:
@@ -108,7 +114,11 @@ def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
 def _use_fallback(values: dict[str, Any], fallback: Mapping[str, Any]) -> None:
     """Pretraining of our own, with its own run id, where the published weights can't be had."""
     wants_published = values.get("pretraining", {}).get("dataset") == "imagenet"
-    if wants_published and values["dataset"] in fallback and not has_published_weights(values["model"]):
+    if (
+        wants_published
+        and values["dataset"] in fallback
+        and not has_published_weights(values["model"])
+    ):
         values["pretraining"] = fallback[values["dataset"]]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torchvision
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
@@ -52,6 +52,11 @@ def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     partial.replace(file)
 
 
+def load_weights(config: RunConfig, model: nn.Module) -> None:
+    """Loads the final weights of a finished run into its model."""
+    model.load_state_dict(load_file(weights_file(config)))
+
+
 def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str, str]:
     """Loads the first weights of a run into its model, all but the head's.
 
@@ -71,7 +76,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         tensors, facts = _published(config.model), {"source": _IMAGENET}
     else:
         with safe_open(weights_file(source), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
             facts = file.metadata()
     body = {name: t for name, t in tensors.items() if not name.startswith(f"{head}.")}
     missing, unexpected = model.load_state_dict(body, strict=False)

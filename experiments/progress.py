@@ -73,7 +73,8 @@ class TableBar:
             frozen = len(run.freezer.frozen) / len(run.freezer.layers)
             epoch = curves.step / run.batches.steps_per_epoch
             self._bar.set_description_str(
-                f"{run.config.cell}, epoch {epoch:.1f}/{run.config.epochs:.3g}, {frozen:.0%} frozen",
+                f"{run.config.cell}, epoch {epoch:.1f}/{run.config.epochs:.3g}, "
+                f"{frozen:.0%} frozen",
                 refresh=False,
             )
             self._bar.update(self._done + curves.step / run.total_steps * share - self._bar.n)

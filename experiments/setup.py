@@ -123,10 +123,10 @@ def prepare(config: RunConfig) -> Run:
     batches = Batches(config, data, device, rank, world_size)
     total_steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = make_optimizer(config, model, layers)
-    wrapped = torch.compile(model) if config.compile else model
+    wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if world_size > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
-    policy = make_policy(config, wrapped, optimizer, total_steps, batches.steps_per_epoch)
+    policy = make_policy(config, wrapped, optimizer, batches, total_steps)
     return Run(
         config=config,
         device=device,

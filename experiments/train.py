@@ -45,7 +45,7 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
 
     Args:
         config: the run.
-        on_step: called after every step, off the clock.
+        on_step: called after every step; on the clock, so it has to be quick.
         on_epoch: called after every evaluation.
 
     Returns:
@@ -77,12 +77,12 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
     epoch = curves.step // run.batches.steps_per_epoch
     batches = run.batches.epoch(run.config.seed, epoch)
     losses = []
+    started = run.clock()
     for images, labels in islice(batches, run.total_steps - curves.step):
-        started = run.clock()
         losses.append(train_step(run, curves, images, labels))
-        curves.train_seconds += run.clock() - started
         curves.step += 1
         on_step(run, curves)
+    curves.train_seconds += run.clock() - started
     curves.loss.append(run.mean_over_processes(losses))
     curves.peak_memory_bytes = max(curves.peak_memory_bytes, peak_memory(run.device))
 

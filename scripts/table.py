@@ -78,14 +78,18 @@ def print_plan(title: str, chosen: list[RunConfig], todo: list[RunConfig]) -> No
         print(f"  {config.cell}, {config.epochs:g} epochs")
 
 
-def run_all(options: argparse.Namespace, chosen: list[RunConfig], todo: list[RunConfig], runs: Path) -> None:
+def run_all(
+    options: argparse.Namespace, chosen: list[RunConfig], todo: list[RunConfig], runs: Path
+) -> None:
     """Does the missing runs under one progress bar."""
     if not todo:
         return
     estimates = estimate(todo)
     if is_main_process():
         seconds = sum(each.seconds for each in estimates.values())
-        print(f"Without freezing this would take {duration(seconds)} here; it goes on where it stops.")
+        print(
+            f"Without freezing this would take {duration(seconds)} here; it goes on where it stops."
+        )
     sources = {pretraining_run(config) for config in chosen}
     bar = TableBar(estimates, quiet=not is_main_process())
     for config in todo:

@@ -36,6 +36,9 @@ def _guesses(model: nn.Module) -> Iterator[Inputs]:
     if getattr(model, "main_input_name", None) == "input_ids":
         yield {"input_ids": ids}
         yield {"input_ids": ids, "decoder_input_ids": ids}
+    timm_size = getattr(model, "default_cfg", {}).get("input_size")
+    if timm_size:
+        yield zeros(1, *timm_size)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             for size in _image_sizes(model):
@@ -50,9 +53,6 @@ def _guesses(model: nn.Module) -> Iterator[Inputs]:
             yield zeros(1, 8, module.in_features)
         elif isinstance(module, nn.RNNBase):
             yield zeros(1, 8, module.input_size)
-    timm_size = getattr(model, "default_cfg", {}).get("input_size")
-    if timm_size:
-        yield zeros(1, *timm_size)
 
 
 def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:
@@ -60,7 +60,6 @@ def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:
     named: list[Any] = [getattr(getattr(model, "config", None), "image_size", None)]
     for module in model.modules():
         named += [getattr(module, "img_size", None), getattr(module, "image_size", None)]
-    named += [getattr(model, "default_cfg", {}).get("input_size", (None,))[-1]]
     sizes = [size for size in (*named, *_IMAGE_SIZES) if size]
     pairs = [tuple(size) if isinstance(size, tuple | list) else (size, size) for size in sizes]
     return list(dict.fromkeys(pairs))

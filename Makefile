@@ -1,0 +1,43 @@
+SCALE ?= small
+PYTHON ?= python3
+BIN = .venv/bin
+# GPUS=8 starts that many processes with torchrun.
+RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
+FLAGS = $(if $(WANDB),--wandb) $(if $(DRY),--dry) $(if $(MODELS),--models $(MODELS)) \
+	$(if $(DATASETS),--datasets $(DATASETS))
+# The demo's results are its user's own; those of the other scales are the project's.
+RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
+
+.PHONY: help setup demo test lint predictor
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  DRY=1  WANDB=1"
+
+setup: .venv/ready  ## makes .venv and installs the project with all that it needs
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[experiments,dev]'
+	touch $@
+
+demo: setup  ## the paper's main comparison on small networks, in minutes, without any download
+	$(BIN)/python -m scripts.table table2 --scale demo --results results/demo
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+predictor: setup  ## records trainings and trains the predictor on them
+	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) \
+		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained/displacement)
+
+table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
+	$(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)

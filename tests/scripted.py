@@ -1,0 +1,35 @@
+"""A policy that follows a script, and what freezing is when it is done by hand."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from smartfrz import Layer
+
+
+class Scripted:
+    """Freezes, at given steps, the layers of given names."""
+
+    def __init__(self, script: Mapping[int, Collection[str]]) -> None:
+        self.script = script
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        return [layer for layer in active if layer.name in self.script.get(step, ())]
+
+
+def freeze_by_hand(model: nn.Module, layers: Collection[Layer], like: nn.Module) -> None:
+    """Freezes in ``model`` what ``layers`` are in its twin ``like``. Lasts until ``model.train()``.
+
+    Args:
+        model: the model to freeze layers of.
+        layers: layers of another model of the same architecture.
+        like: that other model.
+    """
+    params = {param for layer in layers for param in layer.params}
+    norms = {norm for layer in layers for norm in layer.norms}
+    for name, param in like.named_parameters():
+        if param in params:
+            model.get_parameter(name).requires_grad_(False)
+    for name, module in like.named_modules():
+        if module in norms:
+            model.get_submodule(name).eval()

@@ -1,0 +1,125 @@
+"""A run that is stopped and resumed ends with the same weights as one that was not."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from smartfrz import Freezer, Layer
+
+STEPS = 12
+
+
+class WhenSmall:
+    """Freezes a layer once the sum of its mean weights since the start is above a threshold."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        for layer in active:
+            mean = float(layer.parameters()[0].detach().abs().mean())
+            self.sums[layer.name] = self.sums.get(layer.name, 0.0) + mean
+        return [layer for layer in active if self.sums[layer.name] > 1.5]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums = dict(state["sums"])
+
+
+def build(make_optimizer: Callable[..., Optimizer]) -> tuple[nn.Module, Optimizer, Freezer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+    )
+    optimizer = make_optimizer(model.parameters())
+    return model, optimizer, Freezer(model, optimizer, WhenSmall())
+
+
+def train(model: nn.Module, optimizer: Optimizer, freezer: Freezer, steps: range) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        model.train()
+        model(torch.randn(8, 3)).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def checkpoint_of(*parts: nn.Module | Optimizer | Freezer) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in parts], file)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("freezer_first", [False, True])
+@pytest.mark.parametrize("stop", [1, 4, 6, 11])
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+        partial(AdamW, lr=0.01, weight_decay=0.1),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_resumed_run_is_bit_identical(
+    make_optimizer: Callable[..., Optimizer], stop: int, freezer_first: bool
+):
+    model, optimizer, freezer = build(make_optimizer)
+    train(model, optimizer, freezer, range(STEPS))
+    assert len(set(freezer.frozen.values())) == 2  # two freezes, at different steps
+
+    stopped = build(make_optimizer)
+    train(*stopped, range(stop))
+    saved = torch.load(checkpoint_of(*stopped), weights_only=True)
+    resumed = build(make_optimizer)
+    for part, state in list(zip(resumed, saved, strict=True))[:: -1 if freezer_first else 1]:
+        part.load_state_dict(state)
+    train(*resumed, range(stop, STEPS))
+
+    assert resumed[2].frozen == freezer.frozen
+    weights, expected = resumed[0].state_dict(), model.state_dict()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    assert states(resumed[1]) == states(optimizer)
+
+
+def states(optimizer: Optimizer) -> list[tuple[int, str, list[float]]]:
+    """The optimizer's state, comparable."""
+    entries = optimizer.state_dict()["state"].items()
+    return [(i, key, _numbers(value)) for i, state in entries for key, value in state.items()]
+
+
+def _numbers(value: Any) -> list[float]:
+    return value.flatten().tolist() if isinstance(value, Tensor) else [value]
+
+
+def test_state_of_another_model_is_refused():
+    _, _, freezer = build(partial(SGD, lr=0.1))
+    with pytest.raises(ValueError, match=r"\['7'\].*no such layers"):
+        freezer.load_state_dict({"step": 3, "frozen": {"7": 1}, "policy": {}})
+    assert freezer.frozen == {}
+
+
+def test_going_back_to_before_a_freeze_is_refused():
+    model, optimizer, freezer = build(partial(SGD, lr=0.1))
+    early = freezer.state_dict()
+    train(model, optimizer, freezer, range(STEPS))
+    with pytest.raises(ValueError, match="not in the state"):
+        freezer.load_state_dict(early)
+
+
+def test_full_training_has_a_state_too():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    freezer = Freezer(model, SGD(model.parameters(), lr=0.1))
+    train(model, freezer.optimizer, freezer, range(3))
+    assert freezer.frozen == {}
+    assert freezer.state_dict() == {"step": 3, "frozen": {}, "policy": {}}
+    freezer.load_state_dict(freezer.state_dict())
