@@ -8,7 +8,7 @@ FLAGS = $(if $(WANDB),--wandb) $(if $(DRY),--dry) $(if $(MODELS),--models $(MODE
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
 
-.PHONY: help setup demo test lint predictor
+.PHONY: help setup demo test lint predictor readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,3 +41,6 @@ predictor: setup  ## records trainings and trains the predictor on them
 
 table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
 	$(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)
+
+readme: setup  ## puts the result tables into the README
+	$(BIN)/python -m scripts.readme

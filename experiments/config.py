@@ -62,6 +62,7 @@ class SmartFreezing:
 
     predictor: str = "displacement"
     records_per_epoch: int = 10
+    records_per_decision: int = 5
     threshold: float = 0.5
     fingerprint: str = ""
 
@@ -132,6 +133,8 @@ class RunConfig:
             raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError("epochs, batch_size and lr have to be positive.")
+        if getattr(self.options, "records_per_epoch", 1) < 1:
+            raise ValueError("records_per_epoch has to be at least 1.")
 
     @property
     def id(self) -> str:
@@ -152,15 +155,14 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         ValueError: a key is unknown, or a value has the wrong type.
     """
     values = dict(values)
-    if isinstance(values.get("pretraining"), Mapping):
+    if values.get("pretraining") is not None:
         values["pretraining"] = checked(Pretraining, values["pretraining"], "pretraining")
     method = values.get("method", "full")
-    if isinstance(values.get("options"), Mapping):
-        if method not in OPTIONS:
-            raise ValueError(f"Method {method!r} takes no options.")
-        values["options"] = checked(OPTIONS[method], values["options"], f"methods.{method}")
-    elif method in OPTIONS:
-        values["options"] = OPTIONS[method]()
+    if method in OPTIONS:
+        options = {} if values.get("options") is None else values["options"]
+        values["options"] = checked(OPTIONS[method], options, f"options.{method}")
+    elif values.get("options") is not None:
+        raise ValueError(f"Method {method!r} takes no options.")
     return checked(RunConfig, values, "run")
 
 
@@ -170,6 +172,8 @@ def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ValueError: a key is unknown or missing, or a value has the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} = {values!r} is not a table of keys and values.")
     hints = typing.get_type_hints(cls)
     if unknown := values.keys() - hints.keys():
         raise ValueError(

@@ -7,16 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.checkpoint import replacing, set_aside
 from experiments.paths import cache_folder
 
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _FOLDERS = {"cifar10": ("cifar10", "cifar10-jpeg"), "cifar100": ("cifar100", "cifar100-jpeg")}
 _LABELS = {"cifar10": "label", "cifar100": "fine_label"}
 
-DATASETS = ("digits", *_HUB)
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,25 @@ def load_data(name: str) -> ImageData:
     Raises:
         ValueError: there is no such data set, or it can be found neither on disk nor on the Hub.
     """
+    whole, first, end = parse_name(name)
+    data = _digits() if whole == "digits" else _cifar(whole)
+    return data if end - first == data.num_classes else _classes(data, first, end)
+
+
+def parse_name(name: str) -> tuple[str, int, int]:
+    """The data set that a name means, its first class, and the one after its last.
+
+    Raises:
+        ValueError: there is no such data set, or it has no such classes.
+    """
     match = re.fullmatch(r"(\w+?)(?:\[(\d+):(\d+)\])?", name)
-    if not match or match[1] not in DATASETS:
-        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
-    data = _digits() if match[1] == "digits" else _cifar(match[1])
-    return data if match[2] is None else _classes(data, int(match[2]), int(match[3]))
+    if not match or match[1] not in CLASSES:
+        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(CLASSES)}.")
+    classes = CLASSES[match[1]]
+    first, end = (int(match[2]), int(match[3])) if match[2] else (0, classes)
+    if not 0 <= first < end <= classes:
+        raise ValueError(f"There is no {name!r}: the classes of {match[1]} go from 0 to {classes}.")
+    return match[1], first, end
 
 
 def _classes(data: ImageData, first: int, end: int) -> ImageData:
@@ -82,12 +98,23 @@ def _cifar(name: str) -> ImageData:
         "hub" if files is None else f"{files['train'].parent.name}-{files['train'].stat().st_size}"
     )
     cached = cache_folder("data") / f"{name}-{stamp}.safetensors"
+    tensors = _read(cached)
+    if tensors is None:
+        tensors = _decode(name, files)
+        # Several processes may be at it at the same time.
+        with replacing(cached, f".{os.getpid()}.partial") as partial:
+            save_file(tensors, partial)
+    return ImageData(**tensors, num_classes=CLASSES[name])
+
+
+def _read(cached: Path) -> dict[str, Tensor] | None:
     if not cached.exists():
-        partial = cached.with_suffix(".partial")
-        save_file(_decode(name, files), partial)
-        os.replace(partial, cached)
-    tensors = load_file(cached)
-    return ImageData(**tensors, num_classes=100 if name == "cifar100" else 10)
+        return None
+    try:
+        return load_file(cached)
+    except SafetensorError as error:
+        set_aside(cached, error)
+        return None
 
 
 def _parquet_files(name: str) -> dict[str, Path] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.config import RunConfig
 from experiments.machine import provenance
 from experiments.paths import cache_folder
-from experiments.pretraining import save_weights, weights_file
+from experiments.pretraining import has_weights, save_weights
 from experiments.results import read_run, write_json_atomic
 from experiments.setup import Run
 from experiments.train import Curves, OnStep, diverged, train
@@ -43,7 +43,7 @@ def execute(
 
 def is_finished(config: RunConfig, runs: Path, needs_weights: bool = False) -> bool:
     """Whether a cell need not be run: its run file is whole and the weights asked for are kept."""
-    if needs_weights and not weights_file(config).exists():
+    if needs_weights and not has_weights(config):
         return False
     file = run_file(config, runs)
     return file.exists() and read_run(file) is not None

@@ -37,9 +37,13 @@ def make_policy(
             return FreezeOut(optimizer, total_steps, t0, how, scale)
         case AutoFreezing(intervals_per_epoch=intervals, percentile=percentile):
             return AutoFreeze(steps_per_epoch, intervals, percentile)
-        case SmartFreezing(predictor=name, records_per_epoch=records, threshold=threshold):
-            predictor = AttentionPredictor.from_pretrained(name)
-            return SmartFRZ(predictor, interval(steps_per_epoch, records), threshold)
+        case SmartFreezing() as options:
+            return SmartFRZ(
+                AttentionPredictor.from_pretrained(options.predictor),
+                interval(steps_per_epoch, options.records_per_epoch),
+                options.records_per_decision,
+                options.threshold,
+            )
         case Recording(records_per_epoch=records, probe_images=images):
             probe = [images for images, _ in batches.test(images, batch_size=images)]
             reference = copy.deepcopy(unwrap(model))

@@ -10,10 +10,10 @@ from typing import Any
 
 from safetensors.torch import save
 
-from experiments.config import RunConfig, SmartFreezing, checked, make_config
-from experiments.data import load_data
+from experiments.config import Pretraining, RunConfig, SmartFreezing, checked, make_config
+from experiments.data import load_data, parse_name
 from experiments.models import MODELS
-from experiments.pretraining import has_published_weights
+from experiments.pretraining import IMAGENET, has_published_weights
 from smartfrz.predictor import AttentionPredictor
 
 SPECS = Path(__file__).parent / "specs"
@@ -83,7 +83,25 @@ def plan(spec: Spec, scale: str) -> list[RunConfig]:
     for name in chosen.models:
         if name not in MODELS:
             raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
-    return list(_runs(spec, chosen))
+    _check_parts(spec.options, spec.methods, "options")
+    _check_parts(chosen.model, chosen.models, "model")
+    _check_parts(chosen.dataset, chosen.datasets, "dataset")
+    _check_parts(chosen.fallback, chosen.datasets, "fallback")
+    runs = list(_runs(spec, chosen))
+    for config in runs:
+        parse_name(config.dataset)
+        if config.pretraining and config.pretraining.dataset != IMAGENET:
+            parse_name(config.pretraining.dataset)
+    return runs
+
+
+def _check_parts(parts: Mapping[str, Any], names: list, where: str) -> None:
+    """Each part has to be a table of its own, under one of these names."""
+    for name, part in parts.items():
+        if name not in names:
+            raise ValueError(f"{where}.{name} is for nothing here: there are {names}.")
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{where}.{name} = {part!r} is not a table of keys and values.")
 
 
 def _runs(spec: Spec, scale: Scale) -> Iterator[RunConfig]:
@@ -94,12 +112,10 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[RunConfig]:
                     scale.run, scale.dataset.get(dataset, {}), scale.model.get(model, {})
                 )
                 values |= {"dataset": dataset, "seed": seed, "model": model}
-                _use_fallback(values, scale.fallback)
                 for method in spec.methods:
                     options = spec.options.get(method)
-                    yield _with_fingerprint(
-                        make_config({**values, "method": method, "options": options})
-                    )
+                    config = make_config({**values, "method": method, "options": options})
+                    yield _with_fingerprint(_with_fallback(config, scale.fallback))
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,15 +127,14 @@ def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _use_fallback(values: dict[str, Any], fallback: Mapping[str, Any]) -> None:
+def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
     """Pretraining of our own, with its own run id, where the published weights can't be had."""
-    wants_published = values.get("pretraining", {}).get("dataset") == "imagenet"
-    if (
-        wants_published
-        and values["dataset"] in fallback
-        and not has_published_weights(values["model"])
-    ):
-        values["pretraining"] = fallback[values["dataset"]]
+    source = config.pretraining
+    if source is None or source.dataset != IMAGENET or config.dataset not in fallback:
+        return config
+    if has_published_weights(config.model):
+        return config
+    return replace(config, pretraining=checked(Pretraining, fallback[config.dataset], "fallback"))
 
 
 def _with_fingerprint(config: RunConfig) -> RunConfig:

@@ -4,20 +4,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import torchvision
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from experiments.checkpoint import replacing, set_aside
 from experiments.config import RunConfig
 from experiments.paths import cache_folder
 
-_IMAGENET = "imagenet"
+IMAGENET = "imagenet"
 
 
 def pretraining_run(config: RunConfig) -> RunConfig | None:
     """The run that makes the weights that ``config`` starts from, if it is ours to make."""
     source = config.pretraining
-    if source is None or source.dataset == _IMAGENET:
+    if source is None or source.dataset == IMAGENET:
         return None
     return RunConfig(
         model=config.model,
@@ -45,11 +46,22 @@ def weights_file(config: RunConfig) -> Path:
 
 def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     """Keeps the final weights of a run, and the accuracy that they reach."""
-    file = weights_file(config)
-    partial = file.with_suffix(".partial")
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})
-    partial.replace(file)
+    with replacing(weights_file(config)) as partial:
+        save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})
+
+
+def has_weights(config: RunConfig) -> bool:
+    """Whether the final weights of a run are kept; a damaged file is set aside."""
+    file = weights_file(config)
+    if not file.exists():
+        return False
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except SafetensorError as error:
+        set_aside(file, error)
+        return False
 
 
 def load_weights(config: RunConfig, model: nn.Module) -> None:
@@ -69,11 +81,13 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         Where they come from: ``source``, and ``accuracy`` there if it is known.
 
     Raises:
-        ValueError: the published weights can't be had, or are not made for this model.
+        ValueError: there are no such weights, or they are not made for this model.
     """
     source = pretraining_run(config)
     if source is None:
-        tensors, facts = _published(config.model), {"source": _IMAGENET}
+        tensors, facts = _published(config.model), {"source": IMAGENET}
+    elif not has_weights(source):
+        raise ValueError(f"{source.cell} left no weights to start from: did its loss diverge?")
     else:
         with safe_open(weights_file(source), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}

@@ -27,7 +27,10 @@ def estimate(configs: list[RunConfig]) -> dict[str, Estimate]:
     measured: dict[tuple, tuple[float, int]] = {}
     estimates = {}
     for config in configs:
-        workload = (config.model, config.dataset, config.batch_size, config.image_size)
+        workload = (
+            *(config.model, config.dataset, config.train_images),
+            *(config.batch_size, config.image_size),
+        )
         if workload not in measured:
             measured[workload] = _time_steps(config)
         seconds, steps_per_epoch = measured[workload]

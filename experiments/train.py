@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.checkpoint import load_checkpoint, save_checkpoint
+from experiments.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from experiments.config import RunConfig
 from experiments.machine import peak_memory, reset_peak_memory
 from experiments.paths import cache_folder
@@ -51,11 +52,8 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
     Returns:
         The finished run, its model included, and what it measured.
     """
-    run, curves = prepare(config), Curves()
     checkpoint = cache_folder("checkpoints") / f"{config.id}.pt"
-    if saved := load_checkpoint(checkpoint, run.device):
-        run.load_state_dict(saved["run"])
-        curves = Curves(**saved["curves"])
+    run, curves = resume(config, checkpoint)
     while curves.step < run.total_steps and not diverged(curves):
         train_epoch(run, curves, on_step)
         evaluate_epoch(run, curves)
@@ -63,6 +61,20 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
         if run.is_main:
             save_checkpoint({"run": run.state_dict(), "curves": vars(curves)}, checkpoint)
     return run, curves
+
+
+def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
+    """The run as its checkpoint left it; from the start where there is none that fits."""
+    run = prepare(config)
+    saved = load_checkpoint(checkpoint, run.device)
+    if saved is None:
+        return run, Curves()
+    try:
+        run.load_state_dict(saved["run"])
+        return run, Curves(**saved["curves"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        set_aside(checkpoint, error)
+        return prepare(config), Curves()
 
 
 def diverged(curves: Curves) -> bool:

@@ -1,25 +1,31 @@
 """Records trainings and trains a predictor on them: ``python -m scripts.predictor``."""
 
 import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from experiments.config import RunConfig, checked
-from experiments.execute import execute, is_finished
+from experiments.card import model_card
+from experiments.config import Recording, RunConfig, checked
+from experiments.execute import execute
+from experiments.held_out import score
+from experiments.histories import is_recorded, load_history, record_history
 from experiments.machine import provenance
-from experiments.methods import reference_run
 from experiments.paths import cache_folder
 from experiments.plan import SCALES, check_data, load_spec, plan
-from experiments.pretraining import pretraining_run
-from experiments.progress import TableBar, duration, estimate
-from experiments.results import write_json_atomic
-from experiments.train import train
+from experiments.results import write_json_atomic, write_text_atomic
+from experiments.series import missing_prerequisites, run_series
+from experiments.train import OnStep
 from scripts.cli import run_command
-from smartfrz.labeller import History, HistoryRecorder, stabilised, train_predictor, window_at
+from scripts.table import check_asked
+from smartfrz.labeller import train_predictor
 from smartfrz.predictor import AttentionPredictor
 
 
@@ -45,75 +51,75 @@ def main() -> None:
     options = parser.parse_args()
 
     spec = load_spec("predictor")
-    training = checked(Training, spec.predictor, "predictor")
+    training = training_at(options.scale, spec.predictor)
     recordings = plan(spec, options.scale)
-    if options.models:
-        recordings = [config for config in recordings if config.model in options.models]
-    check_data(recordings)
+    check_asked(options.models, {config.model for config in recordings}, "model")
     command = f"make predictor SCALE={options.scale}"
-    record_all(recordings, options.results / "runs", command)
+    runs = options.results / "runs"
     if options.models:
+        record_all([c for c in recordings if c.model in options.models], runs, command)
         return
-    held_out = measure_held_out(recordings, training)
-    predictor = trained([load_history(config) for config in recordings], training, "all")
-    predictor.save_pretrained(options.output)
-    facts = {
-        "held_out": held_out,
-        "training": vars(training),
-        "recordings": [config.cell for config in recordings],
-        **provenance(command),
-    }
-    write_json_atomic(options.results / f"predictor-{options.scale}.json", facts)
-    print(f"AUROC on the model left out: {held_out}")
+    card, facts = options.output / "README.md", options.results / f"predictor-{options.scale}.json"
+    job = job_id(recordings, training)
+    if not all(file.exists() and job in file.read_text() for file in (card, facts)):
+        record_all(recordings, runs, command)
+        measured = {"id": job, **measure(recordings, training), **provenance(command)}
+        trained(recordings, training, "all").save_pretrained(options.output)
+        write_text_atomic(card, model_card(measured))
+        write_json_atomic(facts, measured)
+    print(card.read_text())
     print(f"The predictor is in {options.output}.")
 
 
-def record_all(recordings: list[RunConfig], runs: Path, command: str) -> None:
+def training_at(scale: str, values: Mapping[str, Any]) -> Training:
+    """How the predictor is trained at a scale: as at all scales, but for what is set for it."""
+    common = {key: value for key, value in values.items() if key not in SCALES}
+    return checked(Training, common | values.get(scale, {}), "predictor")
+
+
+def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
     """Does the missing runs: pretraining, reference, recording; each goes on where it stopped."""
-    sources = dict.fromkeys(source for c in recordings if (source := pretraining_run(c)))
-    references = dict.fromkeys(map(reference_run, recordings))
-    needed = [c for c in (*sources, *references) if not is_finished(c, runs, needs_weights=True)]
-    todo = [c for c in recordings if not history_file(c).exists()]
-    print(f"{len(recordings)} trainings to learn from, {len(needed) + len(todo)} runs to do.")
-    if not needed + todo:
-        return
-    estimates = estimate(needed + todo)
-    seconds = sum(each.seconds for each in estimates.values())
-    print(f"This takes at least {duration(seconds)} here, without measuring CKA.")
-    bar = TableBar(estimates, quiet=False)
-    for config in needed:
-        execute(config, runs, command, bar.for_run(config), lambda run, curves: None, True)
-        bar.finish_run(config)
-    for config in todo:
-        run, _ = train(config, bar.for_run(config), lambda run, curves: None)
-        assert isinstance(run.freezer.policy, HistoryRecorder)
-        history = run.freezer.policy.history()
-        partial = history_file(config).with_suffix(".partial")
-        save_file({"weights": history.weights, "cka": history.cka}, partial)
-        partial.replace(history_file(config))
-        (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)
-        bar.finish_run(config)
-    bar.close()
+    check_data(list(recordings))
+    missing = [config for config in recordings if not is_recorded(config)]
+    todo = missing_prerequisites(missing, runs) + missing
+    print(f"{len(recordings)} trainings to learn from, {len(todo)} runs to do.")
+
+    def run_one(config: RunConfig, on_step: OnStep) -> None:
+        if isinstance(config.options, Recording):
+            record_history(config, on_step)
+        else:
+            execute(config, runs, command, on_step, lambda run, curves: None, keep_weights=True)
+
+    run_series(todo, run_one)
 
 
-def history_file(config: RunConfig) -> Path:
-    """Where the history of a recorded run is kept."""
-    return cache_folder("histories") / f"{config.id}.safetensors"
+def measure(recordings: Sequence[RunConfig], training: Training) -> dict[str, Any]:
+    """What the predictor learns from, how, and how good one that leaves a model out is there."""
+    held_out = {}
+    for model in dict.fromkeys(config.model for config in recordings):
+        mine = [load_history(config) for config in recordings if config.model == model]
+        others = [config for config in recordings if config.model != model]
+        if others:
+            predictor = trained(others, training, f"all but {model}")
+            held_out[model] = score(predictor, mine, training.tolerance)
+    return {
+        "held_out": held_out,
+        "training": dataclasses.asdict(training),
+        "recordings": [{"id": each.id, **dataclasses.asdict(each)} for each in recordings],
+    }
 
 
-def load_history(config: RunConfig) -> History:
-    """The history of a recorded run."""
-    return History(**load_file(history_file(config)))
-
-
-def trained(histories: list[History], training: Training, what: str) -> AttentionPredictor:
-    """A predictor trained on these histories."""
+def trained(recordings: Sequence[RunConfig], training: Training, what: str) -> AttentionPredictor:
+    """A predictor trained on these recordings, or the cached one that was."""
+    folder = cache_folder("predictors") / job_id(recordings, training)
+    if folder.exists():
+        return AttentionPredictor.from_pretrained(folder)
     torch.manual_seed(0)
     predictor = AttentionPredictor(encoding=training.encoding)
     with tqdm(total=training.steps, desc=f"train predictor on {what}") as bar:
         train_predictor(
             predictor,
-            histories,
+            [load_history(config) for config in recordings],
             training.tolerance,
             training.steps,
             training.batch_size,
@@ -121,47 +127,16 @@ def trained(histories: list[History], training: Training, what: str) -> Attentio
             training.momentum,
             on_step=lambda step, loss: bar.update(),
         )
+    partial = folder.with_suffix(".partial")
+    predictor.save_pretrained(partial)
+    partial.replace(folder)
     return predictor
 
 
-def measure_held_out(
-    recordings: list[RunConfig], training: Training
-) -> dict[str, dict[str, float]]:
-    """For each model, a predictor trained on the others: its AUROC there, and that of a rule.
-
-    The rule that learns nothing takes the last relative displacement: the less, the rather freeze.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    scores = {}
-    for model in dict.fromkeys(config.model for config in recordings):
-        others = [load_history(config) for config in recordings if config.model != model]
-        mine = [load_history(config) for config in recordings if config.model == model]
-        predictor = trained(others, training, f"all but {model}")
-        examples = [example for history in mine for example in judged(predictor, history, training)]
-        labels, probability, rule = zip(*examples, strict=True)
-        scores[model] = {
-            "positive_rate": sum(labels) / len(labels),
-            "auroc": float(roc_auc_score(labels, probability)),
-            "auroc_last_displacement": float(roc_auc_score(labels, rule)),
-            "accuracy": sum((p > 0.5) == label for label, p, _ in examples) / len(examples),
-        }
-    return scores
-
-
-def judged(predictor: AttentionPredictor, history: History, training: Training):  # type: ignore[no-untyped-def]
-    """Label, predicted probability and minus the last relative displacement of every record."""
-    labels = stabilised(history.cka, training.tolerance)
-    for record in range(1, len(history.weights)):
-        windows = [
-            window_at(history, record, layer, predictor.window) for layer in range(labels.shape[1])
-        ]
-        rows, valid = (torch.stack(part) for part in zip(*windows, strict=True))
-        probability = predictor.freeze_probability(rows, valid)
-        moved = (rows[:, -1] - rows[:, -2]).norm(dim=1) / rows[:, -1].norm(dim=1)
-        yield from zip(
-            labels[record].tolist(), probability.tolist(), (-moved).tolist(), strict=True
-        )
+def job_id(recordings: Sequence[RunConfig], training: Training) -> str:
+    """A hash of all that a trained predictor depends on: 12 hexadecimal digits."""
+    text = json.dumps([dataclasses.asdict(training), [config.id for config in recordings]])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

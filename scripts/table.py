@@ -1,6 +1,7 @@
 """Runs a table, cell by cell, and draws it: ``python -m scripts.table table2 --scale small``."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -35,14 +36,14 @@ def main() -> None:
 
     spec = load_spec(options.table)
     planned = plan(spec, options.scale)
+    check_asked(options.models, {config.model for config in planned}, "model")
+    check_asked(options.datasets, {config.dataset for config in planned}, "data set")
     chosen = [
         config
         for config in planned
         if config.model in (options.models or [config.model])
         and config.dataset in (options.datasets or [config.dataset])
     ]
-    if not chosen:
-        raise ValueError(f"{options.table} has none of the models or data sets asked for.")
     runs = options.results / "runs"
     if not options.dry:
         check_data(chosen)
@@ -53,6 +54,13 @@ def main() -> None:
     run_all(options, chosen, todo, runs)
     if is_main_process():
         draw(options, spec.title, planned, runs)
+
+
+def check_asked(asked: list[str] | None, known: set[str], what: str) -> None:
+    """Raises ValueError where something is asked for that is not in the table."""
+    for name in asked or []:
+        if name not in known:
+            raise ValueError(f"No {what} {name!r} here: there are {', '.join(sorted(known))}.")
 
 
 def missing_runs(chosen: list[RunConfig], runs: Path) -> list[RunConfig]:
@@ -91,15 +99,14 @@ def run_all(
             f"Without freezing this would take {duration(seconds)} here; it goes on where it stops."
         )
     sources = {pretraining_run(config) for config in chosen}
-    bar = TableBar(estimates, quiet=not is_main_process())
-    for config in todo:
-        known = matched(config, chosen, runs)
-        if known is None:
-            print(f"Not run: {config.cell}, since the run that it is matched with diverged.")
-        else:
-            run_one(options, known, runs, bar.for_run(config), config in sources)
-        bar.finish_run(config)
-    bar.close()
+    with closing(TableBar(estimates, quiet=not is_main_process())) as bar:
+        for config in todo:
+            known = matched(config, chosen, runs)
+            if known is not None:
+                run_one(options, known, runs, bar.for_run(config), config in sources)
+            elif is_main_process():
+                print(f"Not run: {config.cell}, since the run that it is matched with diverged.")
+            bar.finish_run(config)
 
 
 def run_one(options, config: RunConfig, runs: Path, on_step, keep_weights: bool) -> None:
@@ -130,7 +137,7 @@ def draw(options: argparse.Namespace, title: str, planned: list[RunConfig], runs
     write_csv(table, folder / "table.csv")
     write_text_atomic(folder / "table.md", tables.to_markdown(table, caption))
     write_text_atomic(folder / "table.tex", tables.to_latex(table, caption))
-    if not frame.empty:
+    if (frame["status"] == "finished").any():
         figures.save(figures.accuracy_against_compute(frame), folder / "accuracy_against_compute")
         figures.save(figures.layers_frozen_over_time(frame), folder / "layers_frozen_over_time")
     print(tables.to_text(table))

@@ -1,6 +1,18 @@
 """Attention-based layer freezing (SmartFRZ, ICLR 2023)."""
 
-from smartfrz.freezer import Freezer
+from smartfrz.cka import linear_cka
+from smartfrz.freezer import Freezer, Policy
 from smartfrz.layers import Layer, find_layers
+from smartfrz.policies import SimilarityGuided, SmartFRZ
+from smartfrz.predictor import AttentionPredictor
 
-__all__ = ["Freezer", "Layer", "find_layers"]
+__all__ = [
+    "AttentionPredictor",
+    "Freezer",
+    "Layer",
+    "Policy",
+    "SimilarityGuided",
+    "SmartFRZ",
+    "find_layers",
+    "linear_cka",
+]

@@ -44,9 +44,11 @@ def rebuild_reducers(model: nn.Module) -> None:
 def _rebuild_reducer(model: DistributedDataParallel) -> None:
     hooks = list(model._comm_hooks)
     state = model.__getstate__()
-    # The old reducer takes its hooks off the parameters only when it dies.
+    # The old reducer's buckets, as large as all gradients, go before the new ones come.
     del model.reducer, model.logger
     model.__setstate__(state)
+    # With a static graph, DDP asks for its first reduction by hand: only if it has not done so yet.
+    model._static_graph_delay_allreduce_enqueued = False
     model._comm_hooks.clear()
     for hook, hook_state in hooks:
         model.register_comm_hook(hook_state, hook)

@@ -120,14 +120,14 @@ class Freezer:
     def _decide(self) -> list[Layer]:
         if self.policy is None:
             return []
+        # Asked at every step, due or not: a policy may sum gradients or set learning rates.
         chosen = [layer.name for layer in self.policy.layers_to_freeze(self._active, self._step)]
-        if is_distributed() and self._is_due():
+        is_due = getattr(self.policy, "is_due", None)
+        if is_due is not None and not is_due(self._step):
+            return []
+        if is_distributed():
             chosen = agree(chosen)
         return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
-
-    def _is_due(self) -> bool:
-        is_due = getattr(self.policy, "is_due", None)
-        return is_due is None or is_due(self._step)
 
     def _freeze(self, layers: list[Layer]) -> None:
         if not layers:

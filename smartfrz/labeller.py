@@ -87,7 +87,8 @@ def stabilised(cka: Tensor, tolerance: float) -> Tensor:
 
     Record t of a layer is labelled "freeze" if ``|CKA_s - CKA_t| <= tolerance`` for every later
     record s of the training. The paper says "the CKA value of a layer stabilizes" and leaves the
-    rule open. A CKA that is not a number is not stable.
+    rule open. The last record is labelled so whatever it holds, but that a CKA that is not a
+    number is never stable.
 
     Args:
         cka: (R, L), oldest record first.
@@ -181,6 +182,12 @@ def _positions(labels: Sequence[Tensor], label: bool) -> Tensor:
 
 def window_at(history: History, record: int, layer: int, window: int) -> tuple[Tensor, Tensor]:
     """The window of one layer that ends at a record.
+
+    Args:
+        history: a recorded training.
+        record: index of the newest record in the window.
+        layer: index of the layer.
+        window: how many records the predictor looks at.
 
     Returns:
         (window, size) weights and (window,) bool; records before the first are zeros, not valid.

@@ -53,8 +53,9 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
     layer scales. What comes before the first weight module joins the first layer. Weight modules
     that share a parameter are one layer. The one that the forward pass uses last is the head.
 
-    Parameters that need no gradient, or that the forward pass in eval mode does not reach
-    (auxiliary heads), are in no layer: what trains of them goes on training.
+    Parameters that need no gradient, or that the forward pass in eval mode is not seen to use
+    (auxiliary heads; kernels outside PyTorch's dispatcher), are in no layer: what trains of them
+    goes on training.
 
     Args:
         model: any model; a DDP or ``torch.compile`` wrapper is looked through.

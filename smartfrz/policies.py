@@ -1,5 +1,6 @@
 """Who decides which layers to freeze: SmartFRZ, and the similarity-guided oracle of Table 1."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,38 +17,45 @@ class SmartFRZ:
     """Asks the predictor, from each layer's recent weights, whether the layer is done.
 
     Source: Sections 3.1-3.3. Every ``interval`` steps the tailored weights of all layers that
-    still train are recorded, and one batched call of the predictor decides about each of them.
-    The paper leaves the interval open; the bundled predictor learned from 10 records an epoch.
+    still train are recorded; every ``records_per_decision`` records there is a freezing stage, in
+    which one batched call of the predictor decides about each of them. The paper leaves both open;
+    the bundled predictor learned from 10 records an epoch.
 
     Args:
         predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
-        interval: steps between two records, and so between two decisions.
+        interval: steps between two records.
+        records_per_decision: records between two decisions, which cost much more than a record.
         threshold: freeze above this probability; 0.5 is the argmax of Eq. 4.
 
     Raises:
-        ValueError: ``interval`` is less than 1.
+        ValueError: ``interval`` or ``records_per_decision`` is less than 1.
     """
 
     def __init__(
-        self, predictor: AttentionPredictor, interval: int, threshold: float = 0.5
+        self,
+        predictor: AttentionPredictor,
+        interval: int,
+        records_per_decision: int = 5,
+        threshold: float = 0.5,
     ) -> None:
-        if interval < 1:
-            raise ValueError(f"interval is a number of steps, at least 1, not {interval}.")
         self.predictor = predictor
-        self.interval = interval
+        self.interval = _checked(interval)
+        self.records_per_decision = _checked(records_per_decision)
         self.threshold = threshold
         self.history = WeightHistory(predictor.window, predictor.size)
 
     def is_due(self, step: int) -> bool:
-        """Whether this step records and decides."""
-        return step % self.interval == 0
+        """Whether this step decides."""
+        return step % (self.interval * self.records_per_decision) == 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """The layers that the predictor holds for done."""
         candidates = [layer for layer in active if not layer.is_head]
-        if not self.is_due(step) or not candidates:
+        if step % self.interval or not candidates:
             return []
         self.history.record(candidates)
+        if not self.is_due(step):
+            return []
         records, valid = self.history.window_of(candidates)
         probability = self.predictor.to(records.device).freeze_probability(records, valid)
         done = (probability > self.threshold).tolist()
@@ -74,6 +82,9 @@ class SimilarityGuided:
         probe: batches of inputs on which the two are compared.
         interval: steps between two looks; in the paper one epoch.
         tolerance: change of CKA up to which it counts as stable.
+
+    Raises:
+        ValueError: ``interval`` is less than 1.
     """
 
     def __init__(
@@ -85,7 +96,7 @@ class SimilarityGuided:
         tolerance: float = 0.01,
     ) -> None:
         self.model, self.reference, self.probe = model, reference, list(probe)
-        self.interval, self.tolerance = interval, tolerance
+        self.interval, self.tolerance = _checked(interval), tolerance
         self._last: dict[str, float] = {}
 
     def is_due(self, step: int) -> bool:
@@ -98,11 +109,11 @@ class SimilarityGuided:
         if not self.is_due(step) or not candidates:
             return []
         similarity = layer_cka(self.model, self.reference, candidates, self.probe).tolist()
-        # A NaN (constant features) compares false: such a layer goes on training.
+        # A NaN (constant features, or no look before) compares false: the layer goes on training.
         done = [
             layer
             for layer, now in zip(candidates, similarity, strict=True)
-            if abs(now - self._last.get(layer.name, float("inf"))) <= self.tolerance
+            if abs(now - self._last.get(layer.name, math.nan)) <= self.tolerance
         ]
         self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
         return done
@@ -114,3 +125,9 @@ class SimilarityGuided:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from the similarities of the last look."""
         self._last = dict(state["last"])
+
+
+def _checked(interval: int) -> int:
+    if interval < 1:
+        raise ValueError(f"An interval is at least 1, not {interval}.")
+    return interval

@@ -45,8 +45,8 @@ class Call:
 def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     """Runs one forward pass of ``model`` in eval mode, without gradients, and lists its calls.
 
-    The model is left as it was: its buffers, its modules' ``training`` flags, the state of the
-    random number generators.
+    The model's ``training`` flags and the random number generators are left as they were, and so
+    are its buffers, unless it changes them in eval mode too.
 
     Args:
         model: any module; a DDP or ``torch.compile`` wrapper is looked through.

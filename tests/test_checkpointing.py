@@ -48,6 +48,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=set_to_none)
     assert freezer.frozen.keys() == {name for names in script.values() for name in names}
+    assert not any(module._forward_hooks for module in model.modules())
     return model.state_dict()
 
 

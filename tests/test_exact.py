@@ -200,21 +200,3 @@ def test_spectral_norm_of_a_frozen_layer_stands_still():
         model(torch.randn(8, 3)).square().mean().backward()
         optimizer.step()
     assert torch.equal(spectral.weight, before)
-
-
-def test_layers_without_any_head_are_refused():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    layers = [
-        Layer(name, (model[int(name)],), tuple(model[int(name)].parameters())) for name in "01"
-    ]
-    with pytest.raises(ValueError, match="is_head"):
-        Freezer(model, SGD(model.parameters(), lr=0.1), layers=layers)
-    Freezer(model, SGD(model.parameters(), lr=0.1), layers=layers[:1])
-
-
-def test_the_head_is_never_frozen_and_nothing_twice():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    freezer = Freezer(model, SGD(model.parameters(), lr=0.1), Scripted({0: "01", 1: "01"}))
-    assert [layer.name for layer in freezer.step()] == ["0"]
-    assert freezer.step() == []
-    assert freezer.frozen == {"0": 0}

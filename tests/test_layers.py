@@ -204,6 +204,14 @@ def test_bare_parameters_join_the_layer_before_and_attention_is_one_layer():
     }
 
 
+def test_pytorchs_transformer_has_each_norm_behind_its_weight():
+    """Its fused version, for inference, names all parameters in a single call."""
+    block = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    layers = find_layers(block, torch.zeros(1, 3, 4))
+    assert names(layers) == ["self_attn", "linear1", "linear2"]
+    assert [layer.norms for layer in layers] == [(block.norm1,), (), (block.norm2,)]
+
+
 def test_parametrized_weights_belong_to_their_module():
     spectral = parametrizations.spectral_norm(nn.Linear(4, 4))
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), spectral, nn.Linear(4, 2))

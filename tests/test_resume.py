@@ -15,8 +15,8 @@ from smartfrz import Freezer, Layer
 STEPS = 12
 
 
-class WhenSmall:
-    """Freezes a layer once the sum of its mean weights since the start is above a threshold."""
+class Summing:
+    """Freezes a layer once its mean absolute weight, summed over the steps, is above 1.5."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -40,7 +40,7 @@ def build(make_optimizer: Callable[..., Optimizer]) -> tuple[nn.Module, Optimize
         nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
     )
     optimizer = make_optimizer(model.parameters())
-    return model, optimizer, Freezer(model, optimizer, WhenSmall())
+    return model, optimizer, Freezer(model, optimizer, Summing())
 
 
 def train(model: nn.Module, optimizer: Optimizer, freezer: Freezer, steps: range) -> None:

@@ -1,0 +1,55 @@
+"""Runs in a row: what has to be done before them, and one progress bar over all of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from experiments.config import Recording, RunConfig
+from experiments.execute import is_finished
+from experiments.methods import reference_run
+from experiments.pretraining import pretraining_run
+from experiments.progress import TableBar, duration, estimate
+from experiments.train import OnStep
+
+
+def prerequisites(config: RunConfig) -> list[RunConfig]:
+    """The runs whose final weights a run needs: its pretraining, and a recording's reference."""
+    source = pretraining_run(config)
+    needed = [] if source is None else [source]
+    if isinstance(config.options, Recording):
+        needed.append(reference_run(config))
+    return needed
+
+
+def missing_prerequisites(configs: Iterable[RunConfig], runs: Path) -> list[RunConfig]:
+    """What has to be run before ``configs`` can be, each once, in an order that works.
+
+    Args:
+        configs: the runs to come.
+        runs: the folder of the run files.
+    """
+    needed = dict.fromkeys(each for config in configs for each in prerequisites(config))
+    return [each for each in needed if not is_finished(each, runs, needs_weights=True)]
+
+
+def run_series(
+    todo: Sequence[RunConfig], run_one: Callable[[RunConfig, OnStep], None], quiet: bool = False
+) -> None:
+    """Does one run after the other, and says first how long it will take.
+
+    Args:
+        todo: the runs, in order.
+        run_one: does a run, given what it has to call after every step.
+        quiet: show nothing.
+    """
+    if not todo:
+        return
+    estimates = estimate(list(todo))
+    if not quiet:
+        seconds = sum(each.seconds for each in estimates.values())
+        print(f"Training takes {duration(seconds)} here if nothing freezes.")
+        print("Stopped and given again, the same command goes on from the last checkpoint.")
+    bar = TableBar(estimates, quiet)
+    for config in todo:
+        run_one(config, bar.for_run(config))
+        bar.finish_run(config)
+    bar.close()

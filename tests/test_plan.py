@@ -1,0 +1,178 @@
+"""From a spec to its runs: their order, what they inherit, and what a mistake in a spec says."""
+
+from dataclasses import replace
+
+import pytest
+from digits import save_random_predictor
+
+from experiments import plan as planning
+from experiments.config import Linear, Pretraining, SmartFreezing
+from experiments.plan import SCALES, SPECS, Spec, load_spec, plan
+
+TABLES = sorted(path.stem for path in SPECS.glob("*.toml"))
+METHODS = ["full", "smartfrz", "linear"]
+
+
+@pytest.fixture(autouse=True)
+def bundled_predictor(tmp_path, monkeypatch):
+    """A bundled predictor, whether or not one is made already; and no published weights."""
+    save_random_predictor(tmp_path / "displacement")
+    monkeypatch.setattr("smartfrz.predictor._BUNDLED", tmp_path)
+    monkeypatch.setattr(planning, "has_published_weights", lambda model: False)
+    planning._fingerprint.cache_clear()
+    yield tmp_path / "displacement"
+    planning._fingerprint.cache_clear()
+
+
+def small_spec(methods=("full",), options=None, **scale):
+    values = {"models": ["plain"], "datasets": ["digits"], "seeds": [0], "run": {}}
+    return Spec("A table", list(methods), {"demo": values | scale}, options or {})
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("table", TABLES)
+def test_every_spec_is_valid_at_every_scale(table, scale):
+    runs = plan(load_spec(table), scale)
+    assert len({config.id for config in runs}) == len(runs) > 0
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_table_2_has_every_cell_of_the_paper(scale):
+    runs = plan(load_spec("table2"), scale)
+    seeds = {config.seed for config in runs}
+    assert len(seeds) >= 3
+    cells = {(config.model, config.dataset, config.method) for config in runs}
+    assert len(runs) == len(cells) * len(seeds)
+    assert {method for *_, method in cells} == {"full", "linear", "autofreeze", "smartfrz"}
+    if scale != "demo":
+        models = {"resnet50", "vgg11", "mobilenet_v2", "deit_tiny"}
+        assert {cell[:2] for cell in cells} == {
+            (model, dataset) for model in models for dataset in ("cifar10", "cifar100")
+        }
+
+
+def test_the_methods_of_a_workload_and_seed_come_together_in_the_spec_s_order():
+    runs = plan(small_spec(METHODS, models=["plain", "residual"], seeds=[0, 1]), "demo")
+    groups = [runs[i : i + 3] for i in range(0, len(runs), 3)]
+    assert [[config.method for config in group] for group in groups] == [METHODS] * 4
+    for group in groups:
+        assert len({(config.model, config.dataset, config.seed) for config in group}) == 1
+    assert len({(group[0].model, group[0].seed) for group in groups}) == 4
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_linear_freezing_comes_after_what_it_is_matched_with(table):
+    runs = plan(load_spec(table), "paper")
+    for i, config in enumerate(runs):
+        if isinstance(config.options, Linear) and config.options.match:
+            workload = replace(config, method="full", options=None)
+            before = [c for c in runs[:i] if c.method == config.options.match]
+            assert workload in [replace(c, method="full", options=None) for c in before]
+
+
+def test_a_data_set_s_values_win_over_the_scale_s_and_a_model_s_over_both():
+    runs = plan(
+        small_spec(
+            models=["plain", "residual"],
+            datasets=["digits", "digits[0:5]"],
+            run={"lr": 0.1, "epochs": 1, "momentum": 0.5},
+            dataset={"digits[0:5]": {"lr": 0.2, "epochs": 2}},
+            model={"residual": {"lr": 0.3}},
+        ),
+        "demo",
+    )
+    found = {(c.model, c.dataset): (c.lr, c.epochs, c.momentum) for c in runs}
+    assert found == {
+        ("plain", "digits"): (0.1, 1, 0.5),
+        ("plain", "digits[0:5]"): (0.2, 2, 0.5),
+        ("residual", "digits"): (0.3, 1, 0.5),
+        ("residual", "digits[0:5]"): (0.3, 2, 0.5),
+    }
+
+
+def test_pretraining_is_merged_key_by_key():
+    first = {"dataset": "digits[0:5]", "epochs": 2, "lr": 0.1}
+    spec = small_spec(
+        run={"pretraining": first}, model={"plain": {"pretraining": {"epochs": 3, "batch_size": 8}}}
+    )
+    (config,) = plan(spec, "demo")
+    assert config.pretraining == Pretraining("digits[0:5]", epochs=3, batch_size=8, lr=0.1)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_the_fallback_is_taken_where_no_weights_are_published(monkeypatch, published):
+    monkeypatch.setattr(planning, "has_published_weights", lambda model: published)
+    spec = small_spec(
+        datasets=["digits", "digits[0:5]"],
+        run={"pretraining": {"dataset": "imagenet"}},
+        fallback={"digits": {"dataset": "digits[5:10]", "epochs": 2}},
+    )
+    with_fallback, without = plan(spec, "demo")
+    ours = Pretraining("digits[5:10]", epochs=2)
+    assert with_fallback.pretraining == (Pretraining("imagenet") if published else ours)
+    assert without.pretraining == Pretraining("imagenet")
+
+
+def test_another_predictor_under_the_same_name_makes_another_run(bundled_predictor):
+    spec = small_spec(["smartfrz"])
+    (first,) = plan(spec, "demo")
+    (again,) = plan(spec, "demo")
+    assert first == again
+    weights = bundled_predictor / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    planning._fingerprint.cache_clear()
+    (other,) = plan(spec, "demo")
+    assert other.id != first.id
+    assert isinstance(other.options, SmartFreezing) and isinstance(first.options, SmartFreezing)
+    assert replace(other.options, fingerprint=first.options.fingerprint) == first.options
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (small_spec(models=["vgg12"]), ["vgg12", "vgg11"]),
+        (small_spec(datasets=["cifar11"]), ["cifar11", "cifar100"]),
+        (small_spec(datasets=["digits[5:11]"]), ["digits[5:11]", "10"]),
+        (small_spec(run={"pretraining": {"dataset": "svhn", "epochs": 1}}), ["svhn", "cifar10"]),
+        (small_spec(run={"epoch": 1}), ["epoch"]),
+        (small_spec(["smartfreeze"]), ["smartfreeze", "smartfrz"]),
+        (small_spec(["smartfrz"], {"smartfrz": {"predictor": "none"}}), ["none", "displacement"]),
+        (small_spec(["full"], {"smartfzr": {}}), ["options.smartfzr", "full"]),
+        (small_spec(["linear"], {"linear": 0.5}), ["options.linear", "0.5"]),
+        (small_spec(model={"plane": {"lr": 1.0}}), ["model.plane", "plain"]),
+        (small_spec(model={"plain": 0.1}), ["model.plain", "0.1"]),
+        (small_spec(dataset={"cifar10": {}}), ["dataset.cifar10", "digits"]),
+        (small_spec(fallback={"cifar10": {}}), ["fallback.cifar10", "digits"]),
+        (small_spec(seeds=3), ["seeds", "list"]),
+        (small_spec(seed=[3]), ["seed", "seeds"]),
+    ],
+)
+def test_a_mistake_in_a_spec_is_an_error_that_names_it(spec, names):
+    with pytest.raises(ValueError) as error:
+        plan(spec, "demo")
+    for name in names:
+        assert name in str(error.value)
+
+
+def test_an_unknown_scale_is_named_beside_the_known_ones():
+    with pytest.raises(ValueError, match=r"'large'.*demo"):
+        plan(small_spec(), "large")
+
+
+def test_an_unknown_table_is_named_beside_the_known_ones():
+    with pytest.raises(ValueError, match=r"'table99'.*table2"):
+        load_spec("table99")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("title = ", "not valid TOML"), ("titel = 'A'", "titel"), ("title = 'A'", "methods")],
+)
+def test_a_broken_spec_is_named(tmp_path, monkeypatch, text, says):
+    (tmp_path / "mine.toml").write_text(text)
+    monkeypatch.setattr(planning, "SPECS", tmp_path)
+    with pytest.raises(ValueError, match=says) as error:
+        load_spec("mine")
+    assert "mine.toml" in str(error.value)

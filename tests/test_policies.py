@@ -1,0 +1,238 @@
+"""SmartFRZ and the similarity-guided oracle, with predictors and references that are known."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
+from smartfrz.cka import layer_cka
+from smartfrz.history import sample_positions, tailor
+
+STEPS = 10
+BODY = ["0", "2", "4"]
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 6), nn.Tanh()),
+        *(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+    )
+
+
+def start(policy_for, seed=0):
+    """A model about to be trained with the policy that is made for it."""
+    model = net(seed)
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
+    return model, optimizer, Freezer(model, optimizer, policy_for(model))
+
+
+def train(model, optimizer, freezer, steps=range(STEPS), after_step=lambda model: None):
+    for step in steps:
+        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        model.train()
+        model(inputs).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        after_step(model)
+    return freezer
+
+
+def reloaded(parts):
+    """What the parts' states are after a way through a file."""
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in parts], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def check_resume_equals_unbroken(policy_for, stop):
+    unbroken, stopped, resumed = (start(policy_for) for _ in range(3))
+    train(*unbroken)
+    train(*stopped, range(stop))
+    for part, state in zip(resumed, reloaded(stopped), strict=True):
+        part.load_state_dict(state)
+    train(*resumed, range(stop, STEPS))
+    assert resumed[2].frozen == unbroken[2].frozen
+    expected = unbroken[0].state_dict()
+    assert all(torch.equal(value, expected[k]) for k, value in resumed[0].state_dict().items())
+    return unbroken[2].frozen
+
+
+class Stub(AttentionPredictor):
+    """Answers what a function of the history says, and notes what it was asked."""
+
+    def __init__(self, answer):
+        super().__init__(size=8, hidden=2, features=2, head_hidden=2, window=3)
+        self.answer, self.asked = answer, []
+
+    def freeze_probability(self, history, valid=None):
+        self.asked.append((history, valid))
+        return self.answer(history)
+
+
+def always(*probabilities):
+    """A stub whose answer depends on how many layers it is asked about, and on nothing else."""
+    by_layers = {len(each): torch.tensor(each) for each in probabilities}
+    return Stub(lambda history: by_layers[len(history)])
+
+
+def smart(predictor, interval=4, **options):
+    return start(lambda model: SmartFRZ(predictor, interval, **options))
+
+
+def test_freezes_all_but_the_head_at_once_and_then_asks_no_more():
+    predictor = always([1.0, 1.0, 1.0])
+    assert train(*smart(predictor)).frozen == dict.fromkeys(BODY, 0)
+    assert len(predictor.asked) == 1
+
+
+def test_freezes_nothing_if_the_predictor_says_so():
+    predictor = always([0.0, 0.0, 0.0])
+    assert train(*smart(predictor)).frozen == {}
+    assert len(predictor.asked) == 3  # at steps 0, 4 and 8
+
+
+def test_freezes_the_layers_that_the_predictor_means_in_any_order():
+    predictor = always([0.0, 0.9, 0.0], [0.0, 0.9], [0.0])
+    assert train(*smart(predictor, interval=3)).frozen == {"2": 0, "4": 3}
+
+
+def test_freezes_above_the_threshold_only():
+    assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 0, "4": 0}
+    predictor = always([0.5, 0.51, 0.7], [0.5, 0.51])
+    assert train(*smart(predictor, threshold=0.6)).frozen == {"4": 0}
+
+
+@pytest.mark.parametrize("interval", [1, 3, 20])
+def test_records_and_decides_at_every_interval_in_one_call(interval):
+    predictor = always([0.0, 0.0, 0.0])
+    model, optimizer, freezer = smart(predictor, interval)
+    assert [step for step in range(30) if freezer.policy.is_due(step)] == [*range(0, 30, interval)]
+    seen = []
+    body = find_layers(model)[:-1]
+
+    def by_hand(step):
+        if step % interval == 0:
+            seen.append(torch.stack([tailor(x, sample_positions(x, 8)) for x in body]))
+
+    for step in range(STEPS):
+        by_hand(step)
+        train(model, optimizer, freezer, range(step, step + 1))
+    assert len(predictor.asked) == len(seen)
+    for call, (history, valid) in enumerate(predictor.asked):
+        assert torch.equal(history, torch.stack(seen[max(0, call - 2) : call + 1], dim=1))
+        assert valid.all()
+
+
+def test_forgets_what_is_frozen():
+    predictor = always([0.0, 1.0, 0.0], [0.0, 0.0])
+    freezer = train(*smart(predictor, interval=3))
+    assert freezer.frozen == {"2": 0}
+    assert [len(history) for history, _ in predictor.asked] == [3, 2, 2, 2]
+    assert freezer.policy.state_dict()["history"].keys() == {"0", "4"}
+
+
+def quiet_layers(history):
+    """Freezes a layer that has hardly moved over three records."""
+    if history.shape[1] < 3:
+        return torch.zeros(len(history))
+    return (history.diff(dim=1).norm(dim=2).sum(dim=1) < 0.065).float()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_resumed_equals_unbroken(stop):
+    frozen = check_resume_equals_unbroken(lambda model: SmartFRZ(Stub(quiet_layers), 1), stop)
+    assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop
+
+
+def test_processes_with_the_same_weights_decide_the_same():
+    """Whatever their random states are, which layers are sampled from included."""
+    torch.manual_seed(0)
+    predictor = AttentionPredictor(size=8, hidden=4, features=4, head_hidden=4, window=3)
+    for param in predictor.parameters():
+        nn.init.normal_(param, std=1.0)
+    frozen = []
+    for rank in range(2):
+        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, threshold=0.45))
+        torch.manual_seed(rank)
+        frozen.append(train(model, optimizer, freezer).frozen)
+    assert frozen[0] == frozen[1] and len(set(frozen[0].values())) > 1
+
+
+def test_a_history_of_another_size_is_refused():
+    policy = SmartFRZ(Stub(quiet_layers), 1)
+    policy.layers_to_freeze(find_layers(net()), 0)
+    other = SmartFRZ(AttentionPredictor(size=4), 1)
+    with pytest.raises(ValueError, match="8 weights per record, not 4"):
+        other.load_state_dict(policy.state_dict())
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_intervals_are_at_least_one_step(interval):
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SmartFRZ(Stub(quiet_layers), interval)
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
+
+
+PROBE = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
+
+
+def future(steps=STEPS):
+    """What the model that starts from seed 0 becomes."""
+    model, optimizer, freezer = start(lambda model: None)
+    train(model, optimizer, freezer, range(steps))
+    return model
+
+
+def guided(tolerance, reference=None, interval=2):
+    reference = reference or future()
+    return lambda model: SimilarityGuided(model, reference, [PROBE], interval, tolerance)
+
+
+def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
+    """Those, and no others, whose CKA, measured by hand, changed by no more than the tolerance."""
+    reference, curves = future(), []
+
+    def measure(model):
+        curves.append(layer_cka(model, reference, find_layers(model)[:-1], [PROBE]).tolist())
+
+    measure(net())
+    train(*start(lambda model: None), after_step=measure)
+    # What has been measured after n updates is what step n, the next one, decides on.
+    changes = {name: abs(b - a) for name, a, b in zip(BODY, curves[1], curves[3], strict=True)}
+    least, *others = sorted(changes, key=changes.__getitem__)
+    freezer = train(*start(guided(tolerance=changes[least])), steps=range(4))
+    assert freezer.frozen == {least: 3}
+    freezer = train(*start(guided(tolerance=changes[others[0]])), steps=range(4))
+    assert freezer.frozen == {least: 3, others[0]: 3}
+
+
+def test_a_model_that_is_its_reference_freezes_at_the_second_look():
+    model = net()
+    reference = copy.deepcopy(model)
+    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=0.0)
+    layers = find_layers(model)
+    assert [policy.is_due(step) for step in range(4)] == [False, True, False, True]
+    chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
+    assert chosen == [[], [], [], layers[:-1]]
+
+
+def test_a_similarity_that_is_no_number_never_freezes():
+    reference = future()
+    nn.init.zeros_(reference[4].weight)  # its output is the same for every sample
+    frozen = train(*start(guided(tolerance=math.inf, reference=reference))).frozen
+    assert frozen == {"0": 3, "2": 3}
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6])
+def test_similarity_guided_resumed_equals_unbroken(stop):
+    frozen = check_resume_equals_unbroken(guided(tolerance=0.03), stop)
+    assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop

@@ -1,0 +1,72 @@
+"""The README's code runs, its commands exist, its numbers are those of the result files."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.readme import ROOT, filled
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+def test_tables_are_those_of_the_result_files():
+    assert filled(README, ROOT) == README
+
+
+def test_every_path_that_the_readme_names_as_a_picture_exists():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures
+    assert all((ROOT / picture).stat().st_size > 0 for picture in pictures)
+
+
+def test_code_for_ones_own_loop_trains_and_freezes():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    )
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), 0.0),
+        "loader": [(torch.randn(4, 8), torch.zeros(4, dtype=torch.long))] * 201,
+        "loss_fn": nn.CrossEntropyLoss(),
+    }
+    (code,) = blocks("python")
+    exec(code, names)
+    assert set(names["freezer"].frozen) == {"0", "2"}, "with a learning rate of zero all is done"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_make_knows_every_command(command):
+    words = [word for word in shlex.split(command) if not word.startswith("SMARTFRZ_DATA=")]
+    assert words[0] == "make"
+    said = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert re.search("python|torchrun|Nothing to be done", said.stdout)
+
+
+def test_make_alone_lists_the_targets():
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("setup", "demo", "test", "lint", "predictor", "table"):
+        assert re.search(rf"^make {target}\S* +\S", said, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_demo_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
+    command = [".venv/bin/python", "-m", "scripts.table", "table2", "--scale", "demo"]
+    subprocess.run([*command, "--results", str(tmp_path)], cwd=ROOT, check=True, timeout=300)
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 39
+    assert (tmp_path / "table2-demo" / "table.md").exists()

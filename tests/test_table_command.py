@@ -1,0 +1,306 @@
+"""The table command, from a spec to the drawn table, and what it says to a user's mistakes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from digits import save_random_predictor
+
+from experiments import plan as planning
+from experiments.results import read_csv, read_run
+from scripts import table
+from scripts.cli import run_command
+
+METHODS = ["full", "smartfrz", "autofreeze", "linear"]
+DRAWN = {
+    *("runs.csv", "table.csv", "table.md", "table.tex"),
+    *("accuracy_against_compute.png", "accuracy_against_compute.pdf"),
+    *("layers_frozen_over_time.png", "layers_frozen_over_time.pdf"),
+}
+SPEC = """
+title = "Some digits."
+methods = {methods}
+
+[options.linear]
+match = "smartfrz"
+
+[options.smartfrz]
+predictor = "{predictor}"
+records_per_epoch = 2
+threshold = 0.87
+
+[scales.demo]
+models = ["residual", "plain"]
+datasets = ["digits[5:10]"]
+seeds = [0]
+
+[scales.demo.run]
+epochs = 6
+lr = {lr}
+image_size = 16
+augment = false
+pretraining = {{ dataset = "digits[0:5]", epochs = 1, lr = 0.05 }}
+"""
+
+
+def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
+    """A table2 of our own, with a predictor of random weights."""
+    if predictor is None:
+        save_random_predictor(folder / "predictor")
+        predictor = folder / "predictor"
+    (folder / "specs").mkdir(parents=True, exist_ok=True)
+    text = SPEC.format(methods=json.dumps(methods), lr=lr, predictor=predictor)
+    (folder / "specs" / "table2.toml").write_text(text)
+
+
+def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Makes the command take specs, cache and results from this folder."""
+    patch.setattr(planning, "SPECS", folder / "specs")
+    patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
+    patch.chdir(folder)
+    patch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
+    patch.setitem(sys.modules, "wandb", None)  # importing it fails
+    planning._fingerprint.cache_clear()
+
+
+def run_table(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The command's exit code."""
+    patch.setattr(sys, "argv", ["table", "table2", "--scale", "demo", *arguments])
+    try:
+        run_command(table.main)
+    except SystemExit as stopped:
+        assert isinstance(stopped.code, int)
+        return stopped.code
+    return 0
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """All files, and when they were last written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder in which the table was run, for one of its two models."""
+    folder = tmp_path_factory.mktemp("done")
+    write_spec(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        use(folder, patch)
+        assert run_table(patch, "--models", "residual") == 0
+    return folder
+
+
+@pytest.fixture
+def workplace(done, monkeypatch):
+    """That folder, in use."""
+    use(done, monkeypatch)
+    return done
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """A folder with a spec and nothing else, in use."""
+    write_spec(tmp_path)
+    use(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def recorded_runs(folder: Path) -> dict[str, dict]:
+    """The runs of the table, by method; and the pretraining."""
+    runs = [read_run(file) for file in (folder / "results" / "runs").glob("*.json")]
+    names = {"digits[0:5]": "pretraining"}
+    return {names.get(run["config"]["dataset"], run["config"]["method"]): run for run in runs if run}
+
+
+def test_the_table_is_run_and_drawn(workplace):
+    assert set(recorded_runs(workplace)) == {*METHODS, "pretraining"}
+    drawn = workplace / "results" / "table2-demo"
+    assert {path.name for path in drawn.iterdir()} == DRAWN
+    assert all(path.stat().st_size > 100 for path in drawn.iterdir())
+    assert (drawn / "table.tex").read_text().count("\\begin{tabular}") == 1
+    assert list(read_csv(drawn / "runs.csv")["method"]) == sorted(METHODS)
+    assert list((workplace / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_every_cell_of_the_table_is_there_also_those_that_were_not_run(workplace):
+    cells = pd.read_csv(workplace / "results" / "table2-demo" / "table.csv")
+    assert {(row.model, row.method): row.n for row in cells.itertuples()} == {
+        (model, method): int(model == "residual")
+        for model in ("residual", "plain")
+        for method in METHODS
+    }
+    text = (workplace / "results" / "table2-demo" / "table.md").read_text()
+    assert text.count("not run (0/1)") == 4
+    assert "Some digits." in text
+
+
+def test_all_methods_start_from_the_same_pretraining(workplace):
+    runs = recorded_runs(workplace)
+    accuracy = runs.pop("pretraining")["final_accuracy"]
+    for run in runs.values():
+        assert run["pretrained"] == {"source": "digits[0:5]", "accuracy": accuracy}
+
+
+def test_linear_freezing_costs_what_smartfrz_costs(workplace):
+    runs = recorded_runs(workplace)
+    assert runs["linear"]["tflops"] == pytest.approx(runs["smartfrz"]["tflops"], rel=0.03)
+    assert runs["linear"]["config"]["epochs"] != 6
+    assert runs["smartfrz"]["frozen"] and runs["linear"]["frozen"]
+    assert runs["full"]["tflops"] == runs["full"]["tflops_full"]
+
+
+def test_finished_runs_are_not_repeated(workplace, monkeypatch, capsys):
+    before = files_in(workplace / "results" / "runs") | files_in(workplace / "cache")
+    monkeypatch.setattr(table, "execute", None)
+    assert run_table(monkeypatch, "--models", "residual") == 0
+    assert files_in(workplace / "results" / "runs") | files_in(workplace / "cache") == before
+    said = capsys.readouterr()
+    assert "4 cells, 0 runs to do" in said.out
+    assert "not run (0/1)" in said.out
+    assert said.err == ""
+
+
+def test_a_dry_run_says_what_is_to_do_and_writes_nothing(empty, monkeypatch, capsys):
+    assert run_table(monkeypatch, "--dry") == 0
+    assert not (empty / "results").exists()
+    assert files_in(empty / "cache") == {}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Some digits."
+    assert lines[1] == "8 cells, 10 runs to do, pretraining included."
+    assert "  residual digits[0:5] full seed 0, 1 epochs" in lines
+    assert "  plain digits[5:10] linear seed 0, 6 epochs" in lines
+
+
+@pytest.mark.parametrize("damage", ["truncated", "wrong keys"])
+def test_a_damaged_run_file_is_set_aside_and_its_run_repeated(
+    workplace, monkeypatch, capsys, damage
+):
+    old = recorded_runs(workplace)["autofreeze"]
+    file = workplace / "results" / "runs" / f"{old['id']}.json"
+    text = file.read_text()
+    file.write_text(text[: len(text) // 2] if damage == "truncated" else '{"config": {}}')
+    assert run_table(monkeypatch, "--models", "residual") == 0
+    said = capsys.readouterr()
+    assert "4 cells, 1 runs to do" in said.out
+    assert said.err.startswith("warning: ") and f"{file.name}.corrupt" in said.err
+    new = recorded_runs(workplace)["autofreeze"]
+    assert new["date"] >= old["date"]
+    for key in ("accuracy", "loss", "frozen", "tflops"):
+        assert new[key] == old[key]
+
+
+def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
+    write_spec(tmp_path, ["full", "smartfrz", "linear"], lr=1e30)
+    use(tmp_path, monkeypatch)
+    assert run_table(monkeypatch, "--models", "plain") == 0
+    said = capsys.readouterr().out
+    assert "Not run: plain digits[5:10] linear seed 0" in said
+    text = (tmp_path / "results" / "table2-demo" / "table.md").read_text()
+    assert text.count("diverged 1/1") == 2
+    assert text.count("not run (0/1)") == 4
+    runs = recorded_runs(tmp_path)
+    assert {runs[method]["final_accuracy"] for method in ("full", "smartfrz")} == {None}
+
+
+@pytest.fixture
+def little_space():
+    """No file may grow past 1000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("for_what", ["checkpoint", "run file"])
+def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(
+    empty, monkeypatch, capsys, little_space, for_what
+):
+    if for_what == "run file":
+        monkeypatch.setattr("experiments.train.save_checkpoint", lambda state, path: None)
+        monkeypatch.setattr("experiments.execute.save_weights", lambda *_: None)
+    assert run_table(monkeypatch, "--models", "residual") == 2
+    *_, bar, error = capsys.readouterr().err.splitlines()
+    assert "left" in bar
+    assert error.startswith("error: ") and "File too large" in error
+    assert files_in(empty / "cache") == files_in(empty / "results") == {}
+
+
+def damage_predictor(folder: Path, how: str) -> None:
+    weights = folder / "predictor" / "model.safetensors"
+    if how == "missing":
+        weights.unlink()
+    elif how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        config = folder / "predictor" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden": 128}))
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "wrong shape"])
+def test_a_bad_predictor_gets_a_sentence(empty, monkeypatch, capsys, how):
+    damage_predictor(empty, how)
+    assert run_table(monkeypatch) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and str(empty / "predictor") in said
+    assert not (empty / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--scale", "small"], ["'small'", "demo"]),
+        (["--models", "residual", "resnet51"], ["'resnet51'", "plain, residual"]),
+        (["--datasets", "digits"], ["'digits'", "digits[5:10]"]),
+        (["--scale", "huge"], ["'huge'", "demo"]),
+        (["--epochs", "3"], ["--epochs"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_gets_a_sentence(
+    empty, monkeypatch, capsys, arguments, names
+):
+    assert run_table(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err
+    assert all(name in said.splitlines()[-1] for name in names)
+    assert "Traceback" not in said
+    assert not (empty / "results").exists()
+
+
+def test_a_mistake_in_the_spec_gets_a_sentence(empty, monkeypatch, capsys):
+    spec = empty / "specs" / "table2.toml"
+    spec.write_text(spec.read_text() + "epoch = 3\n")
+    assert run_table(monkeypatch) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "epoch" in said and "epochs" in said
+
+
+def test_an_interrupt_says_how_to_go_on(empty, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, "execute", interrupt)
+    assert run_table(monkeypatch) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_an_unknown_table_gets_a_sentence_from_the_real_command(tmp_path):
+    command = [sys.executable, "-m", "scripts.table", "table99"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path / "results")],
+        cwd=root,
+        env=os.environ | {"SMARTFRZ_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: There is no table 'table99': choose from ")
+    assert "table2" in said
+    assert list(tmp_path.iterdir()) == []
