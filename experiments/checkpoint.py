@@ -27,7 +27,8 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
         os.replace(partial, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch hides the reason behind an error of its own.
-        raise OSError(f"{path} can't be written: {error.__context__ or error}") from error
+        reason = error if isinstance(error, OSError) else error.__context__ or error
+        raise OSError(f"{path} can't be written: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
 

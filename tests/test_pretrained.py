@@ -10,6 +10,7 @@ from smartfrz import AttentionPredictor
 
 FOLDER = Path(smartfrz.__file__).parent / "pretrained" / "displacement"
 LAYERS, RECORDS, HALT = 20, 30, 15
+MOVING, STILL = 0.05, 1e-4  # a record's step relative to the weights: much, and next to nothing
 
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="`make predictor` was not run yet")
 
@@ -29,7 +30,7 @@ def walks(relative_step):
 
 def halting():
     """Walks that stop halfway."""
-    return walks(torch.where(torch.arange(RECORDS) < HALT, 0.03, 0.0)[:, None])
+    return walks(torch.where(torch.arange(RECORDS) < HALT, MOVING, STILL)[:, None])
 
 
 def test_is_as_large_as_the_paper_s(predictor):
@@ -43,7 +44,7 @@ def test_freezes_layers_that_stopped_moving(predictor):
 
 
 def test_does_not_freeze_layers_that_move_steadily(predictor):
-    assert predictor.freeze_probability(walks(0.03)).max() < 0.5
+    assert predictor.freeze_probability(walks(MOVING)).max() < 0.5
 
 
 def test_sees_a_layer_stop(predictor):
@@ -55,7 +56,7 @@ def test_sees_a_layer_stop(predictor):
 
 @pytest.mark.parametrize("scale", [1e-6, -1.0, 1e6])
 def test_the_scale_of_the_weights_makes_no_difference(predictor, scale):
-    for history in (walks(0.03), walks(0.001)):
+    for history in (walks(MOVING), halting()):
         expected = predictor.freeze_probability(history)
         scaled = predictor.freeze_probability(scale * history)
         torch.testing.assert_close(scaled, expected, atol=1e-3, rtol=0)

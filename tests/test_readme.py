@@ -40,7 +40,7 @@ def test_code_for_ones_own_loop_trains_and_freezes():
     names = {
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 0.0),
-        "loader": [(torch.randn(4, 8), torch.zeros(4, dtype=torch.long))] * 201,
+        "loader": [(torch.randn(4, 8), torch.zeros(4, dtype=torch.long))] * 501,
         "loss_fn": nn.CrossEntropyLoss(),
     }
     (code,) = blocks("python")

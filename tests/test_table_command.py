@@ -116,7 +116,9 @@ def recorded_runs(folder: Path) -> dict[str, dict]:
     """The runs of the table, by method; and the pretraining."""
     runs = [read_run(file) for file in (folder / "results" / "runs").glob("*.json")]
     names = {"digits[0:5]": "pretraining"}
-    return {names.get(run["config"]["dataset"], run["config"]["method"]): run for run in runs if run}
+    return {
+        names.get(run["config"]["dataset"], run["config"]["method"]): run for run in runs if run
+    }
 
 
 def test_the_table_is_run_and_drawn(workplace):
