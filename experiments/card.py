@@ -41,6 +41,7 @@ torch {torch}, commit {git}, {date}; job {id}.
   {records_per_epoch} times an epoch.
 - The label looks ahead to the end of a training, whose last records count as stable whatever the
   layer does.
+- SGD leaves no layer perfectly still, so that what it says of one that is means nothing.
 """
 
 _HELD_OUT = """\

@@ -1,6 +1,7 @@
 """Runs in a row: what has to be done before them, and one progress bar over all of them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from experiments.config import Recording, RunConfig
@@ -48,8 +49,7 @@ def run_series(
         seconds = sum(each.seconds for each in estimates.values())
         print(f"Training takes {duration(seconds)} here if nothing freezes.")
         print("Stopped and given again, the same command goes on from the last checkpoint.")
-    bar = TableBar(estimates, quiet)
-    for config in todo:
-        run_one(config, bar.for_run(config))
-        bar.finish_run(config)
-    bar.close()
+    with closing(TableBar(estimates, quiet)) as bar:
+        for config in todo:
+            run_one(config, bar.for_run(config))
+            bar.finish_run(config)

@@ -27,6 +27,13 @@ def run_command(main: Callable[[], None]) -> None:
             dist.destroy_process_group()
 
 
+def check_asked(asked: list[str] | None, known: set[str], what: str) -> None:
+    """Raises ValueError where something is asked for that is not in the table."""
+    for name in asked or []:
+        if name not in known:
+            raise ValueError(f"No {what} {name!r} here: there are {', '.join(sorted(known))}.")
+
+
 def is_main_process() -> bool:
     """Whether this process prints and writes."""
     return not dist.is_initialized() or dist.get_rank() == 0

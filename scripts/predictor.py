@@ -23,8 +23,7 @@ from experiments.plan import SCALES, check_data, load_spec, plan
 from experiments.results import write_json_atomic, write_text_atomic
 from experiments.series import missing_prerequisites, run_series
 from experiments.train import OnStep
-from scripts.cli import run_command
-from scripts.table import check_asked
+from scripts.cli import check_asked, run_command
 from smartfrz.labeller import train_predictor
 from smartfrz.predictor import AttentionPredictor
 

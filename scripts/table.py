@@ -1,22 +1,23 @@
 """Runs a table, cell by cell, and draws it: ``python -m scripts.table table2 --scale small``."""
 
 import argparse
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch.distributed as dist
 
 from experiments import figures, tables
+from experiments.compute import full_tflops
 from experiments.config import RunConfig
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
 from experiments.plan import SCALES, check_data, load_spec, plan
-from experiments.pretraining import pretraining_run
-from experiments.progress import TableBar, duration, estimate
 from experiments.results import read_run, runs_to_frame, write_csv, write_text_atomic
+from experiments.series import missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
-from scripts.cli import is_main_process, run_command
+from experiments.train import OnStep
+from scripts.cli import check_asked, is_main_process, run_command
 from smartfrz.distributed import is_distributed
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
@@ -45,10 +46,10 @@ def main() -> None:
         and config.dataset in (options.datasets or [config.dataset])
     ]
     runs = options.results / "runs"
-    if not options.dry:
-        check_data(chosen)
+    check_data(chosen)
     todo = missing_runs(chosen, runs)
-    print_plan(spec.title, chosen, todo)
+    if is_main_process():
+        print_plan(spec.title, chosen, todo)
     if options.dry:
         return
     run_all(options, chosen, todo, runs)
@@ -56,32 +57,26 @@ def main() -> None:
         draw(options, spec.title, planned, runs)
 
 
-def check_asked(asked: list[str] | None, known: set[str], what: str) -> None:
-    """Raises ValueError where something is asked for that is not in the table."""
-    for name in asked or []:
-        if name not in known:
-            raise ValueError(f"No {what} {name!r} here: there are {', '.join(sorted(known))}.")
-
-
 def missing_runs(chosen: list[RunConfig], runs: Path) -> list[RunConfig]:
     """What is still to be done, pretraining first; linear freezing with its nominal epochs."""
-    sources = dict.fromkeys(source for config in chosen if (source := pretraining_run(config)))
     cells = [
         config
         for config in chosen
         if (known := matched(config, chosen, runs)) is None or not is_finished(known, runs)
     ]
-    needed = {pretraining_run(config) for config in cells}
-    missing = [s for s in sources if s in needed and not is_finished(s, runs, needs_weights=True)]
-    return missing + cells
+    return missing_prerequisites(cells, runs) + cells
 
 
 def print_plan(title: str, chosen: list[RunConfig], todo: list[RunConfig]) -> None:
-    """Says what there is to do before it starts."""
-    if not is_main_process():
-        return
+    """Says what there is to do before it starts, and what full training would compute."""
     print(title)
-    print(f"{len(chosen)} cells, {len(todo)} runs to do, pretraining included.")
+    for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
+        exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
+        print(
+            f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
+            f" (as the paper counts: {as_in_paper:,.2f})"
+        )
+    print(f"{len(chosen)} cells, {len(todo)} runs to do, pretraining included:")
     for config in todo:
         print(f"  {config.cell}, {config.epochs:g} epochs")
 
@@ -90,34 +85,23 @@ def run_all(
     options: argparse.Namespace, chosen: list[RunConfig], todo: list[RunConfig], runs: Path
 ) -> None:
     """Does the missing runs under one progress bar."""
-    if not todo:
-        return
-    estimates = estimate(todo)
-    if is_main_process():
-        seconds = sum(each.seconds for each in estimates.values())
-        print(
-            f"Without freezing this would take {duration(seconds)} here; it goes on where it stops."
-        )
-    sources = {pretraining_run(config) for config in chosen}
-    with closing(TableBar(estimates, quiet=not is_main_process())) as bar:
-        for config in todo:
-            known = matched(config, chosen, runs)
-            if known is not None:
-                run_one(options, known, runs, bar.for_run(config), config in sources)
-            elif is_main_process():
-                print(f"Not run: {config.cell}, since the run that it is matched with diverged.")
-            bar.finish_run(config)
-
-
-def run_one(options, config: RunConfig, runs: Path, on_step, keep_weights: bool) -> None:
-    """Does one run, tracked if asked for."""
+    sources = {source for config in chosen for source in prerequisites(config)}
     command = f"make {options.table} SCALE={options.scale}"
     tracks = options.wandb and is_main_process()
-    log, finish = start_tracking(config, options.table) if tracks else (no_op, no_op)
-    execute(config, runs, command, on_step, log, keep_weights)
-    finish()
-    if is_distributed():
-        dist.barrier()
+
+    def run_one(planned: RunConfig, on_step: OnStep) -> None:
+        config = matched(planned, chosen, runs)
+        if config is None:
+            if is_main_process():
+                print(f"Not run: {planned.cell}, since the run that it is matched with diverged.")
+            return
+        log, finish = start_tracking(config, options.table) if tracks else (no_op, no_op)
+        execute(config, runs, command, on_step, log, keep_weights=config in sources)
+        finish()
+        if is_distributed():
+            dist.barrier()
+
+    run_series(todo, run_one, quiet=not is_main_process())
 
 
 def no_op(*_: object) -> None:

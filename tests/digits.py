@@ -35,7 +35,12 @@ def save_random_predictor(folder: Path) -> dict[str, Any]:
         for weight in predictor.parameters():
             weight *= 2
     predictor.save_pretrained(folder)
-    return {"predictor": str(folder), "records_per_epoch": 2, "threshold": 0.87}
+    return {
+        "predictor": str(folder),
+        "records_per_epoch": 2,
+        "records_per_decision": 1,
+        "threshold": 0.87,
+    }
 
 
 def ignore(*_: object) -> None:

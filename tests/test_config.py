@@ -31,7 +31,7 @@ GOLDEN = {
     "full": "22b0f361fb08",
     "linear": "1934ca1b57d0",
     "autofreeze": "cd126ee2062d",
-    "smartfrz": "a55306e23f7f",
+    "smartfrz": "6f56331419c5",
     "record": "13872e6889d5",
 }
 
@@ -42,7 +42,7 @@ options = {
     "full": st.none(),
     "linear": st.builds(Linear, some_float, some_text, st.booleans(), some_text),
     "autofreeze": st.builds(AutoFreezing, some_int, some_float),
-    "smartfrz": st.builds(SmartFreezing, some_text, some_int, some_float, some_text),
+    "smartfrz": st.builds(SmartFreezing, some_text, some_int, some_int, some_float, some_text),
     "record": st.builds(Recording, some_int, some_int, some_int),
 }
 FIELDS = {

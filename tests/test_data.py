@@ -1,4 +1,4 @@
-"""Data sets: the digits, some of their classes, CIFAR from parquet files, and one that is missing."""
+"""Data sets: the digits, some of their classes, CIFAR from parquet files, and a missing one."""
 
 import os
 import subprocess

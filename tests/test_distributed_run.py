@@ -30,10 +30,11 @@ datasets = ["digits[5:10]"]
 seeds = [0]
 
 [scales.demo.run]
-epochs = 3
+epochs = 4
 lr = 0.05
 image_size = 16
 train_images = 320
+augment = false
 pretraining = { dataset = "digits[0:5]", epochs = 1, lr = 0.05 }
 """
 
@@ -67,7 +68,7 @@ def run_one(rank: int, config, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("method", ["smartfrz", "autofreeze", "linear"])
+@pytest.mark.parametrize("method", ["smartfrz", "autofreeze"])
 def test_two_processes_freeze_the_same_layers_at_the_same_steps(tmp_path, method):
     options = save_random_predictor(tmp_path / "predictor") if method == "smartfrz" else None
     config = tiny_run(method, options=options)

@@ -83,8 +83,8 @@ def always(*probabilities):
     return Stub(lambda history: by_layers[len(history)])
 
 
-def smart(predictor, interval=4, **options):
-    return start(lambda model: SmartFRZ(predictor, interval, **options))
+def smart(predictor, interval=4, records_per_decision=1, **options):
+    return start(lambda model: SmartFRZ(predictor, interval, records_per_decision, **options))
 
 
 def test_freezes_all_but_the_head_at_once_and_then_asks_no_more():
@@ -110,25 +110,27 @@ def test_freezes_above_the_threshold_only():
     assert train(*smart(predictor, threshold=0.6)).frozen == {"4": 0}
 
 
-@pytest.mark.parametrize("interval", [1, 3, 20])
-def test_records_and_decides_at_every_interval_in_one_call(interval):
+@pytest.mark.parametrize(("interval", "records_per_decision"), [(1, 1), (1, 2), (2, 2), (3, 1)])
+def test_records_at_intervals_and_decides_in_one_call(interval, records_per_decision):
     predictor = always([0.0, 0.0, 0.0])
-    model, optimizer, freezer = smart(predictor, interval)
-    assert [step for step in range(30) if freezer.policy.is_due(step)] == [*range(0, 30, interval)]
-    seen = []
-    body = find_layers(model)[:-1]
-
-    def by_hand(step):
-        if step % interval == 0:
-            seen.append(torch.stack([tailor(x, sample_positions(x, 8)) for x in body]))
-
+    model, optimizer, freezer = smart(predictor, interval, records_per_decision)
+    body, records, expected = find_layers(model)[:-1], [], []
     for step in range(STEPS):
-        by_hand(step)
+        if step % interval == 0:
+            records.append(torch.stack([tailor(x, sample_positions(x, 8)) for x in body]))
+        is_due = step % (interval * records_per_decision) == 0
+        assert freezer.policy.is_due(step) == is_due
+        if is_due:
+            expected.append(torch.stack(records[-3:], dim=1))
         train(model, optimizer, freezer, range(step, step + 1))
-    assert len(predictor.asked) == len(seen)
-    for call, (history, valid) in enumerate(predictor.asked):
-        assert torch.equal(history, torch.stack(seen[max(0, call - 2) : call + 1], dim=1))
+    for (history, valid), by_hand in zip(predictor.asked, expected, strict=True):
+        assert torch.equal(history, by_hand)
         assert valid.all()
+
+
+def test_decides_at_every_fifth_record_by_default():
+    policy = SmartFRZ(always(), interval=2)
+    assert [step for step in range(25) if policy.is_due(step)] == [0, 10, 20]
 
 
 def test_forgets_what_is_frozen():
@@ -148,7 +150,7 @@ def quiet_layers(history):
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_resumed_equals_unbroken(stop):
-    frozen = check_resume_equals_unbroken(lambda model: SmartFRZ(Stub(quiet_layers), 1), stop)
+    frozen = check_resume_equals_unbroken(lambda model: SmartFRZ(Stub(quiet_layers), 1, 1), stop)
     assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop
 
 
@@ -160,7 +162,7 @@ def test_processes_with_the_same_weights_decide_the_same():
         nn.init.normal_(param, std=1.0)
     frozen = []
     for rank in range(2):
-        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, threshold=0.45))
+        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, 1, threshold=0.45))
         torch.manual_seed(rank)
         frozen.append(train(model, optimizer, freezer).frozen)
     assert frozen[0] == frozen[1] and len(set(frozen[0].values())) > 1
@@ -175,9 +177,11 @@ def test_a_history_of_another_size_is_refused():
 
 
 @pytest.mark.parametrize("interval", [0, -1])
-def test_intervals_are_at_least_one_step(interval):
+def test_intervals_are_at_least_one(interval):
     with pytest.raises(ValueError, match="at least 1, not"):
         SmartFRZ(Stub(quiet_layers), interval)
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SmartFRZ(Stub(quiet_layers), 1, records_per_decision=interval)
     with pytest.raises(ValueError, match="at least 1, not"):
         SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -33,6 +34,7 @@ match = "smartfrz"
 [options.smartfrz]
 predictor = "{predictor}"
 records_per_epoch = 2
+records_per_decision = 1
 threshold = 0.87
 
 [scales.demo]
@@ -175,7 +177,9 @@ def test_a_dry_run_says_what_is_to_do_and_writes_nothing(empty, monkeypatch, cap
     assert files_in(empty / "cache") == {}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Some digits."
-    assert lines[1] == "8 cells, 10 runs to do, pretraining included."
+    compute = r"full training: [\d.]+ TFLOPs \(as the paper counts: [\d.]+\)"
+    assert re.fullmatch(rf"  residual digits\[5:10\], {compute}", lines[1])
+    assert "8 cells, 10 runs to do, pretraining included:" in lines
     assert "  residual digits[0:5] full seed 0, 1 epochs" in lines
     assert "  plain digits[5:10] linear seed 0, 6 epochs" in lines
 
@@ -283,7 +287,7 @@ def test_a_mistake_in_the_spec_gets_a_sentence(empty, monkeypatch, capsys):
 
 
 def test_an_interrupt_says_how_to_go_on(empty, monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(table, "execute", interrupt)
