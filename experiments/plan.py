@@ -62,7 +62,7 @@ def load_spec(table: str) -> Spec:
     """
     file = SPECS / f"{table}.toml"
     if not file.exists():
-        known = sorted(path.stem for path in SPECS.glob("*.toml"))
+        known = sorted(path.stem for path in SPECS.glob("table*.toml"))
         raise ValueError(f"There is no table {table!r}: choose from {', '.join(known)}.")
     try:
         values = tomllib.loads(file.read_text())

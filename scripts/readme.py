@@ -17,11 +17,12 @@ def main() -> None:
 
 
 def filled(text: str, root: Path) -> str:
-    """The text with the file that each slot names between the slot's two comments."""
+    """The text with the tables that its slots name, without the rows of what was not run."""
 
     def fill(slot: re.Match[str]) -> str:
-        content = (root / slot["file"]).read_text(encoding="utf-8").strip()
-        return f"<!-- {slot['file']} -->\n{content}\n<!-- end -->"
+        lines = (root / slot["file"]).read_text(encoding="utf-8").strip().splitlines()
+        kept = "\n".join(line for line in lines if "| not run (0/" not in line)
+        return f"<!-- {slot['file']} -->\n{kept}\n<!-- end -->"
 
     return _SLOT.sub(fill, text)
 

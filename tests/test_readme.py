@@ -26,6 +26,17 @@ def test_tables_are_those_of_the_result_files():
     assert filled(README, ROOT) == README
 
 
+def test_a_slot_is_filled_with_the_rows_that_were_run(tmp_path: Path):
+    (tmp_path / "results").mkdir()
+    table = "Caption.\n\n| a | b |\n| x | 1 |\n| y | not run (0/3) |\n| z | 2 (1/3) |\n"
+    (tmp_path / "results" / "table.md").write_text(table)
+    text = "before\n<!-- results/table.md -->\nold\n<!-- end -->\nafter\n"
+    once = filled(text, tmp_path)
+    assert once.splitlines()[2:7] == ["Caption.", "", "| a | b |", "| x | 1 |", "| z | 2 (1/3) |"]
+    assert once.startswith("before\n") and once.endswith("<!-- end -->\nafter\n")
+    assert filled(once, tmp_path) == once
+
+
 def test_every_path_that_the_readme_names_as_a_picture_exists():
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert pictures
