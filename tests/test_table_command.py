@@ -202,6 +202,23 @@ def test_a_damaged_run_file_is_set_aside_and_its_run_repeated(
         assert new[key] == old[key]
 
 
+def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):
+    told = []
+
+    def start_tracking(config, name):
+        told.append((name, config.method))
+        return lambda run, curves: told.append(curves.step), lambda: told.append("end")
+
+    monkeypatch.setattr(table, "start_tracking", start_tracking)
+    for arguments in ([], ["--wandb"]):
+        old = recorded_runs(workplace)["autofreeze"]
+        (workplace / "results" / "runs" / f"{old['id']}.json").unlink()
+        assert run_table(monkeypatch, "--models", "residual", *arguments) == 0
+        assert bool(told) == bool(arguments)
+    ends = [step * old["steps_per_epoch"] for step in range(1, 7)]
+    assert told == [("table2", "autofreeze"), *ends, "end"]
+
+
 def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     write_spec(tmp_path, ["full", "smartfrz", "linear"], lr=1e30)
     use(tmp_path, monkeypatch)
