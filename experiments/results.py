@@ -132,7 +132,8 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine_name(machine: Mapping[str, Any]) -> str:
-    return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    cores = machine["cores"]
+    return machine["gpu"] or f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _flat(value: Any) -> Any:
