@@ -52,8 +52,11 @@ def restored_environment(monkeypatch):
 
 
 def make_config(method, folder, **changes):
-    options = save_random_predictor(folder / "predictor") if method == "smartfrz" else None
-    return tiny_run(method, options=options, augment=True, **changes)
+    options = {
+        "smartfrz": save_random_predictor(folder / "predictor"),
+        "autofreeze": {"intervals_per_epoch": 2},  # so that a layer freezes late
+    }
+    return tiny_run(method, options=options.get(method), augment=True, **changes)
 
 
 def one_step_in_each_of(epochs: int) -> list[int]:

@@ -66,7 +66,7 @@ def test_make_knows_every_command(command):
     assert words[0] == "make"
     said = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    assert re.search("python|torchrun|Nothing to be done", said.stdout)
+    assert ".venv/bin/" in said.stdout or "Nothing to be done" in said.stdout
 
 
 def test_make_alone_lists_the_targets():
