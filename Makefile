@@ -8,6 +8,11 @@ FLAGS = $(if $(WANDB),--wandb) $(if $(DRY),--dry) $(if $(MODELS),--models $(MODE
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
 
+# Its networks are so small that a second thread would only get in the way.
+ifeq ($(SCALE),demo)
+export OMP_NUM_THREADS ?= 1
+endif
+
 .PHONY: help setup demo test lint predictor readme
 .DEFAULT_GOAL := help
 
@@ -25,7 +30,7 @@ setup: .venv/ready  ## makes .venv and installs the project with all that it nee
 	touch $@
 
 demo: setup  ## the paper's main comparison on small networks, in minutes, without any download
-	$(BIN)/python -m scripts.table table2 --scale demo --results results/demo
+	@$(MAKE) --no-print-directory table2 SCALE=demo
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
