@@ -1,11 +1,11 @@
 """Checkpoints are the old one or the new one, never half; damaged ones are set aside."""
 
 import os
-import resource
 
 import pytest
 import torch
 from digits import ignore, tiny_run
+from disk import files_at_most
 
 from experiments.checkpoint import load_checkpoint, replacing, save_checkpoint
 from experiments.execute import execute
@@ -26,15 +26,6 @@ class Stop(Exception):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def no_space():
-    """From here on, no file may grow past 2000 bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
@@ -143,8 +134,9 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
     assert checkpoint.with_name(checkpoint.name + ".corrupt").exists()
 
 
-def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path, no_space):
-    with pytest.raises(OSError, match=r"state.pt can't be written.*File too large"):
+def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path):
+    too_large = r"state.pt can't be written.*File too large"
+    with files_at_most(2000), pytest.raises(OSError, match=too_large):
         save_checkpoint(STATE, tmp_path / "state.pt")
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
@@ -156,9 +148,10 @@ def test_a_full_device_is_an_error_that_leaves_nothing(tmp_path):
     assert not os.path.lexists(tmp_path / "state.pt.partial")
 
 
-def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache, no_space):
+def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache):
     config = tiny_run()
-    with pytest.raises(OSError, match=r"safetensors can't be written.*File too large"):
+    too_large = r"safetensors can't be written.*File too large"
+    with files_at_most(2000), pytest.raises(OSError, match=too_large):
         save_weights(config, torch.nn.Linear(100, 100), 0.5)
     assert not has_weights(config)
     assert list((cache / "weights").iterdir()) == []

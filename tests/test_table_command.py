@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from digits import save_random_predictor
+from disk import files_at_most
 
 from experiments import plan as planning
 from experiments.results import read_csv, read_run
@@ -232,23 +232,15 @@ def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     assert {runs[method]["final_accuracy"] for method in ("full", "smartfrz")} == {None}
 
 
-@pytest.fixture
-def little_space():
-    """No file may grow past 1000 bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("for_what", ["checkpoint", "run file"])
 def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(
-    empty, monkeypatch, capsys, little_space, for_what
+    empty, monkeypatch, capsys, for_what
 ):
     if for_what == "run file":
         monkeypatch.setattr("experiments.train.save_checkpoint", lambda state, path: None)
         monkeypatch.setattr("experiments.execute.save_weights", lambda *_: None)
-    assert run_table(monkeypatch, "--models", "residual") == 2
+    with files_at_most(1000):
+        assert run_table(monkeypatch, "--models", "residual") == 2
     *_, bar, error = capsys.readouterr().err.splitlines()
     assert "left" in bar
     assert error.startswith("error: ") and "File too large" in error
