@@ -1,6 +1,6 @@
 """What is shown while a table runs: the plan with an estimate, then one bar for all of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -39,8 +39,7 @@ def estimate(configs: list[RunConfig]) -> dict[str, Estimate]:
 
 
 def _time_steps(config: RunConfig, steps: int = 3) -> tuple[float, int]:
-    values = {**vars(config), "method": "full", "options": None, "pretraining": None}
-    run = prepare(RunConfig(**values))
+    run = prepare(replace(config, method="full", options=None, pretraining=None))
     run.model.train()
     seconds = []
     for _, (images, labels) in zip(range(steps), run.batches.epoch(0, 0), strict=False):

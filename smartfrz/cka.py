@@ -1,6 +1,6 @@
 """Centred kernel alignment (CKA): how similar the features of two layers are (Eq. 5)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smartfrz.distributed import unwrap
 from smartfrz.layers import Layer
-from smartfrz.tracing import Inputs, _evaluating
+from smartfrz.tracing import Inputs, call, evaluating
 
 _COLUMNS_AT_ONCE = 2**14
 
@@ -117,18 +117,13 @@ def _grams(model: nn.Module, layers: Sequence[Layer], batch: Inputs) -> list[Ten
     modules = dict(model.named_modules())
     grams: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         for layer in layers:
             if layer.name not in modules:
                 raise ValueError(f"{type(model).__name__} has no layer {layer.name!r}.")
             hook = modules[layer.name].register_forward_hook(partial(_add_gram, grams, layer.name))
             stack.callback(hook.remove)
-        if isinstance(batch, Tensor):
-            model(batch)
-        elif isinstance(batch, Mapping):
-            model(**batch)
-        else:
-            model(*batch)
+        call(model, batch)
     for layer in layers:
         if layer.name not in grams:
             raise ValueError(f"{type(model).__name__} did not call its layer {layer.name!r}.")

@@ -59,18 +59,22 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     model = unwrap(model)
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     gpus = {param.device for param in model.parameters() if param.is_cuda}
-    with _evaluating(model), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
-        if isinstance(inputs, Tensor):
-            model(inputs)
-        elif isinstance(inputs, Mapping):
-            model(**inputs)
-        else:
-            model(*inputs)
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
+        call(model, inputs)
     return recorder.calls
 
 
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Calls a model with a tensor, a tuple of arguments or a mapping of keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs)
+
+
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, with the fused transformer layers off: they hide which parameter is used when."""
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
