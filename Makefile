@@ -7,13 +7,14 @@ FLAGS = $(if $(WANDB),--wandb) $(if $(DRY),--dry) $(if $(MODELS),--models $(MODE
 	$(if $(DATASETS),--datasets $(DATASETS))
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
+TABLE = $(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)
 
 # Its networks are so small that a second thread would only get in the way.
 ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor readme
+.PHONY: help setup demo test lint predictor policies readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,7 +46,20 @@ predictor: setup  ## records trainings and trains the predictor on them
 		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained/displacement)
 
 table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
-	$(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)
+	$(TABLE)
+
+policies: setup  ## a table of our own: SmartFRZ beside a rule without learning and the oracle
+	$(TABLE)
+
+fig3 fig4 attention: setup
+	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS)
+
+fig3:  ## are the 1,024 sampled weights like all of a layer's? Their gradients (Figure 3)
+fig4:  ## when each layer's CKA to the final model stabilises (Figure 4)
+attention:  ## what the predictor attends to, in the trainings that are recorded
+
+overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
+	$(BIN)/python -m scripts.overhead --scale $(SCALE) --results $(RESULTS)
 
 readme: setup  ## puts the result tables into the README
 	$(BIN)/python -m scripts.readme

@@ -66,6 +66,10 @@ class Batches:
             chosen = slice(start, min(start + batch_size, end))
             yield self._prepared(self._test[chosen]), self._test_labels[chosen]
 
+    def probe(self, images: int, batch_size: int = 32) -> list[Tensor]:
+        """The first ``images`` training images, not augmented: no policy sees a test image."""
+        return [self._prepared(part) for part in self._train[:images].split(batch_size)]
+
     def _prepared(self, images: Tensor) -> Tensor:
         scaled = (images.float() / 255 - self._mean) / self._std
         if scaled.shape[-1] != self.config.image_size:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-METHODS = ("full", "linear", "autofreeze", "smartfrz", "record")
+METHODS = ("full", "linear", "autofreeze", "smartfrz", "similarity", "displacement", "record")
 AMP = ("none", "bf16", "fp16")
 
 
@@ -68,21 +68,45 @@ class SmartFreezing:
 
 
 @dataclass(frozen=True)
+class Similarity:
+    """Similarity-guided freezing, the oracle of Table 1, which looks once an epoch in the paper.
+
+    CKA is measured on the first ``probe_images`` training images. The reference model is what the
+    same run ends with by full training with ``reference_seed``.
+    """
+
+    looks_per_epoch: int = 1
+    tolerance: float = 0.01
+    probe_images: int = 128
+    reference_seed: int = 1000
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """The rule that learns nothing: a layer is done when its weights hardly move any more."""
+
+    records_per_epoch: int = 4
+    threshold: float = 0.001
+
+
+@dataclass(frozen=True)
 class Recording:
     """Freezes nothing and records the predictor's training data.
 
-    The reference model is that of the same run by full training with ``reference_seed``.
+    CKA is measured on the first ``probe_images`` test images.
     """
 
-    records_per_epoch: int = 10
-    probe_images: int = 128
-    reference_seed: int = 1000
+    records_per_epoch: int = 20
+    sampled_weights: int = 4096
+    probe_images: int = 256
 
 
 OPTIONS: dict[str, type] = {
     "linear": Linear,
     "autofreeze": AutoFreezing,
     "smartfrz": SmartFreezing,
+    "similarity": Similarity,
+    "displacement": Displacement,
     "record": Recording,
 }
 
@@ -122,7 +146,9 @@ class RunConfig:
     channels_last: bool = False
     compile: bool = False
     pretraining: Pretraining | None = None
-    options: Linear | AutoFreezing | SmartFreezing | Recording | None = field(default=None)
+    options: (
+        Linear | AutoFreezing | SmartFreezing | Similarity | Displacement | Recording | None
+    ) = field(default=None)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -133,8 +159,9 @@ class RunConfig:
             raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError("epochs, batch_size and lr have to be positive.")
-        if getattr(self.options, "records_per_epoch", 1) < 1:
-            raise ValueError("records_per_epoch has to be at least 1.")
+        for name in ("records_per_epoch", "looks_per_epoch"):
+            if getattr(self.options, name, 1) < 1:
+                raise ValueError(f"{name} has to be at least 1.")
 
     @property
     def id(self) -> str:

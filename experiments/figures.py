@@ -217,7 +217,8 @@ def _looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def _rank(name: str) -> int:
-    return list(NAMES).index(name) if name in NAMES else len(NAMES)
+    base = name.partition(" ")[0]
+    return list(NAMES).index(base) if base in NAMES else len(NAMES)
 
 
 def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

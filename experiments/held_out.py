@@ -1,71 +1,63 @@
-"""How good a predictor is on trainings that it has not learned from, beside a rule of thumb."""
+"""How good scores are at telling which layers are done: the metrics of all evidence."""
 
-from collections.abc import Sequence
+import math
 
 import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
-from smartfrz.labeller import History, stabilised
-from smartfrz.predictor import AttentionPredictor
+BINS = 10
 
 
-def score(
-    predictor: AttentionPredictor, histories: Sequence[History], tolerance: float
-) -> dict[str, float | None]:
-    """Compares what the predictor says about recorded trainings with their labels.
-
-    The rule of thumb learns nothing: the less a layer moved last, the sooner it is frozen.
+def metrics(
+    labels: Tensor, scores: Tensor, threshold: float, are_probabilities: bool
+) -> dict[str, float]:
+    """Compares scores with labels.
 
     Args:
-        predictor: the trained predictor.
-        histories: the recorded trainings.
-        tolerance: of the label, see :func:`smartfrz.labeller.stabilised`.
+        labels: (N,) bool, true where a layer can be frozen.
+        scores: (N,), the higher the sooner; infinite ones are allowed, but not NaN.
+        threshold: freeze above it.
+        are_probabilities: whether a calibration error makes sense.
 
     Returns:
-        The number of ``examples``; the fraction of them labelled "freeze" (``positive_rate``) and
-        judged right (``accuracy``); the area under the ROC curve of the predictor (``auroc``) and
-        of the rule (``auroc_last_displacement``), ``None`` where all labels are equal.
+        ``examples``; ``positive_rate``; ``auroc`` and ``average_precision``, NaN where all labels
+        are equal; ``calibration_error``, NaN unless the scores are probabilities; and ``f1``,
+        ``precision`` and ``recall`` at the threshold.
     """
-    judged = [judge(predictor, history, tolerance) for history in histories]
-    labels, probability, moved = (torch.cat(part) for part in zip(*judged, strict=True))
+    truth, finite = labels.numpy(), scores.nan_to_num(posinf=1e30, neginf=-1e30).numpy()
+    both = bool(labels.any()) and not labels.all()
+    frozen = scores > threshold
     return {
         "examples": len(labels),
         "positive_rate": labels.double().mean().item(),
-        "accuracy": ((probability > 0.5) == labels).double().mean().item(),
-        "auroc": auroc(labels, probability),
-        "auroc_last_displacement": auroc(labels, -moved),
+        "auroc": float(roc_auc_score(truth, finite)) if both else math.nan,
+        "average_precision": float(average_precision_score(truth, finite)) if both else math.nan,
+        "calibration_error": calibration_error(labels, scores) if are_probabilities else math.nan,
+        "f1": float(f1_score(truth, frozen.numpy(), zero_division=0)),
+        "precision": _mean(labels[frozen]),
+        "recall": _mean(frozen[labels]),
     }
 
 
-def judge(
-    predictor: AttentionPredictor, history: History, tolerance: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each layer at each of the R records but the first, at which nothing has moved yet.
-
-    Returns:
-        The labels, bool; the predictor's probabilities; and the last relative displacements,
-        ``|w_T - w_(T-1)| / |w_T|``. Each of length (R - 1) L.
-    """
-    labels = stabilised(history.cka, tolerance)[1:]
-    by_layer = history.weights.transpose(0, 1)
-    ends = range(2, len(history.weights) + 1)
-    probability = torch.stack([predictor.freeze_probability(by_layer[:, :end]) for end in ends])
-    moved = history.weights.diff(dim=0).norm(dim=2) / history.weights[1:].norm(dim=2)
-    return labels.flatten(), probability.flatten(), moved.flatten()
+def calibration_error(labels: Tensor, probability: Tensor) -> float:
+    """Expected calibration error with ten bins of equal width (Guo et al., 2017, Eq. 3)."""
+    return sum(
+        count * abs(mean_probability - rate)
+        for count, mean_probability, rate in reliability(labels, probability)
+    ) / len(labels)
 
 
-def auroc(labels: Tensor, scores: Tensor) -> float | None:
-    """How often a positive example scores higher than a negative one; ties count half.
+def reliability(labels: Tensor, probability: Tensor) -> list[tuple[int, float, float]]:
+    """Of each bin that holds examples: their number, mean probability, and rate of "freeze"."""
+    bins = (probability * BINS).long().clamp_max(BINS - 1)
+    found = [bins == index for index in range(BINS)]
+    return [
+        (int(inside.sum()), _mean(probability[inside]), _mean(labels[inside]))
+        for inside in found
+        if inside.any()
+    ]
 
-    Args:
-        labels: (N,) bool.
-        scores: (N,).
 
-    Returns:
-        The area under the ROC curve; ``None`` where there are no positive or no negative examples.
-    """
-    if labels.all() or not labels.any():
-        return None
-    positive, negative = scores[labels][:, None], scores[~labels]
-    higher, tied = positive > negative, positive == negative
-    return ((higher.sum() + tied.sum() / 2) / higher.numel()).item()
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item() if len(values) else math.nan

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from experiments.checkpoint import set_aside
 from experiments.config import RunConfig
 from experiments.paths import cache_folder
-from experiments.train import OnStep, train
+from experiments.setup import Run
+from experiments.train import Curves, OnStep, train
 from smartfrz.labeller import History, HistoryRecorder
 
 
@@ -17,9 +18,11 @@ def history_file(config: RunConfig) -> Path:
     return cache_folder("histories") / f"{config.id}.safetensors"
 
 
-def load_history(config: RunConfig) -> History:
-    """The history of a recorded run."""
-    return History(**load_file(history_file(config)))
+def load_history(config: RunConfig, size: int = 1024) -> History:
+    """The history of a recorded run, with ``size`` of the weights sampled in each record."""
+    tensors = load_file(history_file(config))
+    stride = tensors["weights"].shape[2] // size
+    return History(**{**tensors, "weights": tensors["weights"][..., ::stride].clone()})
 
 
 def is_recorded(config: RunConfig) -> bool:
@@ -41,10 +44,20 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
         config: the run; the weights of its reference run are in the cache.
         on_step: called after every step.
     """
-    run, _ = train(config, on_step, lambda run, curves: None)
-    assert isinstance(run.freezer.policy, HistoryRecorder)
-    history, file = run.freezer.policy.history(), history_file(config)
+
+    def observe(run: Run, curves: Curves) -> None:
+        recorder_of(run).observe_loss(run.loss.item())
+        on_step(run, curves)
+
+    run, _ = train(config, observe, lambda run, curves: None)
+    file = history_file(config)
     partial = file.with_suffix(".partial")
-    save_file({"weights": history.weights, "cka": history.cka}, partial)
+    save_file(vars(recorder_of(run).history()), partial)
     partial.replace(file)
     (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)
+
+
+def recorder_of(run: Run) -> HistoryRecorder:
+    """The policy of a run that records."""
+    assert isinstance(run.freezer.policy, HistoryRecorder)
+    return run.freezer.policy

@@ -1,6 +1,6 @@
 """How many epochs linear freezing gets, so that it spends what another method spent (Table 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def mean_flops(config: RunConfig) -> float:
     return total / steps
 
 
-def matched(config: RunConfig, planned: Sequence[RunConfig], runs: Path) -> RunConfig | None:
+def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> RunConfig | None:
     """The run of linear freezing that costs what the run it is matched with has cost.
 
     Args:
         config: any run; all but linear freezing with a ``match`` are returned as they are.
-        planned: the table's runs, the one to be matched among them.
+        planned: the table's runs and their methods, the one to be matched among them.
         runs: the folder of the run files.
 
     Returns:
@@ -51,8 +51,8 @@ def matched(config: RunConfig, planned: Sequence[RunConfig], runs: Path) -> RunC
     """
     if not isinstance(config.options, Linear) or not config.options.match:
         return config
-    for other in planned:
-        if other.method == config.options.match and _workload(other) == _workload(config):
+    for other, method in planned.items():
+        if method == config.options.match and _workload(other) == _workload(config):
             file = run_file(other, runs)
             found = read_run(file) if file.exists() else None
             if found and found["status"] == "finished":

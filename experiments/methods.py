@@ -7,16 +7,24 @@ from dataclasses import replace
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from baselines import AutoFreeze, FreezeOut
+from baselines import AutoFreeze, DisplacementRule, FreezeOut
 from baselines.freezeout import param_groups
 from experiments.batches import Batches
-from experiments.config import AutoFreezing, Linear, Recording, RunConfig, SmartFreezing
+from experiments.config import (
+    AutoFreezing,
+    Displacement,
+    Linear,
+    Recording,
+    RunConfig,
+    Similarity,
+    SmartFreezing,
+)
 from experiments.pretraining import load_weights
 from smartfrz.distributed import unwrap
 from smartfrz.freezer import Policy
 from smartfrz.labeller import HistoryRecorder
 from smartfrz.layers import Layer
-from smartfrz.policies import SmartFRZ
+from smartfrz.policies import SimilarityGuided, SmartFRZ
 from smartfrz.predictor import AttentionPredictor
 
 
@@ -44,21 +52,32 @@ def make_policy(
                 options.records_per_decision,
                 options.threshold,
             )
-        case Recording(records_per_epoch=records, probe_images=images):
-            probe = [images for images, _ in batches.test(images, batch_size=images)]
+        case Similarity(looks_per_epoch=looks, tolerance=tolerance, probe_images=images):
             reference = copy.deepcopy(unwrap(model))
-            load_weights(reference_run(config), reference)
-            return HistoryRecorder(model, reference, probe, interval(steps_per_epoch, records))
+            weights, _ = load_weights(reference_run(config))
+            reference.load_state_dict(weights)
+            return SimilarityGuided(
+                model,
+                reference,
+                batches.probe(images),
+                interval(steps_per_epoch, looks),
+                tolerance,
+            )
+        case Displacement(records_per_epoch=records, threshold=threshold):
+            return DisplacementRule(interval(steps_per_epoch, records), threshold)
+        case Recording(records_per_epoch=records, probe_images=images, sampled_weights=size):
+            probe = [images for images, _ in batches.test(images, batch_size=32)]
+            return HistoryRecorder(model, probe, interval(steps_per_epoch, records), size)
         case _:
             return None
 
 
-def interval(steps_per_epoch: int, records_per_epoch: int) -> int:
-    """Steps between two records."""
-    return max(1, steps_per_epoch // records_per_epoch)
+def interval(steps_per_epoch: int, times_per_epoch: int) -> int:
+    """Steps between two records or looks."""
+    return max(1, steps_per_epoch // times_per_epoch)
 
 
 def reference_run(config: RunConfig) -> RunConfig:
-    """The run whose finished model the recorded one is compared with."""
-    assert isinstance(config.options, Recording)
+    """The full training whose finished model tells the oracle which layers are done."""
+    assert isinstance(config.options, Similarity)
     return replace(config, method="full", options=None, seed=config.options.reference_seed)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torchvision
 from torch import nn
 
-from experiments.small_models import attention_net, plain_net, residual_net
+from experiments.small_models import attention_net, mobile_net, plain_net, residual_net
 
 
 def _resnet50(num_classes: int, image_size: int) -> nn.Module:
@@ -41,10 +41,28 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg11": _vgg11,
     "mobilenet_v2": _mobilenet_v2,
     "deit_tiny": _deit_tiny,
-    "residual": residual_net,
-    "plain": plain_net,
+    "residual": lambda classes, size: residual_net(classes),
+    "residual_deep": lambda classes, size: residual_net(classes, width=12, blocks=3),
+    "plain": lambda classes, size: plain_net(classes),
+    "plain_deep": lambda classes, size: plain_net(classes, width=12, blocks=4),
+    "mobile": lambda classes, size: mobile_net(classes, blocks=2),
+    "mobile_deep": lambda classes, size: mobile_net(classes, width=8, blocks=4),
     "attention": attention_net,
+    "attention_deep": lambda classes, size: attention_net(classes, size, blocks=8, patch_size=8),
 }
+
+FAMILIES = {
+    "residual": ("resnet50", "residual", "residual_deep"),
+    "plain": ("vgg11", "plain", "plain_deep"),
+    "mobile": ("mobilenet_v2", "mobile", "mobile_deep"),
+    "attention": ("deit_tiny", "attention", "attention_deep"),
+}
+"""The networks that are alike: a predictor is new to a family if it has seen none of them."""
+
+
+def family(name: str) -> str:
+    """The family of a network."""
+    return next(family for family, names in FAMILIES.items() if name in names)
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:

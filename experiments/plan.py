@@ -2,9 +2,10 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from smartfrz.predictor import AttentionPredictor
 
 SPECS = Path(__file__).parent / "specs"
 SCALES = ("demo", "small", "medium", "paper")
+_PARTS = {"model": "models", "dataset": "datasets", "fallback": "datasets"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Scale:
         models, datasets, seeds: every combination is run with every method.
         run: fields of :class:`experiments.config.RunConfig` for all runs.
         model, dataset: fields for the runs of one model or data set; the model's win.
+        variants: each a table of further fields, which win over all; every run is done with each.
         fallback: pretraining of a data set where published weights can't be had.
     """
 
@@ -37,14 +40,22 @@ class Scale:
     run: dict
     model: dict = field(default_factory=dict)
     dataset: dict = field(default_factory=dict)
+    variants: list = field(default_factory=lambda: [{}])
     fallback: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A table: its title, its methods in the order in which they run, their options, its scales.
+    """A table, or other runs that belong together.
 
-    ``predictor`` is how a predictor is trained on the runs, where that is what they are for.
+    Attributes:
+        title: what the table shows, as a sentence.
+        methods: in the order in which they run. After a method's name a label may follow that tells
+            its variants apart: ``smartfrz raw``.
+        scales: the values of a :class:`Scale` each.
+        options: by method, label included, the values of its options.
+        predictor: how a predictor is trained on the runs, where that is what they are for.
+        scales_of: another spec, whose scales these are, but for what is set in ``scales``.
     """
 
     title: str
@@ -52,6 +63,7 @@ class Spec:
     scales: dict
     options: dict = field(default_factory=dict)
     predictor: dict = field(default_factory=dict)
+    scales_of: str = ""
 
 
 def load_spec(table: str) -> Spec:
@@ -62,20 +74,36 @@ def load_spec(table: str) -> Spec:
     """
     file = SPECS / f"{table}.toml"
     if not file.exists():
-        known = sorted(path.stem for path in SPECS.glob("table*.toml"))
+        known = sorted(path.stem for path in SPECS.glob("*.toml"))
         raise ValueError(f"There is no table {table!r}: choose from {', '.join(known)}.")
     try:
         values = tomllib.loads(file.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file.name} is not valid TOML: {error}.") from error
-    return checked(Spec, values, file.name)
+    spec = checked(Spec, values, file.name)
+    if spec.scales_of:
+        _check_parts(spec.scales, SCALES, "scales")
+        scales = load_spec(spec.scales_of).scales
+        own = {scale: _inherited(scales, scale, v) for scale, v in spec.scales.items()}
+        spec = replace(spec, scales=scales | own)
+    return spec
 
 
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
+    """The runs of a table, see :func:`labelled_plan`."""
+    return list(labelled_plan(spec, scale))
+
+
+def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     """The runs of a table, all methods of a workload and seed one after the other.
 
+    Returns:
+        Each run with its method as the spec has it, label included: ``smartfrz raw``. The run
+        itself does not know its label, so that tables can share it.
+
     Raises:
-        ValueError: the table has no such scale, or a model, data set, method or key is unknown.
+        ValueError: the table has no such scale, a model, data set, method or key is unknown, or
+            two of its runs are the same.
     """
     if scale not in spec.scales:
         raise ValueError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
@@ -84,18 +112,23 @@ def plan(spec: Spec, scale: str) -> list[RunConfig]:
         if name not in MODELS:
             raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
     _check_parts(spec.options, spec.methods, "options")
-    _check_parts(chosen.model, chosen.models, "model")
-    _check_parts(chosen.dataset, chosen.datasets, "dataset")
-    _check_parts(chosen.fallback, chosen.datasets, "fallback")
-    runs = list(_runs(spec, chosen))
-    for config in runs:
+    for part, names in _PARTS.items():
+        _check_parts(getattr(chosen, part), getattr(chosen, names), part)
+    runs: dict[RunConfig, str] = {}
+    for config, label in _runs(spec, chosen):
+        if config in runs:
+            raise ValueError(
+                f"{config.cell} is there twice, as {runs[config]!r} and as {label!r}: give them "
+                "different options, or leave one out."
+            )
+        runs[config] = label
         parse_name(config.dataset)
         if config.pretraining and config.pretraining.dataset != IMAGENET:
             parse_name(config.pretraining.dataset)
     return runs
 
 
-def _check_parts(parts: Mapping[str, Any], names: list, where: str) -> None:
+def _check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     """Each part has to be a table of its own, under one of these names."""
     for name, part in parts.items():
         if name not in names:
@@ -104,18 +137,28 @@ def _check_parts(parts: Mapping[str, Any], names: list, where: str) -> None:
             raise ValueError(f"{where}.{name} = {part!r} is not a table of keys and values.")
 
 
-def _runs(spec: Spec, scale: Scale) -> Iterator[RunConfig]:
-    for dataset in scale.datasets:
-        for seed in scale.seeds:
-            for model in scale.models:
-                values = _merged(
-                    scale.run, scale.dataset.get(dataset, {}), scale.model.get(model, {})
-                )
-                values |= {"dataset": dataset, "seed": seed, "model": model}
-                for method in spec.methods:
-                    options = spec.options.get(method)
-                    config = make_config({**values, "method": method, "options": options})
-                    yield _with_fingerprint(_with_fallback(config, scale.fallback))
+def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
+    for dataset, variant, seed, model in product(
+        scale.datasets, scale.variants, scale.seeds, scale.models
+    ):
+        part = scale.model.get(model, {})
+        values = _merged(scale.run, scale.dataset.get(dataset, {}), part, variant)
+        values = {"dataset": dataset, "seed": seed, "model": model} | values
+        for label in spec.methods:
+            method, options = label.partition(" ")[0], spec.options.get(label)
+            config = make_config({**values, "method": method, "options": options})
+            yield _with_fingerprint(_with_fallback(config, scale.fallback)), label
+
+
+def _inherited(scales: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A scale of another spec with changes, without its parts for what is no longer in it."""
+    scale = scales.get(name, {})
+    new = checked(Scale, {**scale, **changes}, f"scales.{name}")
+    parts = {
+        part: {key: v for key, v in scale.get(part, {}).items() if key in getattr(new, names)}
+        for part, names in _PARTS.items()
+    }
+    return _merged({**scale, **parts}, changes)
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments.checkpoint import replacing, set_aside
@@ -64,9 +64,16 @@ def has_weights(config: RunConfig) -> bool:
         return False
 
 
-def load_weights(config: RunConfig, model: nn.Module) -> None:
-    """Loads the final weights of a finished run into its model."""
-    model.load_state_dict(load_file(weights_file(config)))
+def load_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The final weights of a run, and where they come from: ``source`` and ``accuracy`` there.
+
+    Raises:
+        ValueError: they were not kept.
+    """
+    if not has_weights(config):
+        raise ValueError(f"{config.cell} left no weights to start from: did its loss diverge?")
+    with safe_open(weights_file(config), "pt") as file:
+        return {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
 
 
 def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str, str]:
@@ -86,12 +93,8 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
     source = pretraining_run(config)
     if source is None:
         tensors, facts = _published(config.model), {"source": IMAGENET}
-    elif not has_weights(source):
-        raise ValueError(f"{source.cell} left no weights to start from: did its loss diverge?")
     else:
-        with safe_open(weights_file(source), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-            facts = file.metadata()
+        tensors, facts = load_weights(source)
     body = {name: t for name, t in tensors.items() if not name.startswith(f"{head}.")}
     missing, unexpected = model.load_state_dict(body, strict=False)
     wrong = [name for name in missing if not name.startswith(f"{head}.")] + unexpected

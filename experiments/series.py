@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from experiments.config import Recording, RunConfig
+from experiments.config import RunConfig, Similarity
 from experiments.execute import is_finished
 from experiments.methods import reference_run
 from experiments.pretraining import pretraining_run
@@ -13,10 +13,10 @@ from experiments.train import OnStep
 
 
 def prerequisites(config: RunConfig) -> list[RunConfig]:
-    """The runs whose final weights a run needs: its pretraining, and a recording's reference."""
+    """The runs whose final weights a run needs: its pretraining, and the oracle's reference."""
     source = pretraining_run(config)
     needed = [] if source is None else [source]
-    if isinstance(config.options, Recording):
+    if isinstance(config.options, Similarity):
         needed.append(reference_run(config))
     return needed
 

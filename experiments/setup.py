@@ -4,7 +4,7 @@ import math
 import os
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from smartfrz.tracing import Call, trace
 
 @dataclass
 class Run:
-    """A run in progress."""
+    """A run in progress; ``loss`` is that of its last step."""
 
     config: RunConfig
     device: torch.device
@@ -41,6 +41,7 @@ class Run:
     total_steps: int
     calls: list[Call]
     pretrained: dict[str, str]
+    loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     flops_per_step: int = 0
     flops_per_step_paper: int = 0
 

@@ -11,6 +11,7 @@ NAMES = {
     "autofreeze": "AutoFreeze",
     "smartfrz": "SmartFRZ",
     "similarity": "Similarity-guided",
+    "displacement": "Displacement rule",
     "resnet50": "ResNet50",
     "vgg11": "VGG11",
     "mobilenet_v2": "MobileNetV2",

@@ -119,7 +119,8 @@ def train_step(run: Run, curves: Curves, images: Tensor, labels: Tensor) -> Tens
     curves.flops_paper += run.flops_per_step_paper
     if newly_frozen:
         run.count_flops()
-    return loss.detach()
+    run.loss = loss.detach()
+    return run.loss
 
 
 def evaluate_epoch(run: Run, curves: Curves) -> None:

@@ -1,6 +1,7 @@
 """Runs a table, cell by cell, and draws it: ``python -m scripts.table table2 --scale small``."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from experiments.compute import full_tflops
 from experiments.config import RunConfig
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
-from experiments.plan import SCALES, check_data, load_spec, plan
+from experiments.plan import SCALES, check_data, labelled_plan, load_spec
 from experiments.results import read_run, runs_to_frame, write_csv, write_text_atomic
 from experiments.series import missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
@@ -36,17 +37,17 @@ def main() -> None:
     options = parser.parse_args()
 
     spec = load_spec(options.table)
-    planned = plan(spec, options.scale)
+    planned = labelled_plan(spec, options.scale)
     check_asked(options.models, {config.model for config in planned}, "model")
     check_asked(options.datasets, {config.dataset for config in planned}, "data set")
-    chosen = [
-        config
-        for config in planned
+    chosen = {
+        config: method
+        for config, method in planned.items()
         if config.model in (options.models or [config.model])
         and config.dataset in (options.datasets or [config.dataset])
-    ]
+    }
     runs = options.results / "runs"
-    check_data(chosen)
+    check_data(list(chosen))
     todo = missing_runs(chosen, runs)
     if is_main_process():
         print_plan(spec.title, chosen, todo)
@@ -57,17 +58,18 @@ def main() -> None:
         draw(options, spec.title, planned, runs)
 
 
-def missing_runs(chosen: list[RunConfig], runs: Path) -> list[RunConfig]:
-    """What is still to be done, pretraining first; linear freezing with its nominal epochs."""
+def missing_runs(chosen: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
+    """What is still to be done, prerequisites first; linear freezing with its nominal epochs."""
     cells = [
         config
         for config in chosen
         if (known := matched(config, chosen, runs)) is None or not is_finished(known, runs)
     ]
-    return missing_prerequisites(cells, runs) + cells
+    # The oracle's reference may be a cell of the table.
+    return list(dict.fromkeys(missing_prerequisites(cells, runs) + cells))
 
 
-def print_plan(title: str, chosen: list[RunConfig], todo: list[RunConfig]) -> None:
+def print_plan(title: str, chosen: Mapping[RunConfig, str], todo: list[RunConfig]) -> None:
     """Says what there is to do before it starts, and what full training would compute."""
     print(title)
     for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
@@ -78,11 +80,18 @@ def print_plan(title: str, chosen: list[RunConfig], todo: list[RunConfig]) -> No
         )
     print(f"{len(chosen)} cells, {len(todo)} runs to do, pretraining included:")
     for config in todo:
-        print(f"  {config.cell}, {config.epochs:g} epochs")
+        method = chosen.get(config, config.method)
+        print(
+            f"  {config.model} {config.dataset} {method} seed {config.seed}, "
+            f"{config.epochs:g} epochs"
+        )
 
 
 def run_all(
-    options: argparse.Namespace, chosen: list[RunConfig], todo: list[RunConfig], runs: Path
+    options: argparse.Namespace,
+    chosen: Mapping[RunConfig, str],
+    todo: list[RunConfig],
+    runs: Path,
 ) -> None:
     """Does the missing runs under one progress bar."""
     sources = {source for config in chosen for source in prerequisites(config)}
@@ -108,12 +117,14 @@ def no_op(*_: object) -> None:
     """Tracks nothing."""
 
 
-def draw(options: argparse.Namespace, title: str, planned: list[RunConfig], runs: Path) -> None:
+def draw(
+    options: argparse.Namespace, title: str, planned: Mapping[RunConfig, str], runs: Path
+) -> None:
     """Makes CSV, tables and figures from the run files, and shows the table."""
     folder = options.results / f"{options.table}-{options.scale}"
     frame = collect(planned, runs)
     write_csv(frame, folder / "runs.csv")
-    cells = [(config.model, config.dataset, config.method, config.seed) for config in planned]
+    cells = [(c.model, c.dataset, method, c.seed) for c, method in planned.items()]
     paper = pd.read_csv(PAPER)
     paper = paper[("table" + paper["table"].astype(str)) == options.table]
     table = tables.comparison_table(frame, cells, paper)
@@ -129,11 +140,15 @@ def draw(options: argparse.Namespace, title: str, planned: list[RunConfig], runs
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
-def collect(planned: list[RunConfig], runs: Path) -> pd.DataFrame:
-    """The finished runs of a table, one row each."""
-    known = [matched(config, planned, runs) for config in planned]
-    files = [run_file(config, runs) for config in known if config]
-    return runs_to_frame([run for file in files if file.exists() and (run := read_run(file))])
+def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:
+    """The finished runs of a table, one row each, with their methods as the table has them."""
+    found = []
+    for config, method in planned.items():
+        known = matched(config, planned, runs)
+        file = run_file(known or config, runs)
+        if known and file.exists() and (run := read_run(file)):
+            found.append(run | {"config": run["config"] | {"method": method}})
+    return runs_to_frame(found)
 
 
 if __name__ == "__main__":

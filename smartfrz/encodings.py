@@ -1,54 +1,151 @@
 """What the predictor sees of a weight record: the weights themselves, or how far they moved."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_SMALLEST, _LARGEST = 1e-8, 1e8
+from smartfrz.history import BEGINNING, PATH
+
+_SMALLEST, _LARGEST = 1e-5, 1e5
 
 
-def raw(history: Tensor, valid: Tensor) -> Tensor:
-    """The tailored weights as they are: the input of Eq. 1 in the paper (Sec. 3.3).
+@dataclass(frozen=True)
+class Encoding:
+    """How a record of weights becomes an input of the predictor.
+
+    It is causal: a record is encoded once, when it is made, from itself and earlier ones, and what
+    comes later makes no difference to it.
+
+    Attributes:
+        encode: maps records (..., size), and as many earlier weights, to (..., size) inputs.
+        lags: how many records earlier the weights are that the record is compared with; weight p
+            with what it was ``lags[p % len(lags)]`` records before, or at the first, if there are
+            fewer. See :data:`smartfrz.history.BEGINNING` and :data:`smartfrz.history.PATH`.
+    """
+
+    encode: Callable[[Tensor, Tensor], Tensor]
+    lags: tuple[int, ...] = ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares a record with earlier ones, so that the first one tells nothing."""
+        return bool(self.lags)
+
+    @property
+    def reach(self) -> int:
+        """How many past records it takes to encode the next one, the first record aside."""
+        return max((lag for lag in self.lags if lag < BEGINNING), default=0)
+
+    def __call__(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Encodes all records of a history.
+
+        Args:
+            history: (L, T, size) tailored weights, oldest first, T >= 1.
+            valid: (L, T) bool, which records there are, by default all; at least one of each
+                layer. See :func:`fill_gaps` for the others.
+
+        Returns:
+            (L, T, size).
+        """
+        if valid is not None:
+            history = fill_gaps(history, valid)
+        return self.encode(history, self._earlier(history))
+
+    def _earlier(self, history: Tensor) -> Tensor:
+        """What :meth:`smartfrz.history.WeightHistory.earlier` would be at every record."""
+        earlier = torch.zeros_like(history)
+        records = torch.arange(history.shape[1], device=history.device)
+        for i, lag in enumerate(self.lags):
+            part = history[..., i :: len(self.lags)]
+            if lag == PATH:
+                steps = part.diff(dim=1, prepend=part[:, :1]).abs()
+                earlier[..., i :: len(self.lags)] = part - steps.cumsum(dim=1)
+            else:
+                earlier[..., i :: len(self.lags)] = part[:, (records - lag).clamp_min(0)]
+        return earlier
+
+
+def fill_gaps(history: Tensor, valid: Tensor) -> Tensor:
+    """Takes a missing record for a repetition of the one before it, or of the first one.
 
     Args:
-        history: (L, T, size) tailored weights, oldest first.
-        valid: (L, T) bool, unused here.
+        history: (L, T, size); what stands in missing records makes no difference.
+        valid: (L, T) bool, which records there are; at least one of each layer.
 
     Returns:
-        ``history``, (L, T, size).
+        (L, T, size).
     """
-    return history
+    records = torch.arange(history.shape[1], device=history.device)
+    first = valid.int().argmax(dim=1, keepdim=True)
+    present = torch.where(valid, records, first).cummax(dim=1).values
+    return history[torch.arange(len(history), device=history.device)[:, None], present]
 
 
-def displacement(history: Tensor, valid: Tensor) -> Tensor:
-    """How far each record is from the one before it and from the newest one.
+def raw(weights: Tensor, earlier: Tensor) -> Tensor:
+    """The weights themselves: the paper's input (Eq. 1)."""
+    return weights
 
-    A record becomes two sorted halves: the relative steps ``|w_j - w_(j-1)| / rms(w_T)`` and the
-    relative distances ``|w_T - w_j| / rms(w_T)``, every other order statistic of each, as
-    logarithms of order 1. So neither the scale of the weights nor the order in which they were
-    sampled matters, and layers of any architecture look alike. Not in the paper, which feeds the
-    weights themselves (:func:`raw`).
 
-    A record whose predecessor is not valid, as the first of the window, has steps of zero.
+def standardised(weights: Tensor, earlier: Tensor) -> Tensor:
+    """The weights with mean 0 and standard deviation 1: whatever their scale."""
+    centred = weights - weights.mean(dim=-1, keepdim=True)
+    return centred / _rms(centred)
+
+
+def displacement(weights: Tensor, earlier: Tensor) -> Tensor:
+    """The last step, in hundredths of the weights' root mean square."""
+    return 100 * (weights - earlier) / _rms(weights)
+
+
+def log_displacement(weights: Tensor, earlier: Tensor) -> Tensor:
+    """How far the weights moved in the last 1, 2, 4, 8, 16 and 27 records and since the first.
+
+    An eighth of the sampled weights tells of each lag: their distances ``|w_t - w_(t - lag)|``;
+    the last eighth tells how long the path was since the first record, ``sum |w_j - w_(j - 1)|``;
+    relative to the root mean square of ``w_t``, sorted, as logarithms of order 1. So neither the
+    scale of the weights nor the order in which they were sampled matters, and layers of any
+    architecture look alike. Not in the paper, which feeds the weights themselves.
 
     Args:
-        history: (L, T, size) tailored weights, oldest first, the newest one valid.
-        valid: (L, T) bool; what comes out for records that are not valid is of no meaning.
+        weights: (..., size) records.
+        earlier: (..., size), each weight as it was its lag ago.
 
     Returns:
-        (L, T, size): size/2 steps, then size/2 distances, each ``(log10(ratio) + 4) / 2`` with the
-        ratio clamped to [1e-8, 1e8]. Finite for any finite history.
+        (..., size): for each lag its sorted values, ``log10(ratio) + 2.5`` with the ratio clamped
+        to [1e-5, 1e5]. Finite for finite weights.
     """
-    newest = history[:, -1:]
-    both_valid = valid[:, 1:] & valid[:, :-1]
-    steps = torch.zeros_like(history)
-    steps[:, 1:] = history.diff(dim=1).abs().masked_fill(~both_valid[..., None], 0)
-    distances = (newest - history).abs()
-    rms = _rms(newest)
-    return torch.cat(
-        [_log(_sorted(steps)[..., ::2] / rms), _log(_sorted(distances)[..., 1::2] / rms)], dim=-1
-    )
+    return _log(_sorted_ratios(weights, earlier))
+
+
+def drift(weights: Tensor, earlier: Tensor) -> Tensor:
+    """How far a layer's features can have drifted: its displacement, and that of all before it.
+
+    A layer's output changes with its own weights and with its input, so with the weights of every
+    layer in front of it: so does the CKA that the labels are made of. What :func:`log_displacement`
+    sorts is therefore accumulated over the layers, as the root of the sum of squares, before the
+    logarithm. A layer that is frozen moves no more and adds nothing. Not in the paper.
+
+    Args:
+        weights: (L, ..., size) records of L layers, in execution order.
+        earlier: (L, ..., size), each weight as it was its lag ago.
+
+    Returns:
+        (L, ..., size), as :func:`log_displacement`.
+    """
+    return _log(_sorted_ratios(weights, earlier).square().cumsum(dim=0).sqrt())
+
+
+def _sorted_ratios(weights: Tensor, earlier: Tensor) -> Tensor:
+    """Relative displacements, those of the same lag side by side and in ascending order."""
+    ratio = (weights - earlier).abs() / _rms(weights)
+    lags = len(_LAGS)
+    return torch.cat([_sorted(ratio[..., i::lags]) for i in range(lags)], dim=-1)
+
+
+def _log(ratio: Tensor) -> Tensor:
+    return ratio.clamp(_SMALLEST, _LARGEST).log10() + 2.5
 
 
 def _rms(weights: Tensor) -> Tensor:
@@ -59,18 +156,22 @@ def _rms(weights: Tensor) -> Tensor:
 
 
 def _sorted(values: Tensor) -> Tensor:
+    """Sorts the last dimension, NaNs last."""
+    if values.device.type == "cpu" and not values.requires_grad:
+        # Thirty times as fast as PyTorch's own, which would take longer than Eqs. 1-4.
+        values = values.clone(memory_format=torch.contiguous_format)
+        values.numpy().sort(axis=-1)
+        return values
     return values.sort(dim=-1).values
 
 
-def _log(ratio: Tensor) -> Tensor:
-    return (ratio.clamp(_SMALLEST, _LARGEST).log10() + 4) / 2
+_LAGS = (1, 2, 4, 8, 16, 27, BEGINNING, PATH)
 
-
-ENCODINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "raw": raw,
-    "displacement": displacement,
+ENCODINGS = {
+    "raw": Encoding(raw),
+    "standardised": Encoding(standardised),
+    "displacement": Encoding(displacement, lags=(1,)),
+    "log_displacement": Encoding(log_displacement, lags=_LAGS),
+    "drift": Encoding(drift, lags=_LAGS),
 }
-"""By name: what turns (L, T, size) tailored weights into (L, T, size) inputs of the predictor."""
-
-MIN_RECORDS = {"raw": 1, "displacement": 2}
-"""How many valid records a layer needs before its encoding says anything."""
+"""By name; ``raw`` is the paper's."""

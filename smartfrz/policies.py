@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from smartfrz.cka import layer_cka
-from smartfrz.history import WeightHistory
+from smartfrz.cka import gram_vectors
+from smartfrz.incremental import IncrementalPredictor
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor
 from smartfrz.tracing import Inputs
@@ -19,13 +20,13 @@ class SmartFRZ:
     Source: Sections 3.1-3.3. Every ``interval`` steps the tailored weights of all layers that
     still train are recorded; every ``records_per_decision`` records there is a freezing stage, in
     which one batched call of the predictor decides about each of them. The paper leaves both open;
-    the bundled predictor learned from 10 records an epoch.
+    the bundled predictor learned from 2 to 20 records an epoch.
 
     Args:
         predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
         interval: steps between two records.
-        records_per_decision: records between two decisions, which cost much more than a record.
-        threshold: freeze above this probability; 0.5 is the argmax of Eq. 4.
+        records_per_decision: records between two decisions.
+        threshold: freeze above this probability; by default above the predictor's own threshold.
 
     Raises:
         ValueError: ``interval`` or ``records_per_decision`` is less than 1.
@@ -36,13 +37,13 @@ class SmartFRZ:
         predictor: AttentionPredictor,
         interval: int,
         records_per_decision: int = 5,
-        threshold: float = 0.5,
+        threshold: float | None = None,
     ) -> None:
         self.predictor = predictor
         self.interval = _checked(interval)
         self.records_per_decision = _checked(records_per_decision)
-        self.threshold = threshold
-        self.history = WeightHistory(predictor.window, predictor.size)
+        self.threshold = predictor.threshold if threshold is None else threshold
+        self._records = IncrementalPredictor(predictor)
 
     def is_due(self, step: int) -> bool:
         """Whether this step decides."""
@@ -53,21 +54,19 @@ class SmartFRZ:
         candidates = [layer for layer in active if not layer.is_head]
         if step % self.interval or not candidates:
             return []
-        self.history.record(candidates)
+        self._records.record(candidates)
         if not self.is_due(step):
             return []
-        records, valid = self.history.window_of(candidates)
-        probability = self.predictor.to(records.device).freeze_probability(records, valid)
-        done = (probability > self.threshold).tolist()
+        done = (self._records.freeze_probability() > self.threshold).tolist()
         return [layer for layer, is_done in zip(candidates, done, strict=True) if is_done]
 
     def state_dict(self) -> dict[str, Any]:
-        """The recorded history."""
-        return {"history": self.history.state_dict()}
+        """What is kept of the recorded history."""
+        return self._records.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a recorded history."""
-        self.history.load_state_dict(state["history"])
+        self._records.load_state_dict(state)
 
 
 class SimilarityGuided:
@@ -98,6 +97,7 @@ class SimilarityGuided:
         self.model, self.reference, self.probe = model, reference, list(probe)
         self.interval, self.tolerance = _checked(interval), tolerance
         self._last: dict[str, float] = {}
+        self._of_reference: dict[str, Tensor] = {}
 
     def is_due(self, step: int) -> bool:
         """Whether this step looks at the similarity: the last one of each interval."""
@@ -108,7 +108,7 @@ class SimilarityGuided:
         candidates = [layer for layer in active if not layer.is_head]
         if not self.is_due(step) or not candidates:
             return []
-        similarity = layer_cka(self.model, self.reference, candidates, self.probe).tolist()
+        similarity = self._similarity(candidates)
         # A NaN (constant features, or no look before) compares false: the layer goes on training.
         done = [
             layer
@@ -117,6 +117,15 @@ class SimilarityGuided:
         ]
         self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
         return done
+
+    def _similarity(self, layers: Sequence[Layer]) -> list[float]:
+        missing = [layer for layer in layers if layer.name not in self._of_reference]
+        if missing:
+            vectors = gram_vectors(self.reference, missing, self.probe)
+            names = [layer.name for layer in missing]
+            self._of_reference |= dict(zip(names, vectors, strict=True))
+        reference = torch.stack([self._of_reference[layer.name] for layer in layers])
+        return torch.linalg.vecdot(gram_vectors(self.model, layers, self.probe), reference).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """The similarities of the last look."""

@@ -87,6 +87,17 @@ def test_test_batches_are_the_first_test_images_in_order(images, expected):
     assert torch.cat(labels).tolist() == list(range(37, 37 + expected))
 
 
+def test_a_probe_is_of_the_first_training_images_as_they_are():
+    data = numbered_data()
+    plain = make_batches(data, train_images=20, batch_size=1, augment=False)
+    by_label = {int(label): image for (image,), (label,) in map(tuple, plain.epoch(0, 0))}
+    for asked, sizes in ((6, [4, 2]), (100, [4] * 5)):
+        probe = make_batches(data, train_images=20, augment=True).probe(asked, batch_size=4)
+        assert [len(part) for part in probe] == sizes
+        expected = torch.stack([by_label[i] for i in range(sum(sizes))])
+        assert torch.equal(torch.cat(probe), expected)
+
+
 def test_test_images_of_the_config_bound_those_asked_for():
     labels = [labels for _, labels in make_batches(test_images=5).test(7)]
     assert len(torch.cat(labels)) == 5

@@ -1,7 +1,9 @@
-"""CKA against double loops, its invariances, and layer-wise CKA of two models."""
+"""CKA against its definitions, its invariances and bias, and layer-wise CKA of two models."""
 
 import copy
 import math
+from itertools import permutations
+from statistics import mean
 
 import pytest
 import torch
@@ -10,29 +12,51 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smartfrz.cka import layer_cka, linear_cka
-from smartfrz.layers import Layer
+from smartfrz.cka import gram_vectors, layer_cka, linear_cka
+from smartfrz.layers import Layer, find_layers
+
+
+def products(f):
+    """The Gram matrix of the features as they are, sample by sample."""
+    return [[sum(a * b for a, b in zip(u, v, strict=True)) for v in f.tolist()] for u in f.tolist()]
 
 
 def naive_hsic(x, y):
-    """tr(K H L H), sample by sample, with H the centring matrix."""
+    """tr(K H L H), with H the centring matrix."""
     n = len(x)
 
-    def centred_gram(f):
-        k = [
-            [sum(a * b for a, b in zip(f[i], f[j], strict=True)) for j in range(n)]
-            for i in range(n)
-        ]
+    def centred(k):
         rows = [sum(row) / n for row in k]
         total = sum(rows) / n
         return [[k[i][j] - rows[i] - rows[j] + total for j in range(n)] for i in range(n)]
 
-    k, l_ = centred_gram(x.tolist()), centred_gram(y.tolist())
+    k, l_ = centred(products(x)), centred(products(y))
     return sum(k[i][j] * l_[i][j] for i in range(n) for j in range(n))
 
 
-def naive_cka(x, y):
-    return naive_hsic(x, y) / math.sqrt(naive_hsic(x, x) * naive_hsic(y, y))
+def naive_hsic_1(x, y):
+    """HSIC_1 of Song et al. (2012), Eq. 5."""
+    n = len(x)
+    k, l_ = products(x), products(y)
+    for i in range(n):
+        k[i][i] = l_[i][i] = 0.0
+    trace = sum(k[i][j] * l_[j][i] for i in range(n) for j in range(n))
+    sums = sum(map(sum, k)) * sum(map(sum, l_))
+    product = sum(k[i][j] * l_[j][q] for i in range(n) for j in range(n) for q in range(n))
+    return (trace + sums / ((n - 1) * (n - 2)) - 2 * product / (n - 2)) / (n * (n - 3))
+
+
+def u_statistic(x, y):
+    """What HSIC_1 is by definition: a mean over all ordered quadruples of distinct samples."""
+    k, l_ = products(x), products(y)
+    return mean(
+        k[i][j] * (l_[i][j] + l_[q][r] - 2 * l_[i][q])
+        for i, j, q, r in permutations(range(len(x)), 4)
+    )
+
+
+def naive_cka(x, y, hsic=naive_hsic):
+    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
 def randn(*shape, seed=0):
@@ -40,6 +64,7 @@ def randn(*shape, seed=0):
 
 
 shapes = st.tuples(st.integers(2, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 999))
+four_or_more = shapes.map(lambda shape: (max(4, shape[0]), *shape[1:]))
 
 
 @given(shapes)
@@ -50,17 +75,39 @@ def test_equals_the_naive_double_loop(shape):
     assert linear_cka(x, y).item() == pytest.approx(naive_cka(x, y), rel=1e-9)
 
 
-@given(shapes, st.floats(1e-3, 1e3), st.floats(-50, 50))
+@pytest.mark.parametrize("hsic", [naive_hsic_1, u_statistic])
+@given(shape=four_or_more)
+@settings(max_examples=25, deadline=None)
+def test_unbiased_is_made_of_hsic_1(hsic, shape):
+    n, p, q, seed = shape
+    n = min(n, 6) if hsic is u_statistic else n
+    x, y = randn(n, p, seed=seed) + 1, randn(n, q, seed=seed + 1)
+    expected = naive_cka(x, y, hsic)
+    assert linear_cka(x, y, unbiased=True).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@given(shape=four_or_more, scale=st.floats(1e-3, 1e3), offset=st.floats(-50, 50))
 @settings(max_examples=40, deadline=None)
-def test_invariances(shape, scale, offset):
+def test_invariances(unbiased, shape, scale, offset):
     n, p, q, seed = shape
     x, y = randn(n, p, seed=seed), randn(n, q, seed=seed + 1)
-    rotation = torch.linalg.qr(randn(p, p, seed=seed + 2)).Q
-    value = linear_cka(x, y)
-    assert -1e-12 <= value <= 1 + 1e-12
-    torch.testing.assert_close(linear_cka(scale * x @ rotation + offset, y), value)
-    torch.testing.assert_close(linear_cka(y, x), value)
-    torch.testing.assert_close(linear_cka(x, -scale * x), torch.ones_like(value))
+    value = linear_cka(x, y, unbiased)
+    assert (-1 if unbiased else 0) - 1e-12 <= value <= 1 + 1e-12
+    other_x, other_y = (
+        scale * f @ torch.linalg.qr(randn(f.shape[1], f.shape[1], seed=seed + 2)).Q + offset
+        for f in (x, y)
+    )
+    for same in [(other_x, y), (x, other_y), (y, x)]:
+        torch.testing.assert_close(linear_cka(*same, unbiased), value, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(linear_cka(x, -scale * x, unbiased), torch.ones_like(value))
+
+
+def test_few_samples_of_many_features_look_alike_unless_the_bias_is_taken_out():
+    """HSIC of independent features is 0; the biased CKA of 16 samples is near 1 all the same."""
+    pairs = [(randn(16, 2000, seed=2 * i), randn(16, 2000, seed=2 * i + 1)) for i in range(50)]
+    assert min(linear_cka(x, y) for x, y in pairs) > 0.98
+    assert abs(mean(linear_cka(x, y, unbiased=True).item() for x, y in pairs)) < 0.05
 
 
 def test_is_not_invariant_to_a_general_linear_map():
@@ -77,7 +124,9 @@ def test_feature_form_and_gram_form_agree_despite_a_large_mean(offset):
     wide = torch.cat([x, torch.zeros(50, 200)], dim=1)
     assert abs(linear_cka(x, y) - linear_cka(wide, y)) < 1e-10
     assert linear_cka(x, y).item() == pytest.approx(naive_cka(x.double(), y.double()), rel=1e-6)
-    assert linear_cka(x, y).dtype == torch.float64
+    centred = x.double() - x.double().mean(dim=0)
+    assert abs(linear_cka(x, y, unbiased=True) - linear_cka(centred, y, unbiased=True)) < 1e-10
+    assert linear_cka(x, y).dtype == linear_cka(x, y, unbiased=True).dtype == torch.float64
 
 
 def test_gram_form_of_very_wide_features():
@@ -95,13 +144,14 @@ def test_many_samples_take_no_matrix_of_samples_by_samples():
     torch.testing.assert_close(linear_cka(x, y), expected)
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("columns", [2, 50])
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1e-9, 1e9 / 3])
-def test_constant_features_are_undefined(columns, value):
+def test_constant_features_are_undefined(unbiased, columns, value):
     """Although the mean of seven times 0.1 is not 0.1."""
     constant = torch.full((7, columns), value, dtype=torch.float64)
-    assert linear_cka(constant, randn(7, 3)).isnan()
-    assert linear_cka(randn(7, 3), constant).isnan()
+    assert linear_cka(constant, randn(7, 3), unbiased).isnan()
+    assert linear_cka(randn(7, 3), constant, unbiased).isnan()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +160,11 @@ def test_constant_features_are_undefined(columns, value):
 def test_wrong_shapes(x, y):
     with pytest.raises(ValueError, match="same n >= 2 samples"):
         linear_cka(torch.randn(x), torch.randn(y))
+
+
+def test_unbiased_needs_four_samples():
+    with pytest.raises(ValueError, match=r"same n >= 4 samples, not \(3, 2\) and \(3, 5\)"):
+        linear_cka(torch.randn(3, 2), torch.randn(3, 5), unbiased=True)
 
 
 class Net(nn.Module):
@@ -169,31 +224,66 @@ def test_a_model_equals_itself(nets):
     torch.testing.assert_close(same, torch.ones(4, dtype=torch.float64))
 
 
-def test_one_batch_is_linear_cka_of_the_outputs(nets):
+def test_one_batch_is_unbiased_linear_cka_of_the_outputs(nets):
     model, reference = nets
     x = torch.randn(8, 1, 4, 4)
     expected = [
-        linear_cka(a, b)
+        linear_cka(a, b, unbiased=True)
         for a, b in zip(features_of(model, x), features_of(reference, x), strict=True)
     ]
     similarity = layer_cka(model, reference, layers_of(model), [x])
-    assert similarity.dtype == torch.float64
+    assert similarity.dtype == torch.float64 and not similarity.requires_grad
     torch.testing.assert_close(similarity, torch.stack(expected))
     assert similarity.max() < 0.999
 
 
 def test_several_batches_average_the_terms_before_dividing(nets):
     model, reference = nets
-    batches = [torch.randn(6, 1, 4, 4), 3 * torch.randn(6, 1, 4, 4)]
+    batches = [torch.randn(6, 1, 4, 4), 3 * torch.randn(9, 1, 4, 4)]
     terms = torch.zeros(len(NAMES), 3, dtype=torch.float64)
-    for x in batches:
+    for x, weight in zip(batches, (6 * 3, 9 * 6), strict=True):
         pairs = zip(features_of(model, x), features_of(reference, x), strict=True)
         for row, (a, b) in zip(terms, pairs, strict=True):
             a, b = a.double(), b.double()
-            row += torch.tensor([naive_hsic(a, b), naive_hsic(a, a), naive_hsic(b, b)])
+            hsic = [naive_hsic_1(a, b), naive_hsic_1(a, a), naive_hsic_1(b, b)]
+            row += weight * torch.tensor(hsic)
     expected = terms[:, 0] / (terms[:, 1] * terms[:, 2]).sqrt()
     similarity = layer_cka(model, reference, layers_of(model), iter(batches))
-    torch.testing.assert_close(similarity, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(similarity, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_size_of_the_batches_hardly_matters():
+    """It does to biased CKA: of 256 samples of 512 features it is 0.78, of 8 it is 0.98."""
+    reference = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512))
+    model = copy.deepcopy(reference)
+    with torch.no_grad():
+        for param in model.parameters():
+            param += 2 * param.std() * torch.randn_like(param)
+        probe = torch.randn(256, 64)
+        x, y = model(probe), reference(probe)
+    deep, sizes = find_layers(model)[1:], (8, 16, 32, 256)
+    unbiased = [layer_cka(model, reference, deep, probe.split(size)).item() for size in sizes]
+    assert 0.6 < unbiased[-1] < 0.8
+    assert max(unbiased) - min(unbiased) < 0.05
+    biased = [linear_cka(x[:size], y[:size]).item() for size in sizes]
+    assert biased == sorted(biased, reverse=True) and biased[0] - biased[-1] > 0.15
+
+
+def test_vectors_have_length_one_and_their_product_is_cka(nets):
+    layers, batches = layers_of(nets[0]), [torch.randn(n, 1, 4, 4) for n in (8, 5)]
+    x, y = (gram_vectors(net, layers, iter(batches)) for net in nets)
+    assert x.shape == (len(NAMES), 8 * 8 + 5 * 5)
+    assert x.dtype == torch.float64 and not x.requires_grad
+    torch.testing.assert_close(x.norm(dim=1), torch.ones_like(x[:, 0]))
+    torch.testing.assert_close((x * y).sum(dim=1), layer_cka(*nets, layers, batches))
+
+
+def test_some_of_the_layers_in_any_order(nets):
+    net, batches = nets[0], [torch.randn(8, 1, 4, 4)]
+    everything = gram_vectors(net, layers_of(net), batches)
+    for order in ([3, 0], [1]):
+        some = gram_vectors(net, layers_of(net, [NAMES[i] for i in order]), batches)
+        torch.testing.assert_close(some, everything[order])
 
 
 def test_inputs_may_be_arguments_or_keywords(nets):
@@ -219,12 +309,14 @@ def test_leaves_both_models_as_they_were(nets):
         assert all(param.grad is None for param in net.parameters())
 
 
-def test_restores_the_models_when_the_forward_pass_fails(nets):
-    model, reference = nets
-    with pytest.raises(RuntimeError):
-        layer_cka(model, reference, layers_of(model), [torch.randn(8, 2, 4, 4)])
-    assert all(module.training for module in model.modules())
-    assert not any(module._forward_hooks for module in model.modules())
+@pytest.mark.parametrize("failing", [0, 1])
+def test_restores_the_models_when_a_forward_pass_fails(nets, failing):
+    nets[failing].dropout.forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        layer_cka(*nets, layers_of(nets[0]), [torch.randn(8, 1, 4, 4)])
+    for module in [*nets[0].modules(), *nets[1].modules()]:
+        assert module.training and not module._forward_hooks
+    assert torch.is_grad_enabled()
 
 
 def test_looks_through_ddp(nets, tmp_path):
@@ -247,12 +339,39 @@ def test_an_output_that_does_not_depend_on_the_sample_is_undefined(nets):
     assert similarity.isnan().tolist() == [False, False, False, True]
 
 
+class Tokens(nn.Module):
+    """Position embeddings as in BERT: one row for all samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.position = nn.Embedding(9, 4), nn.Embedding(5, 4)
+
+    def forward(self, tokens):
+        return self.token(tokens) + self.position(torch.arange(5)[None])
+
+
+def test_a_single_row_for_all_samples_is_undefined():
+    """Alone or among others, in a vector that is as long as any."""
+    model, reference = Tokens(), Tokens()
+    layers, batches = layers_of(model, ["token", "position"]), torch.randint(9, (2, 8, 5)).unbind()
+    assert layer_cka(model, reference, layers, batches).isnan().tolist() == [False, True]
+    alone = gram_vectors(model, layers[1:], [{"tokens": batch} for batch in batches])
+    assert alone.shape == (1, 2 * 8 * 8) and alone.isnan().all()
+
+
 def test_users_mistakes(nets):
     model, reference = nets
-    x = torch.randn(8, 1, 4, 4)
+    layers, x = layers_of(model), torch.randn(8, 1, 4, 4)
+    other = nn.Sequential(nn.Flatten())
     with pytest.raises(ValueError, match="at least one batch"):
-        layer_cka(model, reference, layers_of(model), [])
+        layer_cka(model, reference, layers, [])
+    with pytest.raises(ValueError, match="batches of at least 4 samples, not 3"):
+        layer_cka(model, reference, layers, [x, x[:3]])
     with pytest.raises(ValueError, match="did not call its layer 'unused'"):
         layer_cka(model, reference, layers_of(model, ["unused"]), [x])
-    with pytest.raises(ValueError, match="Sequential has no layer 'conv'"):
-        layer_cka(model, nn.Sequential(nn.Flatten()), layers_of(model), [x])
+    for pair in [(model, other), (other, model)]:
+        with pytest.raises(ValueError, match="Sequential has no layer 'conv'"):
+            layer_cka(*pair, layers, [x])
+    by_pixel = nn.Sequential(nn.Flatten(0, 2), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="output of layer '1' has 32 rows for 8 samples"):
+        gram_vectors(by_pixel, layers_of(by_pixel, ["1"]), [x])

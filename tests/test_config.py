@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from experiments.config import (
     AMP,
     AutoFreezing,
+    Displacement,
     Linear,
     Pretraining,
     Recording,
     RunConfig,
+    Similarity,
     SmartFreezing,
     make_config,
 )
@@ -32,7 +34,9 @@ GOLDEN = {
     "linear": "1934ca1b57d0",
     "autofreeze": "cd126ee2062d",
     "smartfrz": "6f56331419c5",
-    "record": "13872e6889d5",
+    "similarity": "936ad3280192",
+    "displacement": "1341ff60ea26",
+    "record": "f9ca1f79bb25",
 }
 
 some_text = st.text(max_size=5)
@@ -43,6 +47,8 @@ options = {
     "linear": st.builds(Linear, some_float, some_text, st.booleans(), some_text),
     "autofreeze": st.builds(AutoFreezing, some_int, some_float),
     "smartfrz": st.builds(SmartFreezing, some_text, some_int, some_int, some_float, some_text),
+    "similarity": st.builds(Similarity, some_int, some_float, some_int, some_int),
+    "displacement": st.builds(Displacement, some_int, some_float),
     "record": st.builds(Recording, some_int, some_int, some_int),
 }
 FIELDS = {
@@ -112,6 +118,7 @@ def test_the_id_is_the_same_in_another_process():
         ({"pretraining": {"epochs": 3}}, ["pretraining", "dataset"]),
         ({"method": "smartfrz", "options": 3}, ["options.smartfrz", "3", "table"]),
         ({"method": "smartfrz", "options": {"records_per_epoch": 0}}, ["records_per_epoch"]),
+        ({"method": "similarity", "options": {"looks_per_epoch": 0}}, ["looks_per_epoch"]),
         ({"method": "full", "options": {"t0": 0.5}}, ["full", "no options"]),
         ({"method": "smartfreeze"}, ["smartfreeze", "autofreeze", "smartfrz"]),
         ({"amp": "fp8"}, ["fp8", "bf16"]),

@@ -68,10 +68,13 @@ def run_one(rank: int, config, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("method", ["smartfrz", "autofreeze"])
+@pytest.mark.parametrize("method", ["smartfrz", "autofreeze", "displacement"])
 def test_two_processes_freeze_the_same_layers_at_the_same_steps(tmp_path, method):
-    options = save_random_predictor(tmp_path / "predictor") if method == "smartfrz" else None
-    config = tiny_run(method, options=options)
+    options = {
+        "smartfrz": save_random_predictor(tmp_path / "predictor"),
+        "displacement": {"threshold": 0.02},
+    }
+    config = tiny_run(method, options=options.get(method))
     in_two_processes(run_one, config, tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(RANKS))
     assert first["frozen"] and first["frozen"] == second["frozen"]

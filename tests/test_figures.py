@@ -143,6 +143,12 @@ def test_other_methods_get_looks_of_their_own():
     assert len({marker(ax, name)[0].get_color() for name in names}) == 5
 
 
+def test_a_variant_stands_beside_its_method():
+    names = ["similarity", "smartfrz raw", "smartfrz", "full"]
+    fig = accuracy_against_compute(pd.DataFrame([run(name) for name in names]))
+    assert legend(fig) == ["Full training", "SmartFRZ", "SmartFRZ raw", "Similarity-guided"]
+
+
 def test_runs_without_a_place_are_named():
     runs = [run("full", 0), run("smartfrz", 0), diverged(seed=1), run("linear", 2)]
     (ax,) = accuracy_against_compute(pd.DataFrame(runs)).axes

@@ -1,6 +1,7 @@
 """Layer tailoring, and the attention window against a list that never forgets."""
 
 import io
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from smartfrz.history import WeightHistory, sample_indices, sample_positions, tailor
+from smartfrz.history import (
+    BEGINNING,
+    PATH,
+    WeightHistory,
+    sample_indices,
+    sample_positions,
+    tailor,
+)
 from smartfrz.layers import Layer
 
 
@@ -112,18 +120,30 @@ class ListHistory:
         )
 
     def of(self, layer):
-        """The layer's values since it was last missing, the newest ``window`` of them."""
+        """The layer's values since it was last missing, oldest first."""
         run = []
-        for record in reversed(self.records[-self.window :]):
+        for record in reversed(self.records):
             if layer.name not in record:
                 break
             run.insert(0, record[layer.name])
         return run
 
+    def earlier(self, layer, lags):
+        run = self.of(layer)
+        newest, values = run[-1], []
+        for p in range(SIZE):
+            lag = lags[p % len(lags)]
+            if lag == PATH:
+                path = sum(abs(b[p] - a[p]) for a, b in pairwise(run))
+                values.append(newest[p] - path)
+            else:
+                values.append(run[max(0, len(run) - 1 - lag)][p])
+        return torch.tensor(values)
+
 
 def assert_same(history, naive, layers):
     values, valid = history.window_of(layers)
-    runs = [naive.of(layer) for layer in layers]
+    runs = [naive.of(layer)[-naive.window :] for layer in layers]
     length = max(map(len, runs))
     assert values.shape == (len(layers), length, SIZE) and values.dtype == torch.float32
     assert valid.shape == (len(layers), length) and valid.dtype == torch.bool
@@ -152,10 +172,14 @@ def test_equals_a_plain_list_also_when_resumed(actives, window, resume_at):
             history.load_state_dict(torch.load(saved, weights_only=True))
             if step:
                 assert_same(history, naive, [ALL[index] for index in sorted(actives[step - 1])])
-        history.record(layers)
+        weights = history.record(layers)
         naive.record(layers)
+        assert torch.equal(weights, torch.stack([naive.of(layer)[-1] for layer in layers]))
         assert_same(history, naive, layers)
         assert_same(history, naive, layers[::-1])
+        lags = (0, BEGINNING, window - 1, PATH)
+        expected = torch.stack([naive.earlier(layer, lags) for layer in layers])
+        torch.testing.assert_close(history.earlier(lags), expected)
 
 
 def test_frozen_layers_take_no_memory():
@@ -164,8 +188,9 @@ def test_frozen_layers_take_no_memory():
         history.record(ALL)
     history.record(ALL[2:])
     state = history.state_dict()
-    assert sorted(state) == ["c", "d"]
-    assert all(records.shape == (4, SIZE) for records in state.values())
+    assert state["names"] == ["c", "d"]
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    assert sum(tensor.nbytes for tensor in tensors) == 2 * ((4 + 2) * SIZE * 4 + 8)
     with pytest.raises(ValueError, match="'a' has no weight history"):
         history.window_of(ALL)
 
@@ -180,26 +205,19 @@ def test_the_past_does_not_change_with_the_weights():
     state = history.state_dict()
     resumed = WeightHistory(window=2, size=SIZE)
     resumed.load_state_dict(state)
-    state["l"].fill_(7)
-    assert torch.equal(history.window_of([layer])[0], before)
-    assert torch.equal(resumed.window_of([layer])[0], before)
+    for name in ("ring", "first", "path"):
+        state[name].fill_(7)
+    for each in (history, resumed):
+        assert torch.equal(each.window_of([layer])[0], before)
+        assert torch.equal(each.earlier((BEGINNING, PATH)), before[:, 0])
 
 
-def test_a_smaller_window_resumes_with_the_newest_records():
-    layer = layer_of("l", (3, 3))
-    history, small = WeightHistory(window=5, size=SIZE), WeightHistory(window=2, size=SIZE)
-    for _ in range(4):
-        nn.init.normal_(layer.params[0])
-        history.record([layer])
-    small.load_state_dict(history.state_dict())
-    assert torch.equal(small.window_of([layer])[0], history.window_of([layer])[0][:, -2:])
-
-
-def test_resuming_with_another_size_is_refused():
-    history = WeightHistory(size=SIZE)
+@pytest.mark.parametrize("other", [{"size": 8}, {"window": 4}])
+def test_resuming_with_another_size_or_window_is_refused(other):
+    history = WeightHistory(window=5, size=SIZE)
     history.record(ALL)
-    with pytest.raises(ValueError, match="6 weights per record, not 8"):
-        WeightHistory(size=8).load_state_dict(history.state_dict())
+    with pytest.raises(ValueError, match=r"\(5, 6\), not"):
+        WeightHistory(**{"window": 5, "size": SIZE} | other).load_state_dict(history.state_dict())
 
 
 @pytest.mark.gpu
@@ -211,7 +229,6 @@ def test_records_move_to_the_device_of_the_weights():
     on_gpu = Layer("l", (nn.Identity(),), (nn.Parameter(layer.params[0].detach().cuda()),))
     resumed = WeightHistory(size=SIZE)
     resumed.load_state_dict(history.state_dict())
-    assert resumed.window_of([on_gpu])[0].is_cuda
     resumed.record([on_gpu])
     values, valid = resumed.window_of([on_gpu])
     assert values.is_cuda and valid.is_cuda

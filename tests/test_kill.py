@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from experiments.execute import execute, run_file
 from experiments.pretraining import weights_file
 from experiments.results import read_run
+from experiments.series import missing_prerequisites
 
 KILLS = 5
 OUTCOME = (
@@ -28,9 +29,11 @@ class Stop(Exception):
 
 
 def run_to_the_end(config, folder: Path, on_step=ignore) -> None:
-    """With a cache and run files of its own, on one thread."""
+    """With a cache and run files of its own, on one thread; first what has to be done before."""
     torch.set_num_threads(1)
     os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
+    for needed in missing_prerequisites([config], folder / "runs"):
+        execute(needed, folder / "runs", "make test", ignore, ignore, keep_weights=True)
     execute(config, folder / "runs", "make test", on_step, ignore, keep_weights=True)
 
 
@@ -55,6 +58,8 @@ def make_config(method, folder, **changes):
     options = {
         "smartfrz": save_random_predictor(folder / "predictor"),
         "autofreeze": {"intervals_per_epoch": 2},  # so that a layer freezes late
+        "displacement": {"threshold": 0.01},
+        "similarity": {"tolerance": 0.02},
     }
     return tiny_run(method, options=options.get(method), augment=True, **changes)
 
@@ -64,7 +69,9 @@ def one_step_in_each_of(epochs: int) -> list[int]:
     return [random.randint(10 * epoch + 1, 10 * epoch + 10) for epoch in range(epochs)]
 
 
-@pytest.mark.parametrize("method", ["full", "smartfrz", "autofreeze", "linear"])
+@pytest.mark.parametrize(
+    "method", ["full", "smartfrz", "autofreeze", "linear", "displacement", "similarity"]
+)
 def test_a_run_interrupted_at_random_steps_ends_the_same(tmp_path, method):
     config = make_config(method, tmp_path, epochs=4)
     run_to_the_end(config, tmp_path / "unbroken")

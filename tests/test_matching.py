@@ -71,25 +71,30 @@ def test_a_step_costs_less_than_in_full_training_and_more_than_a_forward_pass():
 
 @pytest.fixture
 def planned():
-    """All methods of two seeds; linear freezing is to be matched with autofreeze."""
-    options = {"linear": {"match": "autofreeze"}}
-    return [
-        tiny_run(method, seed=seed, epochs=1, options=options.get(method))
+    """All methods of two seeds; linear freezing is to be matched with a variant of autofreeze."""
+    options = {
+        "autofreeze": {"percentile": 40.0},
+        "autofreeze 50": {"percentile": 50.0},
+        "linear": {"match": "autofreeze 50"},
+    }
+    return {
+        tiny_run(name.split()[0], seed=seed, epochs=1, options=options.get(name)): name
         for seed in (0, 1)
-        for method in ("full", "autofreeze", "linear")
-    ]
+        for name in ("full", "autofreeze", "autofreeze 50", "linear")
+    }
 
 
 def test_other_methods_are_left_as_they_are(planned, tmp_path):
-    full, autofreeze, _, *_ = planned
+    full, autofreeze, *_ = planned
     assert matched(full, planned, tmp_path) is full
     assert matched(autofreeze, planned, tmp_path) is autofreeze
     unmatched = tiny_run("linear", options={"match": ""})
     assert matched(unmatched, planned, tmp_path) is unmatched
 
 
-def test_the_match_is_the_run_of_the_same_workload_and_seed(planned, tmp_path):
-    _, autofreeze, linear, _, _, linear_of_seed_1 = planned
+def test_the_match_is_the_run_of_the_same_workload_seed_and_variant(planned, tmp_path):
+    _, other, autofreeze, linear, *_, linear_of_seed_1 = planned
+    execute(other, tmp_path, "make test", ignore, ignore)
     assert matched(linear, planned, tmp_path) is None
     execute(autofreeze, tmp_path, "make test", ignore, ignore)
     found = matched(linear, planned, tmp_path)
@@ -100,7 +105,7 @@ def test_the_match_is_the_run_of_the_same_workload_and_seed(planned, tmp_path):
 
 
 def test_there_is_no_match_with_a_diverged_run(planned, tmp_path):
-    _, autofreeze, linear, *_ = planned
+    _, _, autofreeze, linear, *_ = planned
     execute(autofreeze, tmp_path, "make test", ignore, ignore)
     file = run_file(autofreeze, tmp_path)
     write_json_atomic(file, (read_run(file) or {}) | {"status": "diverged"})

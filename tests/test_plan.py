@@ -6,17 +6,19 @@ import pytest
 from digits import save_random_predictor
 
 from experiments import plan as planning
-from experiments.config import Linear, Pretraining, SmartFreezing
-from experiments.plan import SCALES, SPECS, Spec, load_spec, plan
+from experiments.config import AutoFreezing, Linear, Pretraining, SmartFreezing
+from experiments.plan import SCALES, SPECS, Spec, labelled_plan, load_spec, plan
 
 TABLES = sorted(path.stem for path in SPECS.glob("*.toml"))
+PLANS = [(table, scale) for table in TABLES for scale in load_spec(table).scales]
 METHODS = ["full", "smartfrz", "linear"]
 
 
 @pytest.fixture(autouse=True)
 def bundled_predictor(tmp_path, monkeypatch):
-    """A bundled predictor, whether or not one is made already; and no published weights."""
-    save_random_predictor(tmp_path / "displacement")
+    """Bundled predictors, whether or not they are made already; and no published weights."""
+    for name in ("displacement", "log_displacement", "raw"):
+        save_random_predictor(tmp_path / name)
     monkeypatch.setattr("smartfrz.predictor._BUNDLED", tmp_path)
     monkeypatch.setattr(planning, "has_published_weights", lambda model: False)
     planning._fingerprint.cache_clear()
@@ -29,8 +31,7 @@ def small_spec(methods=("full",), options=None, **scale):
     return Spec("A table", list(methods), {"demo": values | scale}, options or {})
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(("table", "scale"), PLANS)
 def test_every_spec_is_valid_at_every_scale(table, scale):
     runs = plan(load_spec(table), scale)
     assert len({config.id for config in runs}) == len(runs) > 0
@@ -60,14 +61,88 @@ def test_the_methods_of_a_workload_and_seed_come_together_in_the_spec_s_order():
     assert len({(group[0].model, group[0].seed) for group in groups}) == 4
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_linear_freezing_comes_after_what_it_is_matched_with(table):
-    runs = plan(load_spec(table), "paper")
-    for i, config in enumerate(runs):
+@pytest.mark.parametrize(("table", "scale"), PLANS)
+def test_linear_freezing_comes_after_what_it_is_matched_with(table, scale):
+    before = set()
+    for config, method in labelled_plan(load_spec(table), scale).items():
+        workload = replace(config, method="full", options=None)
         if isinstance(config.options, Linear) and config.options.match:
-            workload = replace(config, method="full", options=None)
-            before = [c for c in runs[:i] if c.method == config.options.match]
-            assert workload in [replace(c, method="full", options=None) for c in before]
+            assert (workload, config.options.match) in before
+        before.add((workload, method))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("table", "models"), [("table1", 2), ("policies", 4)])
+def test_tables_share_the_full_trainings_of_table_2(table, models, scale):
+    runs, table_2 = (plan(load_spec(name), scale) for name in (table, "table2"))
+    full = {config.id for config in runs if config.method == "full"}
+    assert full <= {config.id for config in table_2}
+    assert len({config.model for config in runs}) == (models if scale != "demo" else min(models, 3))
+
+
+ONE = """
+title = "One."
+methods = ["full"]
+scales.demo.models = ["plain", "residual"]
+scales.demo.datasets = ["digits", "digits[0:5]"]
+scales.demo.seeds = [0, 1]
+scales.demo.run = { lr = 0.1, epochs = 2 }
+scales.demo.model = { plain = { batch_size = 8 }, residual = { lr = 0.2, epochs = 3 } }
+scales.demo.dataset."digits[0:5]" = { momentum = 0.5 }
+"""
+OTHER = """
+title = "Another."
+methods = ["full", "autofreeze"]
+scales_of = "one"
+scales.demo.models = ["residual"]
+scales.demo.datasets = ["digits"]
+scales.demo.model.residual.lr = 0.3
+"""
+
+
+def load_other(folder, monkeypatch, more=""):
+    """A spec with another's scales."""
+    (folder / "one.toml").write_text(ONE)
+    (folder / "other.toml").write_text(OTHER + more)
+    monkeypatch.setattr(planning, "SPECS", folder)
+    return load_spec("other")
+
+
+def test_a_spec_with_another_s_scales_sets_only_what_differs(tmp_path, monkeypatch):
+    """And needs nothing of its parts for models and data sets that it leaves out."""
+    runs = plan(load_other(tmp_path, monkeypatch), "demo")
+    assert [(c.seed, c.method) for c in runs] == [
+        (seed, method) for seed in (0, 1) for method in ("full", "autofreeze")
+    ]
+    kinds = {(c.model, c.dataset, c.lr, c.epochs, c.batch_size, c.momentum) for c in runs}
+    assert kinds == {("residual", "digits", 0.3, 3, 32, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("scales.demo.model.plain.lr = 0.1", "model.plain is for nothing here"),
+        ("scales.demo.run = 3", "scales.demo.run = 3 is not of type dict"),
+        ("scales.demo.seeds = 3", "scales.demo.seeds = 3 is not of type list"),
+        ("scales.small = 3", "scales.small = 3 is not a table"),
+        ("scales.small.seeds = [0]", "scales.small: .* missing"),
+        ("scales.tiny = {}", "scales.tiny is for nothing here"),
+    ],
+)
+def test_a_mistake_in_a_spec_with_another_s_scales_is_named(tmp_path, monkeypatch, mistake, says):
+    with pytest.raises(ValueError, match=says):
+        plan(load_other(tmp_path, monkeypatch, mistake), "demo")
+
+
+def test_a_method_s_variants_have_options_of_their_own():
+    names = ["full", "autofreeze", "autofreeze N=80"]
+    runs = labelled_plan(small_spec(names, {"autofreeze N=80": {"percentile": 80.0}}), "demo")
+    assert list(runs.values()) == names
+    full, autofreeze, variant = runs
+    assert full.method == "full" and autofreeze.method == variant.method == "autofreeze"
+    assert autofreeze.options == AutoFreezing() and variant.options == AutoFreezing(percentile=80.0)
+    (alone,) = plan(small_spec(["autofreeze"], {"autofreeze": {"percentile": 80.0}}), "demo")
+    assert alone.id == variant.id
 
 
 def test_a_data_set_s_values_win_over_the_scale_s_and_a_model_s_over_both():
@@ -140,6 +215,9 @@ def test_another_predictor_under_the_same_name_makes_another_run(bundled_predict
         (small_spec(["smartfreeze"]), ["smartfreeze", "smartfrz"]),
         (small_spec(["smartfrz"], {"smartfrz": {"predictor": "none"}}), ["none", "displacement"]),
         (small_spec(["full"], {"smartfzr": {}}), ["options.smartfzr", "full"]),
+        (small_spec(["smartfreeze raw"]), ["smartfreeze", "smartfrz"]),
+        (small_spec(["autofreeze", "autofreeze M=4"]), ["twice", "'autofreeze M=4'"]),
+        (small_spec(seeds=[0, 0]), ["twice", "seed 0"]),
         (small_spec(["linear"], {"linear": 0.5}), ["options.linear", "0.5"]),
         (small_spec(model={"plane": {"lr": 1.0}}), ["model.plane", "plain"]),
         (small_spec(model={"plain": 0.1}), ["model.plain", "0.1"]),

@@ -66,31 +66,39 @@ def check_resume_equals_unbroken(policy_for, stop):
 
 
 class Stub(AttentionPredictor):
-    """Answers what a function of the history says, and notes what it was asked."""
+    """Answers what a function of the windows says, and notes what it was asked.
 
-    def __init__(self, answer):
-        super().__init__(size=8, hidden=2, features=2, head_hidden=2, window=3)
+    A record is its own key and value, so that the windows are those of the weights themselves:
+    (L, T, 8), in any order, T at most 3.
+    """
+
+    def __init__(self, answer, **options):
+        super().__init__(8, 2, 8, 2, window=3, encoding="raw", **options)
+        self.mlp_q = self.mlp_k = self.mlp_v = nn.Identity()
         self.answer, self.asked = answer, []
 
-    def freeze_probability(self, history, valid=None):
-        self.asked.append((history, valid))
-        return self.answer(history)
+    def decide(self, newest, keys, values, attended):
+        assert (attended == attended[0]).all() and torch.equal(keys, values)
+        windows = values[:, attended[0]]
+        self.asked.append((newest, windows))
+        probability = self.answer(windows)
+        return torch.stack([1 - probability, probability], dim=1).log()
 
 
-def always(*probabilities):
+def always(*probabilities, **options):
     """A stub whose answer depends on how many layers it is asked about, and on nothing else."""
     by_layers = {len(each): torch.tensor(each) for each in probabilities}
-    return Stub(lambda history: by_layers[len(history)])
+    return Stub(lambda windows: by_layers[len(windows)], **options)
 
 
 def smart(predictor, interval=4, records_per_decision=1, **options):
     return start(lambda model: SmartFRZ(predictor, interval, records_per_decision, **options))
 
 
-def test_freezes_all_but_the_head_at_once_and_then_asks_no_more():
+def test_freezes_all_but_the_head_once_there_are_two_records_and_then_asks_no_more():
     predictor = always([1.0, 1.0, 1.0])
-    assert train(*smart(predictor)).frozen == dict.fromkeys(BODY, 0)
-    assert len(predictor.asked) == 1
+    assert train(*smart(predictor)).frozen == dict.fromkeys(BODY, 4)
+    assert len(predictor.asked) == 2
 
 
 def test_freezes_nothing_if_the_predictor_says_so():
@@ -99,15 +107,27 @@ def test_freezes_nothing_if_the_predictor_says_so():
     assert len(predictor.asked) == 3  # at steps 0, 4 and 8
 
 
+def test_freezes_nothing_while_a_warm_up_holds_the_weights_still():
+    predictor = always([1.0, 1.0, 1.0])
+    model, optimizer, freezer = smart(predictor, interval=2)
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(model, optimizer, freezer, range(6))
+    assert freezer.frozen == {}
+    optimizer.param_groups[0]["lr"] = 0.1
+    assert train(model, optimizer, freezer, range(6, STEPS)).frozen == dict.fromkeys(BODY, 8)
+
+
 def test_freezes_the_layers_that_the_predictor_means_in_any_order():
     predictor = always([0.0, 0.9, 0.0], [0.0, 0.9], [0.0])
-    assert train(*smart(predictor, interval=3)).frozen == {"2": 0, "4": 3}
+    assert train(*smart(predictor, interval=3)).frozen == {"2": 3, "4": 6}
 
 
 def test_freezes_above_the_threshold_only():
-    assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 0, "4": 0}
-    predictor = always([0.5, 0.51, 0.7], [0.5, 0.51])
-    assert train(*smart(predictor, threshold=0.6)).frozen == {"4": 0}
+    """The predictor's, or the one that is given."""
+    assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 4, "4": 4}
+    for by_predictor, given in ({"threshold": 0.6}, {}), ({}, {"threshold": 0.6}):
+        predictor = always([0.5, 0.51, 0.7], [0.5, 0.51], **by_predictor)
+        assert train(*smart(predictor, **given)).frozen == {"4": 4}
 
 
 @pytest.mark.parametrize(("interval", "records_per_decision"), [(1, 1), (1, 2), (2, 2), (3, 1)])
@@ -123,9 +143,9 @@ def test_records_at_intervals_and_decides_in_one_call(interval, records_per_deci
         if is_due:
             expected.append(torch.stack(records[-3:], dim=1))
         train(model, optimizer, freezer, range(step, step + 1))
-    for (history, valid), by_hand in zip(predictor.asked, expected, strict=True):
-        assert torch.equal(history, by_hand)
-        assert valid.all()
+    for (newest, windows), by_hand in zip(predictor.asked, expected, strict=True):
+        assert torch.equal(newest, by_hand[:, -1])
+        assert torch.equal(windows.sort(dim=1).values, by_hand.sort(dim=1).values)
 
 
 def test_decides_at_every_fifth_record_by_default():
@@ -136,16 +156,16 @@ def test_decides_at_every_fifth_record_by_default():
 def test_forgets_what_is_frozen():
     predictor = always([0.0, 1.0, 0.0], [0.0, 0.0])
     freezer = train(*smart(predictor, interval=3))
-    assert freezer.frozen == {"2": 0}
-    assert [len(history) for history, _ in predictor.asked] == [3, 2, 2, 2]
-    assert freezer.policy.state_dict()["history"].keys() == {"0", "4"}
+    assert freezer.frozen == {"2": 3}
+    assert [len(windows) for _, windows in predictor.asked] == [3, 3, 2, 2]
+    assert freezer.policy.state_dict()["history"]["names"] == ["0", "4"]
 
 
-def quiet_layers(history):
+def quiet_layers(windows):
     """Freezes a layer that has hardly moved over three records."""
-    if history.shape[1] < 3:
-        return torch.zeros(len(history))
-    return (history.diff(dim=1).norm(dim=2).sum(dim=1) < 0.065).float()
+    if windows.shape[1] < 3:
+        return torch.zeros(len(windows))
+    return ((windows.amax(dim=1) - windows.amin(dim=1)).norm(dim=1) < 0.065).float()
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
@@ -172,7 +192,7 @@ def test_a_history_of_another_size_is_refused():
     policy = SmartFRZ(Stub(quiet_layers), 1)
     policy.layers_to_freeze(find_layers(net()), 0)
     other = SmartFRZ(AttentionPredictor(size=4), 1)
-    with pytest.raises(ValueError, match="8 weights per record, not 4"):
+    with pytest.raises(ValueError, match="resume with the one that was used before"):
         other.load_state_dict(policy.state_dict())
 
 
@@ -227,6 +247,16 @@ def test_a_model_that_is_its_reference_freezes_at_the_second_look():
     assert [policy.is_due(step) for step in range(4)] == [False, True, False, True]
     chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
     assert chosen == [[], [], [], layers[:-1]]
+
+
+def test_the_reference_runs_once_per_probe_batch_however_many_looks():
+    reference, runs = future(), []
+    reference.register_forward_hook(lambda *call: runs.append(call))
+    batches = iter(PROBE.split(16))
+    run = start(lambda model: SimilarityGuided(model, reference, batches, 1, tolerance=0.01))
+    frozen = train(*run).frozen
+    assert len(set(frozen.values())) > 1  # it looked several times, at fewer and fewer layers
+    assert len(runs) == 2
 
 
 def test_a_similarity_that_is_no_number_never_freezes():

@@ -1,4 +1,4 @@
-"""The predictor against Eqs. 1-4 written as loops; masks, encodings, and its files."""
+"""The predictor against Eqs. 1-4 written as loops; masks, bad input, and its files."""
 
 import json
 import math
@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smartfrz import predictor as predictor_module
-from smartfrz.encodings import ENCODINGS, displacement
+from smartfrz.encodings import ENCODINGS, fill_gaps
 from smartfrz.predictor import AttentionPredictor
 
 SMALL = {"size": 8, "hidden": 6, "features": 4, "head_hidden": 5, "window": 5}
+every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
 
 
 def small(encoding="raw", seed=0, **changes):
@@ -29,7 +30,7 @@ def histories(layers=3, records=4, size=8, seed=0):
     """Weights that start at random and move less and less."""
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(layers, records, size, generator=generator, dtype=torch.float64)
-    return (steps * 0.3 ** torch.arange(records)[:, None]).cumsum(1)
+    return (steps * 0.7 ** torch.arange(records)[:, None]).cumsum(1)
 
 
 def naive_mlp(mlp, x):
@@ -46,33 +47,29 @@ def naive_mlp(mlp, x):
     return x
 
 
-def naive_attention_and_logits(predictor, records):
+def naive_attention_and_logits(predictor, records, attended):
     """Eqs. 1-4 for one layer: ``records`` is a list of lists, oldest first."""
-    keys = [naive_mlp(predictor.mlp_k, record) for record in records]
-    values = [naive_mlp(predictor.mlp_v, record) for record in records]
     query = naive_mlp(predictor.mlp_q, records[-1])
-    scores = [math.exp(sum(q * k for q, k in zip(query, key, strict=True))) for key in keys]
-    alpha = [score / sum(scores) for score in scores]
-    context = [sum(a * v[f] for a, v in zip(alpha, values, strict=True)) for f in range(len(query))]
+    scores = [-math.inf] * len(records)
+    for j in attended:
+        key = naive_mlp(predictor.mlp_k, records[j])
+        scores[j] = sum(q * k for q, k in zip(query, key, strict=True))
+    weights = [math.exp(score - max(scores)) for score in scores]
+    alpha = [weight / sum(weights) for weight in weights]
+    context = [0.0] * len(query)
+    for j in attended:
+        for f, v in enumerate(naive_mlp(predictor.mlp_v, records[j])):
+            context[f] += alpha[j] * v
     return alpha, naive_mlp(predictor.mlp_z, context)
 
 
-def naive_displacement(records):
-    newest = records[-1]
-    rms = math.sqrt(sum(w * w for w in newest) / len(newest))
-
-    def encoded(differences):
-        return [
-            (math.log10(min(max(d / rms, 1e-8), 1e8)) + 4) / 2
-            for d in sorted(map(abs, differences))
-        ]
-
-    rows = []
-    for before, record in zip([records[0], *records], records, strict=False):
-        steps = encoded([a - b for a, b in zip(record, before, strict=True)])
-        distances = encoded([a - b for a, b in zip(newest, record, strict=True)])
-        rows.append(steps[::2] + distances[1::2])
-    return rows
+def naive_attended(encoding, valid, window):
+    """Which records count: those that there are, of the window; a first one only if alone, where
+    records are compared with earlier ones."""
+    present = [j for j, is_valid in enumerate(valid) if is_valid]
+    if encoding not in ("raw", "standardised") and len(present) > 1:
+        present = present[1:]
+    return [j for j in present if j >= len(valid) - window]
 
 
 def test_the_paper_s_size():
@@ -81,128 +78,120 @@ def test_the_paper_s_size():
     assert predictor.mlp_k[0].in_features == 1024
 
 
-@pytest.mark.parametrize("encoding", ["raw", "displacement"])
-@pytest.mark.parametrize("records", [1, 2, 5])
-def test_equals_the_equations_written_as_loops(encoding, records):
-    predictor = small(encoding)
-    history = histories(records=records)
-    encode = {"raw": list, "displacement": naive_displacement}[encoding]
-    naive = [naive_attention_and_logits(predictor, encode(layer)) for layer in history.tolist()]
+@every_encoding
+@given(data=st.data(), records=st.integers(1, 8))
+@settings(max_examples=15, deadline=None)
+def test_equals_the_equations_written_as_loops(encoding, data, records):
+    """Shorter and longer than the window, and with records missing anywhere but at the end."""
+    predictor, history = small(encoding), histories(layers=2, records=records)
+    row = st.lists(st.booleans(), min_size=records, max_size=records)
+    valid = torch.tensor(data.draw(st.one_of(st.just([[True] * records] * 2), st.tuples(row, row))))
+    valid[:, -1] = True
+    encoded = ENCODINGS[encoding](history, valid).tolist()
+    naive = [
+        naive_attention_and_logits(predictor, layer, naive_attended(encoding, is_valid, 5))
+        for layer, is_valid in zip(encoded, valid.tolist(), strict=True)
+    ]
     alpha, logits = (torch.tensor(part, dtype=torch.float64) for part in zip(*naive, strict=True))
-    torch.testing.assert_close(predictor.attention_weights(history), alpha)
-    torch.testing.assert_close(predictor(history), logits)
-    if records > 1:
-        assert (alpha.max(dim=1).values - alpha.min(dim=1).values).min() > 1e-3
-        probability = logits.softmax(dim=1)[:, 1]
-        torch.testing.assert_close(predictor.freeze_probability(history), probability)
+    torch.testing.assert_close(predictor.attention_weights(history, valid), alpha)
+    torch.testing.assert_close(predictor(history, valid), logits)
+    # It takes two records to have moved.
+    probability = logits.softmax(dim=1)[:, 1] * (valid.sum(dim=1) > 1)
+    if records <= 5:
+        torch.testing.assert_close(predictor.freeze_probability(history, valid), probability)
+    if valid.all():
+        torch.testing.assert_close(predictor(history), logits)
 
 
-@pytest.mark.parametrize("encoding", ["raw", "displacement"])
+@every_encoding
+def test_decides_at_every_record_as_on_the_history_up_to_it(encoding):
+    predictor, history = small(encoding), histories(records=33)
+    at_once = predictor.decide_at_every_record(predictor.encode(history)[0])
+    one_by_one = [predictor(history[:, : t + 1]) for t in range(33)]
+    torch.testing.assert_close(at_once, torch.stack(one_by_one, dim=1))
+
+
+@every_encoding
 @given(data=st.data(), padding=st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
-def test_a_layer_s_result_depends_on_its_valid_records_alone(encoding, data, padding):
-    """Padded in front with rubbish and batched with others, it is what it is alone."""
+@settings(max_examples=20, deadline=None)
+def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padding):
+    """Padded in front with rubbish and batched with longer ones, a layer is what it is alone."""
     predictor = small(encoding)
     lengths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     longest = max(lengths) + padding
-    alone = [histories(1, n, seed=seed) for seed, n in enumerate(lengths)]
     rubbish = data.draw(st.sampled_from([1e3, math.inf, math.nan]))
-    history = torch.full((len(alone), longest, 8), rubbish, dtype=torch.float64)
-    valid = torch.zeros(len(alone), longest, dtype=torch.bool)
-    for row, (layer, n) in enumerate(zip(alone, lengths, strict=True)):
-        history[row, longest - n :] = layer
+    history = torch.full((len(lengths), longest, 8), rubbish, dtype=torch.float64)
+    valid = torch.zeros(len(lengths), longest, dtype=torch.bool)
+    for row, n in enumerate(lengths):
+        history[row, longest - n :] = histories(1, n, seed=row)
         valid[row, longest - n :] = True
-    expected = torch.cat([predictor(layer) for layer in alone])
+    if encoding == "drift":  # depends on the layers in front as well
+        expected = predictor(fill_gaps(history, valid), valid)
+    else:
+        expected = torch.cat([predictor(histories(1, n, seed=i)) for i, n in enumerate(lengths)])
     torch.testing.assert_close(predictor(history, valid), expected)
-    attention = predictor.attention_weights(history, valid)
-    assert (attention[~valid] == 0).all()
-    torch.testing.assert_close(attention.sum(dim=1), torch.ones(len(alone), dtype=torch.float64))
+    assert predictor.freeze_probability(history, valid).isfinite().all()
+    assert (predictor.attention_weights(history, valid)[~valid] == 0).all()
 
 
-def test_only_the_newest_records_of_the_window_count():
-    predictor = small("displacement")
-    history = histories(records=12)
+@pytest.mark.parametrize(("encoding", "needed"), [("raw", 5), ("displacement", 6)])
+def test_records_before_the_window_do_not_count(encoding, needed):
+    """But the one that the oldest in the window is compared with."""
+    predictor, history = small(encoding), histories(records=12)
     whole = predictor.freeze_probability(history)
-    assert torch.equal(whole, predictor.freeze_probability(history[:, -5:]))
-    assert not torch.equal(whole, predictor.freeze_probability(history[:, -4:]))
+    history[:, :-needed] = math.nan
+    assert torch.equal(whole, predictor.freeze_probability(history))
+    assert not torch.allclose(whole, predictor.freeze_probability(history[:, 1 - needed :]))
 
 
-def test_the_order_of_records_matters_to_displacement():
-    history = histories()
-    predictor = small("displacement")
-    assert not torch.allclose(predictor(history), predictor(history[:, [1, 0, 2, 3]]))
-
-
-@given(
-    st.integers(1, 6),
-    st.sampled_from([7, 8, 16]),
-    st.floats(-30, 30),
-    st.sampled_from([1, -1]),
-    st.randoms(use_true_random=False),
-)
-@settings(max_examples=60, deadline=None)
-def test_displacement_ignores_scale_and_the_order_of_weights(
-    records, size, log_scale, sign, random
-):
-    history = histories(records=records, size=size).float()
-    valid = torch.ones(history.shape[:2], dtype=torch.bool)
-    order = random.sample(range(size), size)
-    encoded = displacement(history, valid)
-    changed = displacement(history[..., order] * sign * 10**log_scale, valid)
-    assert encoded.shape == history.shape
-    # Where a difference is all rounding error, its logarithm tells.
-    torch.testing.assert_close(changed, encoded, atol=1e-3, rtol=0)
-
-
-def test_displacement_is_finite_and_of_order_one_for_any_finite_weights():
-    extremes = torch.tensor([0.0, 1e-45, -1e-38, 1e-8, 1.0, -1e8, 3e38, -3e38])
-    history = extremes[torch.randint(8, (50, 6, 8), generator=torch.Generator().manual_seed(0))]
-    history[:4, -1] = torch.tensor([0.0, 3e38, 1e-45, 1e-38])[:, None]
-    encoded = displacement(history, torch.ones(50, 6, dtype=torch.bool))
-    assert encoded.min() >= -2 and encoded.max() <= 6
-
-
-def test_displacement_of_weights_that_do_not_move_is_the_floor():
-    still = torch.randn(2, 1, 8).expand(2, 4, 8)
-    assert (displacement(still, torch.ones(2, 4, dtype=torch.bool)) == -2).all()
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_constant_weights_have_a_probability(encoding):
-    still = torch.randn(1, 1, 8).expand(1, 4, 8)
-    history = torch.cat([still, torch.zeros(1, 4, 8)])
-    probability = small(encoding).float().freeze_probability(history)
-    assert ((probability > 0) & (probability < 1)).all()
-
-
-def eager(encoding):
+def eager(encoding, **changes):
     """A predictor that would freeze anything."""
-    predictor = small(encoding)
-    nn.init.constant_(predictor.mlp_z[-1].bias, 0.0)
+    predictor = small(encoding, **changes)
+    nn.init.zeros_(predictor.mlp_z[-1].bias)
     predictor.mlp_z[-1].bias.data[1] = 100.0
     return predictor
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@every_encoding
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("record", [0, 3])
 def test_a_layer_that_is_not_finite_is_never_frozen(encoding, bad, record):
+    """Nor are those behind it, if they are told of the drift of all layers in front."""
     history = histories()
-    history[1, record, 2] = bad
-    assert eager(encoding).freeze_probability(history).tolist() == [1, 0, 1]
+    history[2, record, 2] = bad
+    assert eager(encoding).freeze_probability(history).tolist() == [1, 1, 0]
 
 
 def test_scores_that_overflow_freeze_nothing():
     history = torch.full((1, 3, 8), 3e38)
+    history[:, 0] = 0
     assert eager("raw").float().freeze_probability(history).tolist() == [0]
 
 
-def test_one_record_alone_says_nothing_about_displacement():
+@every_encoding
+def test_one_record_alone_freezes_nothing(encoding):
     history = histories(records=3)
-    valid = torch.tensor([[False, False, True], [False, True, True], [True, True, True]])
-    assert eager("displacement").freeze_probability(history[:, -1:]).tolist() == [0, 0, 0]
-    assert eager("displacement").freeze_probability(history, valid).tolist() == [0, 1, 1]
-    assert eager("raw").freeze_probability(history, valid).tolist() == [1, 1, 1]
+    valid = torch.tensor([[False, False, True], [False, True, True], [True, False, True]])
+    assert eager(encoding).freeze_probability(history[:, -1:]).tolist() == [0, 0, 0]
+    assert eager(encoding).freeze_probability(history, valid).tolist() == [0, 1, 1]
+
+
+@every_encoding
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_a_layer_that_did_not_move_in_the_window_is_not_frozen(encoding, value):
+    """It has not begun to train, or a record before the window was the last to move it."""
+    history = torch.full((2, 9, 8), value)
+    history[1, :3], history[1, 3:] = 1.0, 2.0  # the window is of 5 records
+    assert eager(encoding).freeze_probability(history).tolist() == [0, 0]
+    assert eager(encoding).freeze_probability(history[:, :8]).tolist() == [0, 1]
+
+
+@every_encoding
+@given(st.lists(st.lists(st.floats(width=32), min_size=8, max_size=8), min_size=1, max_size=7))
+@settings(max_examples=40, deadline=None)
+def test_whatever_the_weights_it_is_a_probability(encoding, records):
+    probability = eager(encoding).float().freeze_probability(torch.tensor([records]))
+    assert 0 <= probability.item() <= 1
 
 
 def test_the_probability_carries_no_graph_and_the_logits_do():
@@ -212,12 +201,23 @@ def test_the_probability_carries_no_graph_and_the_logits_do():
     assert all(param.grad is not None for param in predictor.parameters())
 
 
+@every_encoding
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_takes_histories_of_any_float_type(dtype):
-    predictor = small().float()
+def test_takes_histories_of_any_float_type(encoding, dtype):
+    predictor = small(encoding).float()
     history = histories().to(dtype)
     expected = predictor.freeze_probability(history.float())
     torch.testing.assert_close(predictor.freeze_probability(history), expected)
+
+
+@every_encoding
+def test_a_predictor_of_less_precision_sees_how_far_weights_moved(encoding):
+    """Moves of a ten-thousandth, of which bfloat16 weights would know nothing."""
+    history = 1 + 1e-4 * histories()
+    expected = ENCODINGS[encoding](history.float())
+    seen, _ = small(encoding).bfloat16().encode(history)
+    assert seen.dtype == torch.bfloat16
+    torch.testing.assert_close(seen.float(), expected, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("method", ["__call__", "freeze_probability", "attention_weights"])
@@ -238,7 +238,7 @@ def test_wrong_arguments(method, history, valid, message):
 
 
 def test_wrong_configurations():
-    with pytest.raises(ValueError, match=r"'fourier'.*\['displacement', 'raw'\]"):
+    with pytest.raises(ValueError, match=r"'fourier'.*'raw'"):
         AttentionPredictor(encoding="fourier")
     for wrong in (0, -1, 2.5, "8"):
         with pytest.raises(ValueError, match="positive integers"):
@@ -255,7 +255,8 @@ def saved(tmp_path):
 def test_what_is_saved_loads_bit_for_bit(saved):
     original, loaded = small("raw").float(), AttentionPredictor.from_pretrained(saved)
     assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors"]
-    assert json.loads((saved / "config.json").read_text()) == {**SMALL, "encoding": "raw"}
+    config = json.loads((saved / "config.json").read_text())
+    assert config == {**SMALL, "encoding": "raw", "threshold": 0.5}
     assert not loaded.training
     for name, value in original.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
@@ -264,6 +265,13 @@ def test_what_is_saved_loads_bit_for_bit(saved):
     loaded.save_pretrained(saved.parent / "again")
     for name in ("config.json", "model.safetensors"):
         assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_a_threshold_chosen_after_training_is_saved(saved):
+    predictor = AttentionPredictor.from_pretrained(saved)
+    predictor.threshold = 0.25
+    predictor.save_pretrained(saved)
+    assert AttentionPredictor.from_pretrained(saved).threshold == 0.25
 
 
 def test_saving_keeps_a_model_card_that_is_there(saved):
@@ -276,11 +284,11 @@ def test_saving_keeps_a_model_card_that_is_there(saved):
 def test_bundled_predictors_load_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(predictor_module, "_BUNDLED", tmp_path)
     small("raw").save_pretrained(tmp_path / "raw")
-    small("displacement").save_pretrained(tmp_path / "displacement")
-    assert AttentionPredictor.from_pretrained().encoding == "displacement"
-    assert AttentionPredictor.from_pretrained(None).encoding == "displacement"
+    small("drift").save_pretrained(tmp_path / "drift")
+    assert AttentionPredictor.from_pretrained().encoding == "drift"
+    assert AttentionPredictor.from_pretrained(None).encoding == "drift"
     assert AttentionPredictor.from_pretrained("raw").encoding == "raw"
-    with pytest.raises(ValueError, match=r"bundled predictor, .* \['displacement', 'raw'\]"):
+    with pytest.raises(ValueError, match=r"bundled predictor, .* \['drift', 'raw'\]"):
         AttentionPredictor.from_pretrained("rwa")
 
 

@@ -1,4 +1,4 @@
-"""The bundled predictor: its size, and what it says about layers whose fate is plain."""
+"""The bundled predictors: their size, and what the default says of layers whose fate is plain."""
 
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import torch
 import smartfrz
 from smartfrz import AttentionPredictor
 
-FOLDER = Path(smartfrz.__file__).parent / "pretrained" / "displacement"
-LAYERS, RECORDS, HALT = 20, 30, 15
+FOLDER = Path(smartfrz.__file__).parent / "pretrained"
+DEFAULT, NAMES = "drift", ["drift", "raw"]
+LAYERS, RECORDS, HALT = 5, 30, 15
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +40,47 @@ def noise():
     return torch.randn(LAYERS, RECORDS, 1024, generator=torch.Generator().manual_seed(1))
 
 
-def test_is_as_large_as_the_paper_s(predictor):
+def test_these_are_bundled_and_no_others():
+    assert sorted(config.parent.name for config in FOLDER.glob("*/config.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_as_large_as_the_paper_s(name):
+    predictor = AttentionPredictor.from_pretrained(name)
     assert sum(param.numel() for param in predictor.parameters()) == 1_037_122
-    assert 4.1e6 < (FOLDER / "model.safetensors").stat().st_size < 4.2e6
-    assert (predictor.size, predictor.window, predictor.encoding) == (1024, 30, "displacement")
+    assert 4.1e6 < (FOLDER / name / "model.safetensors").stat().st_size < 4.2e6
+    assert (predictor.size, predictor.window, predictor.encoding) == (1024, 30, name)
+    assert 0 < predictor.threshold < 1
+
+
+def test_the_default(predictor):
+    expected = AttentionPredictor.from_pretrained(DEFAULT).state_dict()
+    assert all(torch.equal(value, expected[k]) for k, value in predictor.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_a_card(name):
+    card = (FOLDER / name / "README.md").read_text()
+    assert "make predictor" in card and "AUROC" in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_freezes_nothing_that_can_not_be_told(name, moving):
+    predictor = AttentionPredictor.from_pretrained(name)
+    never_moved, broken = moving[:, :1].expand(-1, RECORDS, -1), moving.clone()
+    broken[:, -3, 0] = torch.nan
+    for history in (moving[:, :1], never_moved, broken):
+        assert (predictor.freeze_probability(history) == 0).all()
 
 
 def test_freezes_layers_that_stopped_moving(predictor, halting):
-    assert predictor.freeze_probability(halting).min() > 0.5
+    assert predictor.freeze_probability(halting).min() > predictor.threshold
 
 
 def test_does_not_freeze_layers_that_move_steadily(predictor, moving):
     for records in (2, 5, 15, RECORDS):
-        assert predictor.freeze_probability(moving[:, :records]).max() < 0.5
+        probability = predictor.freeze_probability(moving[:, :records])
+        assert probability.max() < predictor.threshold
 
 
 def test_is_surer_of_a_layer_once_it_has_stopped(predictor, halting):
@@ -65,8 +94,3 @@ def test_the_scale_of_the_weights_makes_no_difference(predictor, moving, halting
         expected = predictor.freeze_probability(history)
         scaled = predictor.freeze_probability(scale * history)
         torch.testing.assert_close(scaled, expected, atol=1e-3, rtol=0)
-
-
-def test_has_a_card():
-    card = (FOLDER / "README.md").read_text()
-    assert "make predictor" in card and "AUROC" in card

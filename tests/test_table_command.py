@@ -71,9 +71,9 @@ def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
     planning._fingerprint.cache_clear()
 
 
-def run_table(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_table(patch: pytest.MonkeyPatch, *arguments: str, name: str = "table2") -> int:
     """The command's exit code."""
-    patch.setattr(sys, "argv", ["table", "table2", "--scale", "demo", *arguments])
+    patch.setattr(sys, "argv", ["table", name, "--scale", "demo", *arguments])
     try:
         run_command(table.main)
     except SystemExit as stopped:
@@ -200,6 +200,55 @@ def test_a_damaged_run_file_is_set_aside_and_its_run_repeated(
     assert new["date"] >= old["date"]
     for key in ("accuracy", "loss", "frozen", "tflops"):
         assert new[key] == old[key]
+
+
+VARIANTS = """
+title = "Variants."
+methods = ["full", "smartfrz", "smartfrz idle", "displacement", "similarity", "linear"]
+scales_of = "table2"
+options.linear.match = "smartfrz idle"
+options.displacement.threshold = 0.01
+options.similarity.reference_seed = 0
+options.smartfrz = {smartfrz}
+options."smartfrz idle" = {idle}
+
+[scales.demo]
+models = ["residual"]
+run = {{ epochs = 3, train_images = 320 }}
+"""
+
+
+def test_variants_of_a_method_are_rows_of_their_own(empty, monkeypatch, capsys):
+    """And the oracle's reference, here full training itself, is run once, and before the oracle."""
+    predictor = f'predictor = "{empty / "predictor"}", records_per_epoch = 2'
+    smartfrz = f"{{ {predictor}, records_per_decision = 1, threshold = 0.87 }}"
+    text = VARIANTS.format(smartfrz=smartfrz, idle=f"{{ {predictor}, threshold = 1.0 }}")
+    (empty / "specs" / "policies.toml").write_text(text)
+    assert run_table(monkeypatch, name="policies") == 0
+    said = capsys.readouterr().out
+    assert "6 cells, 7 runs to do" in said
+    assert "  residual digits[5:10] smartfrz idle seed 0, 3 epochs" in said
+    assert run_table(monkeypatch, name="policies") == 0
+    assert "6 cells, 0 runs to do" in capsys.readouterr().out
+
+    drawn = empty / "results" / "policies-demo"
+    assert {path.name for path in drawn.iterdir()} == DRAWN
+    rows = [line.split(" | ")[2] for line in (drawn / "table.md").read_text().splitlines()[4:]]
+    assert rows == [
+        *("Full training", "SmartFRZ", "SmartFRZ idle"),
+        *("Displacement rule", "Similarity-guided", "Linear freezing"),
+    ]
+    runs = read_csv(drawn / "runs.csv").set_index("method")
+    frozen = {method: bool(json.loads(layers)) for method, layers in runs["frozen"].items()}
+    assert frozen.pop("full") is frozen.pop("smartfrz idle") is False
+    assert all(frozen.values())
+    tflops = runs["tflops"]
+    assert tflops["linear"] == pytest.approx(tflops["full"], rel=0.03)
+    assert tflops["smartfrz"] < 0.97 * tflops["full"]
+    written = [read_run(file) for file in (empty / "results" / "runs").glob("*.json")]
+    assert {run["config"]["method"] for run in written if run} == {
+        *("full", "smartfrz", "displacement", "similarity", "linear")
+    }
 
 
 def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):

@@ -70,10 +70,13 @@ def test_the_record_has_all_that_tables_are_made_of(tmp_path):
     assert run["command"] == "make test"
 
 
-@pytest.mark.parametrize("method", ["autofreeze", "smartfrz", "linear"])
+@pytest.mark.parametrize("method", ["autofreeze", "smartfrz", "linear", "displacement"])
 def test_the_record_says_when_each_layer_froze(tmp_path, method):
-    options = save_random_predictor(tmp_path / "predictor") if method == "smartfrz" else None
-    run = recorded(tiny_run(method, options=options), tmp_path / "runs")
+    options = {
+        "smartfrz": save_random_predictor(tmp_path / "predictor"),
+        "displacement": {"threshold": 0.01},
+    }
+    run = recorded(tiny_run(method, options=options.get(method)), tmp_path / "runs")
     frozen, layers = run["frozen"], run["layers"]
     assert frozen and set(frozen) < set(layers)
     assert layers[-1] not in frozen  # the head
@@ -171,7 +174,7 @@ def test_the_learning_rate_falls_to_zero_as_a_cosine():
     assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * s / 20)) for s in range(1, 21)])
 
 
-@pytest.mark.parametrize("method", ["full", "smartfrz", "autofreeze", "linear"])
+@pytest.mark.parametrize("method", ["full", "smartfrz", "autofreeze", "linear", "displacement"])
 def test_a_diverged_run_stops_and_is_recorded_as_such(tmp_path, method):
     options = save_random_predictor(tmp_path / "predictor") if method == "smartfrz" else None
     config = tiny_run(method, lr=1e30, options=options)
@@ -224,12 +227,14 @@ def pretrained(tmp_path):
 
 def test_fine_tuning_starts_from_the_pretrained_weights_with_a_head_of_its_own(pretrained):
     config, source = pretrained
-    model = prepare(config).model
+    run = prepare(config)
     own = pretraining_run(config)
     assert own is not None
     saved = load_file(weights_file(own))
-    same = {name: torch.equal(saved[name], value) for name, value in model.state_dict().items()}
-    assert {name for name, equal in same.items() if not equal} == {"9.weight", "9.bias"}
+    weights = run.model.state_dict()
+    differ = {name for name, value in weights.items() if not torch.equal(saved[name], value)}
+    head = run.freezer.layers[-1].name
+    assert differ == {f"{head}.weight", f"{head}.bias"}
     assert source["config"]["dataset"] == "digits[0:5]"
 
 

@@ -1,0 +1,73 @@
+"""A measurement, made once for the same inputs and kept beside what is drawn of it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.machine import provenance
+from experiments.results import write_csv, write_json_atomic
+
+_FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured: single ``facts`` by name, and ``frames``, each a CSV file."""
+
+    facts: dict[str, Any]
+    frames: dict[str, pd.DataFrame]
+
+
+def measured_once(
+    folder: Path, inputs: Any, command: str, measure: Callable[[], Measurement]
+) -> Measurement:
+    """Measures, unless the folder holds what was measured with the same inputs.
+
+    Args:
+        folder: where ``facts.json`` and the CSV files are kept.
+        inputs: all that the outcome depends on, but for the machine; what ``json.dumps`` takes.
+        command: what the user gave, for the record.
+        measure: does it.
+
+    Returns:
+        What the files hold; its facts say, too, where and when it was measured.
+    """
+    job = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+    if (kept := _kept(folder, job)) is not None:
+        return kept
+    made = measure()
+    for name, frame in made.frames.items():
+        write_csv(frame, folder / f"{name}.csv")
+    facts = {"id": job, **made.facts, "frames": list(made.frames), **provenance(command)}
+    write_json_atomic(folder / _FACTS, facts)
+    kept = _kept(folder, job)
+    assert kept is not None
+    return kept
+
+
+def where_and_when(facts: dict[str, Any]) -> str:
+    """The last sentence of a caption: machine, versions, commit, command."""
+    machine = facts["machine"]
+    threads = f"{machine['cores']} thread{'' if machine['cores'] == 1 else 's'}"
+    return (
+        f"Measured: {machine['gpu'] or machine['cpu']}, {threads}; torch {facts['torch']}; "
+        f"commit {facts['git']}; {facts['date'][:10]}; command {facts['command']}."
+    )
+
+
+def _kept(folder: Path, job: str) -> Measurement | None:
+    """What a folder holds of a job; ``None`` if a file is missing or not whole."""
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        if facts["id"] != job:
+            return None
+        names = facts["frames"]
+        frames = {n: pd.read_csv(folder / f"{n}.csv", float_precision="round_trip") for n in names}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Measurement(facts, frames)

@@ -1,0 +1,47 @@
+"""Records the trainings that predictors learn from or are judged on: ``python -m scripts.histories``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.config import Recording, RunConfig
+from experiments.execute import execute
+from experiments.histories import is_recorded, record_history
+from experiments.plan import SCALES, check_data, load_spec, plan
+from experiments.series import missing_prerequisites, run_series
+from experiments.train import OnStep
+from scripts.cli import check_asked, run_command
+
+
+def main() -> None:
+    """Reads the command line and records what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec", choices=("predictor", "evidence"), help="to learn or to be judged")
+    parser.add_argument("--scale", default="small", choices=SCALES)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
+    parser.add_argument("--models", nargs="+", help="only these models")
+    options = parser.parse_args()
+    recordings = plan(load_spec(options.spec), options.scale)
+    check_asked(options.models, {config.model for config in recordings}, "model")
+    chosen = [c for c in recordings if not options.models or c.model in options.models]
+    record_all(chosen, options.results / "runs", f"make {options.spec} SCALE={options.scale}")
+
+
+def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
+    """Does the missing runs: pretraining, reference, recording; each goes on where it stopped."""
+    check_data(list(recordings))
+    missing = [config for config in recordings if not is_recorded(config)]
+    todo = missing_prerequisites(missing, runs) + missing
+    print(f"{len(recordings)} trainings to record, {len(todo)} runs to do.")
+
+    def run_one(config: RunConfig, on_step: OnStep) -> None:
+        if isinstance(config.options, Recording):
+            record_history(config, on_step)
+        else:
+            execute(config, runs, command, on_step, lambda run, curves: None, keep_weights=True)
+
+    run_series(todo, run_one)
+
+
+if __name__ == "__main__":
+    run_command(main)

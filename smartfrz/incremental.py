@@ -1,0 +1,107 @@
+"""A predictor that is asked record by record, as training goes on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smartfrz.encodings import ENCODINGS
+from smartfrz.history import WeightHistory, carried_over
+from smartfrz.layers import Layer
+from smartfrz.predictor import AttentionPredictor, confidence, has_moved, is_finite
+
+
+class IncrementalPredictor:
+    """Says what ``predictor.freeze_probability`` says of all records so far, at a fixed cost.
+
+    A record is encoded once. Its key and value (Eq. 1) are kept while it is in the window, as a
+    transformer keeps those of past tokens, so that a decision costs one record's work, not 30.
+
+    Args:
+        predictor: the trained predictor; it moves to the device of the weights.
+    """
+
+    def __init__(self, predictor: AttentionPredictor) -> None:
+        self.predictor = predictor
+        self.encoding = ENCODINGS[predictor.encoding]
+        # Whether a layer has moved takes the record before, whatever the encoding.
+        self.history = WeightHistory(1 + max(1, self.encoding.reach), predictor.size)
+        # What is kept of each record in the window. A record overwrites the oldest one, in place,
+        # as in the history: attention knows no order.
+        window, features = predictor.window, predictor.features
+        weight = next(predictor.parameters())
+        self._window = {
+            "keys": weight.new_zeros(0, window, features),
+            "values": weight.new_zeros(0, window, features),
+            "attended": weight.new_zeros(0, window, dtype=torch.bool),
+            "moved": weight.new_zeros(0, window, dtype=torch.bool),
+            "broken": weight.new_zeros(0, window, dtype=torch.bool),
+        }
+        self._slot = -1
+        self._newest = weight.new_zeros(0, predictor.size)
+
+    @torch.no_grad()
+    def record(self, layers: Sequence[Layer]) -> None:
+        """Takes in the current weights of ``layers``, at least one, and forgets all other layers.
+
+        The weights are on one device.
+        """
+        names_before = self.history.names
+        weights = self.history.record(layers)
+        self._follow(weights.device)
+        encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.lags))
+        self._newest = encoded.to(self._newest.dtype)
+        # The first record, compared with nothing, is not attended to.
+        attended = (self.history.counts > 1) | (not self.encoding.compares)
+        new = {
+            "keys": self.predictor.mlp_k(self._newest),
+            "values": self.predictor.mlp_v(self._newest),
+            "attended": attended.to(weights.device),
+            "moved": has_moved(weights, self.history.earlier((1,))),
+            "broken": ~is_finite(weights),
+        }
+        self._slot = (self._slot + 1) % self.predictor.window
+        for name, rows in new.items():
+            kept = carried_over(self._window[name], names_before, self.history.names)
+            kept[:, self._slot] = rows
+            self._window[name] = kept
+
+    @torch.no_grad()
+    def freeze_probability(self) -> Tensor:
+        """The confidence that each of the layers last recorded can be frozen, (L,) in [0, 1]."""
+        keys, values, attended, moved, broken = self._window.values()
+        logits = self.predictor.decide(self._newest, keys, values, attended)
+        return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was made of the records so far."""
+        return {
+            "history": self.history.state_dict(),
+            "window": {name: kept.clone() for name, kept in self._window.items()},
+            "slot": self._slot,
+            "newest": self._newest.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the records of another one with the same predictor.
+
+        Raises:
+            ValueError: its predictor has another ``size``, ``window``, ``features`` or reach.
+        """
+        expected, found = self._window["keys"].shape[1:], state["window"]["keys"].shape[1:]
+        if found != expected:
+            raise ValueError(
+                f"This predictor keeps (records, features) = {tuple(found)}, not "
+                f"{tuple(expected)}: resume with the one that was used before."
+            )
+        self.history.load_state_dict(state["history"])
+        device = next(self.predictor.parameters()).device
+        self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
+        self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)
+
+    def _follow(self, device: torch.device) -> None:
+        """Moves all to the device of the weights."""
+        if next(self.predictor.parameters()).device != device:  # .to() walks all parameters
+            self.predictor.to(device)
+        self._window = {name: kept.to(device) for name, kept in self._window.items()}
