@@ -43,7 +43,7 @@ lint: setup  ## style and types
 
 predictor: setup  ## records trainings and trains the predictor on them
 	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) \
-		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained/displacement)
+		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained)
 
 table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
 	$(TABLE)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import Recording, RunConfig
+from experiments.measured import counted
 from experiments.stabilisation import epochs_per_record
 from smartfrz.labeller import History
 from smartfrz.predictor import AttentionPredictor
@@ -180,7 +181,8 @@ def rise_effect(frame: pd.DataFrame, alike: Sequence[str]) -> float:
     fell, rose = (each.groupby(list(alike))["attention"].agg(["mean", "count"]) for each in parts)
     weight = 1 / (1 / fell["count"] + 1 / rose["count"])
     difference, middle = rose["mean"] - fell["mean"], (rose["mean"] + fell["mean"]) / 2
-    return float((weight * difference).sum() / (weight * middle).sum())
+    with np.errstate(invalid="ignore"):
+        return float((weight * difference).sum() / (weight * middle).sum())
 
 
 def rank_correlation_at_age(frame: pd.DataFrame) -> float:
@@ -218,8 +220,8 @@ def caption(ages: pd.DataFrame, runs: pd.DataFrame, example: str) -> str:
         )
     )
     return (
-        f"The predictor's attention over its window of {window} records, in {len(runs)} trainings "
-        f"of {', '.join(runs['model'].unique())}. Left: by age of the record; mean, and what holds "
+        f"The predictor's attention over its window of {window} records, in "
+        f"{counted(len(runs), 'training')} of {', '.join(runs['model'].unique())}. Left: by age of the record; mean, and what holds "
         f"of 80 % of the layers and moments; dashed, if all records were alike. The newest record "
         f"gets {ages['mean'].iloc[0]:.1%}, and the newest {window // 3} get "
         f"{ages['mean'].iloc[: window // 3].sum():.0%}. Middle: the training loss of {example}, "

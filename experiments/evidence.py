@@ -113,7 +113,8 @@ def do(
 
     Args:
         job: the candidate and the family that it has not seen.
-        learned, judged: as in :func:`jobs`, recorded.
+        learned: the recorded trainings, as in :func:`jobs`.
+        judged: likewise.
         paces: records an epoch at which it is judged.
         on_step: called after every step of a predictor's training.
     """

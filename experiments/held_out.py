@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 

@@ -53,11 +53,16 @@ def measured_once(
 def where_and_when(facts: dict[str, Any]) -> str:
     """The last sentence of a caption: machine, versions, commit, command."""
     machine = facts["machine"]
-    threads = f"{machine['cores']} thread{'' if machine['cores'] == 1 else 's'}"
     return (
-        f"Measured: {machine['gpu'] or machine['cpu']}, {threads}; torch {facts['torch']}; "
-        f"commit {facts['git']}; {facts['date'][:10]}; command {facts['command']}."
+        f"Measured: {machine['gpu'] or machine['cpu']}, {counted(machine['cores'], 'thread')}; "
+        f"torch {facts['torch']}; commit {facts['git']}; {facts['date'][:10]}; "
+        f"command {facts['command']}."
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in words: ``1 training``, ``2 trainings``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _kept(folder: Path, job: str) -> Measurement | None:
@@ -66,8 +71,7 @@ def _kept(folder: Path, job: str) -> Measurement | None:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         if facts["id"] != job:
             return None
-        names = facts["frames"]
-        frames = {n: pd.read_csv(folder / f"{n}.csv", float_precision="round_trip") for n in names}
+        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in facts["frames"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return Measurement(facts, frames)

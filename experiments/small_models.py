@@ -1,4 +1,4 @@
-"""Small networks of four families, each in two shapes: the plain name, and a deeper, narrower one."""
+"""Small networks of four families, each in two shapes: base, and deeper and narrower."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.compute import steps_per_epoch, traced
 from experiments.config import Recording, RunConfig
+from experiments.measured import counted
 from experiments.methods import interval
 from smartfrz.labeller import History, stabilised
 
@@ -123,5 +124,5 @@ def _verdict(order: pd.DataFrame) -> str:
     back = (order["correlation"] < -order["chance"]).sum()
     return (
         f"The layers in the front stabilise first in {front}, those in the back in {back} of "
-        f"{len(order)} training{'' if len(order) == 1 else 's'}"
+        f"{counted(len(order), 'training')}"
     )

@@ -40,9 +40,8 @@ def main() -> None:
     rows = {job: found for job in planned if (found := known(job, folder)) is not None}
     do_all([job for job in chosen if job not in rows], learned, judged, evidence, command)
     if not options.families:
-        rows = {job: known(job, folder) for job in planned}
-        frame = pd.DataFrame([row for found in rows.values() for row in found or []])
-        write_csv(frame, folder / "scores.csv")
+        found = [row for job in planned for row in known(job, folder) or []]
+        write_csv(pd.DataFrame(found), folder / "scores.csv")
 
 
 def known(job: Job, folder: Path) -> list[dict[str, Any]] | None:

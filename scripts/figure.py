@@ -15,7 +15,7 @@ from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig
 from experiments.execute import execute
 from experiments.histories import is_recorded, load_history
-from experiments.measured import Measurement, measured_once, where_and_when
+from experiments.measured import Measurement, counted, measured_once, where_and_when
 from experiments.plan import SCALES, check_data, load_spec, plan
 from experiments.results import write_text_atomic
 from experiments.series import missing_prerequisites, run_series
@@ -77,8 +77,8 @@ def fig3(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
     made = measured_once(folder, [config.id, EPOCHS_BEFORE], command, measure)
     shown, layers = made.facts["shown"], made.frames["layers"]
     training = (
-        f"after {EPOCHS_BEFORE} epoch{'' if EPOCHS_BEFORE == 1 else 's'} of training "
-        f"{network_on_data(config)}, seed {config.seed}"
+        f"after {counted(EPOCHS_BEFORE, 'epoch')} of training {network_on_data(config)}, "
+        f"seed {config.seed}"
     )
     figure = figures_of_layers.sampled_gradients(
         layers, made.frames["histogram"], f"Layer {shown} of {len(layers)}"

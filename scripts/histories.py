@@ -1,4 +1,4 @@
-"""Records the trainings that predictors learn from or are judged on: ``python -m scripts.histories``."""
+"""Records trainings to learn from or to judge on: ``python -m scripts.histories``."""
 
 import argparse
 from collections.abc import Sequence

@@ -176,13 +176,13 @@ def test_resumed_equals_unbroken(stop):
 
 def test_processes_with_the_same_weights_decide_the_same():
     """Whatever their random states are, which layers are sampled from included."""
-    torch.manual_seed(0)
-    predictor = AttentionPredictor(size=8, hidden=4, features=4, head_hidden=4, window=3)
+    torch.manual_seed(4)
+    predictor = AttentionPredictor(8, 4, 4, 4, window=3, encoding="displacement")
     for param in predictor.parameters():
         nn.init.normal_(param, std=1.0)
     frozen = []
     for rank in range(2):
-        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, 1, threshold=0.45))
+        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, 1))
         torch.manual_seed(rank)
         frozen.append(train(model, optimizer, freezer).frozen)
     assert frozen[0] == frozen[1] and len(set(frozen[0].values())) > 1

@@ -1,0 +1,175 @@
+"""``make fig3 fig4 attention overhead`` from end to end: what they write, and that once."""
+
+import json
+import shutil
+import sys
+import warnings
+
+import pytest
+from digits import save_random_predictor
+
+from experiments import plan as planning
+from experiments.config import RunConfig
+from experiments.histories import history_file
+from experiments.plan import load_spec, plan
+from scripts import figure, overhead
+from scripts.cli import run_command
+
+RUN = """
+[scales.demo]
+models = ["{models}"]
+datasets = ["digits[5:10]"]
+seeds = {seeds}
+
+[scales.demo.run]
+epochs = 2
+lr = 0.05
+image_size = 16
+augment = false
+train_images = 320
+test_images = 64
+pretraining = {{ dataset = "digits[0:5]", epochs = 0.2, lr = 0.05 }}
+"""
+TITLES = 'title = "Digits."\nmethods = {}\n'
+RECORD = "[options.record]\nrecords_per_epoch = 10\nprobe_images = 16\n"
+LABEL = '[predictor]\nencoding = "drift"\ntolerance = 0.02\nsteps = 1\nlr = 0.01\n'
+SMARTFRZ = '[options.smartfrz]\npredictor = "{}"\nrecords_per_epoch = 5\n'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder in which all commands were run once."""
+    folder = tmp_path_factory.mktemp("made")
+    save_random_predictor(folder / "predictor")
+    run, runs = RUN.format(models="plain", seeds=[0]), RUN.format(models="plain", seeds=[0, 1])
+    specs = {
+        "fig3": TITLES.format(["full"]) + run,
+        "fig4": TITLES.format(["record"]) + RECORD + runs,
+        # The trainings of Figure 4, so that they are recorded when attention is asked for.
+        "evidence": TITLES.format(["record"]) + RECORD + runs,
+        "predictor": TITLES.format(["record"]) + RECORD + LABEL + run,
+        "table2": TITLES.format(["smartfrz"]) + SMARTFRZ.format(folder / "predictor") + run,
+    }
+    (folder / "specs").mkdir()
+    for name, text in specs.items():
+        (folder / "specs" / f"{name}.toml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        use(folder, patch)
+        for name in ("fig3", "fig4", "attention", "overhead"):
+            assert call(patch, folder, name) == 0
+    return folder
+
+
+@pytest.fixture
+def workplace(made, tmp_path, monkeypatch):
+    """A copy of that folder, in use."""
+    shutil.copytree(made, tmp_path / "copy")
+    use(tmp_path / "copy", monkeypatch)
+    return tmp_path / "copy"
+
+
+def use(folder, patch):
+    """Makes the commands take specs and cache from a folder."""
+    patch.setattr(planning, "SPECS", folder / "specs")
+    patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
+    patch.setattr(warnings, "showwarning", warnings.showwarning)  # the commands set their own
+    patch.setattr("experiments.overhead._ENOUGH_MS", 1)
+    patch.setattr(overhead.overhead, "LAYER_COUNTS", (2, 4))
+    planning._fingerprint.cache_clear()
+
+
+def call(patch, folder, name, *options):
+    """The exit code of a command."""
+    command = [name] if name == "overhead" else ["figure", name]
+    if name == "attention":
+        options = ("--predictor", str(folder / "predictor"), *options)
+    places = ["--scale", "demo", "--results", str(folder / "results")]
+    patch.setattr(sys, "argv", [*command, *places, *options])
+    try:
+        run_command(overhead.main if name == "overhead" else figure.main)
+    except SystemExit as stopped:
+        assert isinstance(stopped.code, int)
+        return stopped.code
+    return 0
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "found"),
+    [
+        ("fig3", {"layers", "histogram"}, "Of the 5 layers with more weights than are sampled"),
+        ("fig4", {"curves", "layers", "order"}, "of 2 trainings"),
+        ("attention", {"ages", "runs", "example"}, "in 2 trainings of plain"),
+        ("overhead", {"quantities", "by_layers"}, "| Predictor: size | MB | 4 | 4.15 |"),
+    ],
+)
+def test_writes_tables_figure_and_caption(made, name, frames, found):
+    folder = made / "results" / f"{name}-demo"
+    drawn = {f"{name}.png", f"{name}.pdf", f"{name}.md", "facts.json"}
+    assert {file.name for file in folder.iterdir()} == drawn | {f"{each}.csv" for each in frames}
+    text = (folder / f"{name}.md").read_text()
+    assert text.startswith(f"![{name}]({name}.png)\n\n") and found in text
+    assert f"command make {name} SCALE=demo." in text and "1 thread;" in text
+
+
+def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypatch):
+    for missing in ("cache/weights", "cache/checkpoints"):
+        shutil.rmtree(workplace / missing)
+    monkeypatch.setattr(figure.gradients, "gradients_after", None)
+    monkeypatch.setattr(figure, "record_all", None)
+    monkeypatch.setattr(figure.attention, "look", None)
+    monkeypatch.setattr(overhead, "measure", None)
+    for name in ("fig3", "fig4", "attention", "overhead"):
+        folder = workplace / "results" / f"{name}-demo"
+        before = contents(folder)
+        assert call(monkeypatch, workplace, name) == 0
+        assert contents(folder) == before
+
+
+def test_gradients_are_of_the_run_after_its_pretraining(made):
+    facts = json.loads((made / "results" / "fig3-demo" / "facts.json").read_text())
+    assert facts["shown"] == 3  # of the six layers without the head
+    assert facts["run"]["pretraining"]["dataset"] == "digits[0:5]"
+    (pretraining,) = (made / "results" / "runs").iterdir()
+    assert json.loads(pretraining.read_text())["config"]["dataset"] == "digits[0:5]"
+
+
+def test_other_trainings_are_looked_at_again(workplace, monkeypatch, capsys):
+    first, second = plan(load_spec("evidence"), "demo")
+    history_file(first).unlink()
+    assert call(monkeypatch, workplace, "attention") == 0
+    said = capsys.readouterr().out
+    assert "in 1 training of" in said and "(one training)" in said
+    history_file(second).unlink()
+    assert call(monkeypatch, workplace, "attention") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: No training is recorded at scale demo: make evidence")
+
+
+def test_without_evidence_the_predictor_s_own_trainings_are_looked_at(workplace, monkeypatch):
+    spec = workplace / "specs" / "evidence.toml"
+    spec.write_text(spec.read_text().replace("scales.demo", "scales.small"))
+    configs = figure.recorded("demo")
+    assert configs == plan(load_spec("predictor"), "demo")
+    assert all(isinstance(config, RunConfig) for config in configs)
+
+
+def test_the_label_s_tolerance_is_the_scale_s(workplace):
+    spec = workplace / "specs" / "predictor.toml"
+    assert figure.label_tolerance("demo") == 0.02
+    spec.write_text(
+        spec.read_text().replace(
+            "[scales.demo]", "[predictor.demo]\ntolerance = 0.1\n[scales.demo]"
+        )
+    )
+    assert figure.label_tolerance("demo") == 0.1
+    assert figure.label_tolerance("small") == 0.02
+
+
+def test_a_missing_predictor_gets_a_sentence(workplace, monkeypatch, capsys):
+    (workplace / "predictor" / "config.json").unlink()
+    assert call(monkeypatch, workplace, "attention") == 2
+    assert "config.json" in capsys.readouterr().err
