@@ -14,7 +14,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor policies readme
+.PHONY: help setup demo test lint predictor evidence policies readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,9 @@ lint: setup  ## style and types
 predictor: setup  ## records trainings and trains the predictor on them
 	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) \
 		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained)
+
+evidence: setup  ## who tells best which layers are done, in networks of a family new to them
+	$(BIN)/python -m scripts.evidence --scale $(SCALE) --results $(RESULTS)
 
 table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
 	$(TABLE)

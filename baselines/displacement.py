@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from smartfrz.history import WeightHistory
+from smartfrz.history import PREVIOUS, WeightHistory
 from smartfrz.layers import Layer
 
 
@@ -31,7 +31,7 @@ class DisplacementRule:
             raise ValueError(f"An interval is at least 1, not {interval}.")
         self.interval = interval
         self.threshold = threshold
-        self._history = WeightHistory(window=2, size=size)
+        self._history = WeightHistory(size)
 
     def is_due(self, step: int) -> bool:
         """Whether this step records and decides."""
@@ -44,7 +44,7 @@ class DisplacementRule:
             return []
         weights = self._history.record(candidates)
         # Before a layer's first record there is none: it counts as not moved.
-        moved = torch.linalg.vector_norm(weights - self._history.earlier((1,)), dim=1)
+        moved = torch.linalg.vector_norm(weights - self._history.earlier((PREVIOUS,)), dim=1)
         # A NaN compares false: the layer goes on training.
         done = (moved > 0) & (moved < self.threshold * torch.linalg.vector_norm(weights, dim=1))
         return [layer for layer, is_done in zip(candidates, done.tolist(), strict=True) if is_done]

@@ -50,8 +50,8 @@ results/evidence-{scale}/.
 
 _ENCODINGS = {
     "raw": "It sees the sampled weights themselves, as in the paper.",
-    "drift": "It sees how far each layer, and the layers before it, moved in the last 1 to 27 "
-    "records and since the first (not in the paper).",
+    "drift": "It sees how far each layer, and the layers before it, have moved since several "
+    "moments of the training so far (not in the paper).",
 }
 
 

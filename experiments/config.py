@@ -58,12 +58,13 @@ class AutoFreezing:
 
 @dataclass(frozen=True)
 class SmartFreezing:
-    """SmartFRZ. ``predictor`` is a bundled name, a folder or a Hub id; the fingerprint its hash."""
+    """SmartFRZ. ``predictor`` is a bundled name, a folder or a Hub id, its own ``threshold`` the
+    default; the fingerprint is its hash."""
 
-    predictor: str = "displacement"
-    records_per_epoch: int = 10
-    records_per_decision: int = 5
-    threshold: float = 0.5
+    predictor: str = "drift"
+    records_per_epoch: int = 4
+    records_per_decision: int = 1
+    threshold: float | None = None
     fingerprint: str = ""
 
 

@@ -118,8 +118,8 @@ def attention(
     Args:
         ages: ``age``, ``mean``, ``low`` and ``high``.
         example: ``epoch``, ``loss`` and ``attention``, relative to records of the same ages.
-        runs: a row per training, with ``rise_effect`` (a fraction).
-        interval: of its mean.
+        runs: a row per training: ``rise_effect`` and ``rise_effect_same_epoch``, fractions.
+        interval: of the mean ``rise_effect``.
     """
     fig, (left, middle, right) = _row(3)
     left.fill_between(ages["age"], 100 * ages["low"], 100 * ages["high"], color=_OURS, alpha=0.2)
@@ -135,10 +135,13 @@ def attention(
     other.set_ylabel("Attention, relative", color=_OURS)
     other.grid(visible=False)
 
-    effects = 100 * runs["rise_effect"].sort_values()
+    effects = 100 * runs[["rise_effect", "rise_effect_same_epoch"]].sort_values("rise_effect")
+    rows = range(1, len(effects) + 1)
     right.axvline(0, color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0.9)
-    right.plot(effects, range(1, len(effects) + 1), **_DOT, color=_OURS)
-    right.axvline(effects.mean(), color=_OURS, lw=1)
+    hollow: dict[str, Any] = {"mfc": "white", "mew": 0.7}
+    right.plot(effects["rise_effect_same_epoch"], rows, **_DOT | hollow, color=_OURS)
+    right.plot(effects["rise_effect"], rows, **_DOT, color=_OURS)
+    right.axvline(effects["rise_effect"].mean(), color=_OURS, lw=1)
     if not np.isnan(interval).any():
         right.axvspan(*(100 * end for end in interval), color=_OURS, alpha=0.15, lw=0)
     right.set(title="If the loss rose", xlabel="More attention (%)", ylabel="Training")

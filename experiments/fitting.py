@@ -35,6 +35,10 @@ class Training:
     size: int = 1024
     pooling: str = "attention"
 
+    def __post_init__(self) -> None:
+        if self.pooling not in ("attention", "mean"):
+            raise ValueError(f"pooling is 'attention' or 'mean', not {self.pooling!r}.")
+
 
 def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[History]]:
     """Three quarters to learn from, one quarter to calibrate on; at least one of each."""

@@ -138,8 +138,8 @@ def caption(layers: pd.DataFrame, shown: int, training: str) -> str:
         f"layer but the head, and what a random subset stays below in {_QUANTILE:.0%} of "
         f"{_DRAWS:,} draws without replacement. The largest distance is {worst['distance']:.3f} "
         f"(`{worst['name']}`; chance {worst['chance']:.3f}).\n\n"
-        f"**Finding.** Of the {len(larger)} layers with more weights than are sampled, {above} are "
-        f"above that level; by chance alone at least as many are in {by_chance:.0%} of cases: the "
+        f"**Finding.** Above that level: {above} of the {len(larger)} layers with more weights "
+        f"than are sampled; by chance alone at least as many in {by_chance:.0%} of cases. The "
         f"sampled weights are {'' if by_chance > 0.05 else 'not '}as good as a random draw. That a "
         "random draw is like the whole holds for any numbers; it says nothing of gradients."
     )

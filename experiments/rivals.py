@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from smartfrz.history import kept_before
 from smartfrz.labeller import History
 
 _LAGS = (1, 2, 3, 5, 8, 12)
@@ -82,25 +83,28 @@ def hand_made_features(history: History) -> Tensor:
 
 
 def drift_features(history: History) -> Tensor:
-    """Seven numbers that describe each record of each layer and of all layers before it.
+    """Eight numbers that describe each record of each layer and of all layers before it.
 
-    What :func:`smartfrz.encodings.drift` makes of all sampled weights, in one number a lag: the
-    displacement since 1, 2, 4, 8, 16 and 27 records and since the first, relative to the norm, as
-    the root of the sum of squares over the layers up to this one; logarithms.
+    What :func:`smartfrz.encodings.drift` makes of all sampled weights, in one number a moment: the
+    displacement since seven moments of the time so far and the path since the first record,
+    relative to the norm, as the root of the sum of squares over the layers up to this one;
+    logarithms.
 
     Args:
         history: R records of L layers, in execution order.
 
     Returns:
-        (R, L, 7) float32.
+        (R, L, 8) float32.
     """
-    weights = history.weights
-    records, norms = torch.arange(len(weights)), _norms(weights)
-    displacements = [
-        (weights - weights[(records - lag).clamp_min(0)]).norm(dim=2) / norms
-        for lag in (1, 2, 4, 8, 16, 27, len(weights))
+    weights, records = history.weights, range(len(history.weights))
+    steps = weights.diff(dim=0, prepend=weights[:1]).norm(dim=2)
+    moments = [
+        weights[[kept_before(record, fraction) for record in records]]
+        for fraction in (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 15 / 16)
     ]
-    return torch.stack([_log(each.square().cumsum(dim=1).sqrt()) for each in displacements], dim=2)
+    moved = [(weights - then).norm(dim=2) for then in moments] + [steps.cumsum(dim=0)]
+    relative = torch.stack(moved, dim=2) / _norms(weights)[..., None]
+    return _log(relative.square().cumsum(dim=1).sqrt())
 
 
 REGRESSIONS: dict[str, Callable[[History], Tensor]] = {

@@ -106,12 +106,12 @@ def caption(frame: pd.DataFrame, title: str) -> str:
         return f"{title} Nothing has been run yet."
     scales = frame["command"].str.extract(r"\bSCALE=(\w+)", expand=False)
     facts = {
-        "scale": _distinct(scales),
-        "machine": _distinct(frame["machine"]),
-        "torch": _distinct(frame["torch"]),
-        "commit": _distinct(frame["git"]),
-        "seeds": [", ".join(_distinct(frame["seed"]))],
-        "command": _distinct(frame["command"]),
+        "scale": distinct(scales),
+        "machine": distinct(frame["machine"]),
+        "torch": distinct(frame["torch"]),
+        "commit": distinct(frame["git"]),
+        "seeds": [", ".join(distinct(frame["seed"]))],
+        "command": distinct(frame["command"]),
     }
     provenance = "; ".join(
         f"{name} {' and '.join(values)}" for name, values in facts.items() if values
@@ -125,23 +125,42 @@ def caption(frame: pd.DataFrame, title: str) -> str:
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
     """A comparison table as GitHub Markdown, under its caption."""
-    header, groups = _rendered(table, _escape_markdown)
-    rule = [":--"] * _LABELS + ["--:"] * (len(header) - _LABELS)
-    rows = [header, rule, *(row for group in groups for row in group)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([_escape_markdown(caption), "", *lines, ""])
+    return markdown(*_rendered(table, escape_markdown), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     """A comparison table as a LaTeX float; needs the package booktabs."""
-    header, groups = _rendered(table, _escape_latex)
+    return latex(*_rendered(table, escape_latex), caption, _LABELS)
+
+
+def markdown(
+    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
+) -> str:
+    """Groups of rows as GitHub Markdown, under a caption.
+
+    Args:
+        header: escaped, as are the rows.
+        groups: of rows of as many words.
+        caption: not escaped.
+        labels: how many of the first columns are words, the others numbers.
+    """
+    rule = [":--"] * labels + ["--:"] * (len(header) - labels)
+    rows = [header, rule, *(row for group in groups for row in group)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([escape_markdown(caption), "", *lines, ""])
+
+
+def latex(
+    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
+) -> str:
+    """Groups of rows as a LaTeX float, with a rule between them; arguments as :func:`markdown`."""
     blocks = ["\n".join(f"{' & '.join(row)} \\\\" for row in group) for group in groups]
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering\small",
-            rf"\caption{{{_escape_latex(caption)}}}",
-            rf"\begin{{tabular}}{{{'l' * _LABELS}{'r' * (len(header) - _LABELS)}}}",
+            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}",
             r"\toprule",
             f"{' & '.join(header)} \\\\",
             r"\midrule",
@@ -256,7 +275,8 @@ def _aligned(row: list[str], widths: list[int]) -> str:
     return "  ".join([*words, *(word.rjust(width) for word, width in pairs[_LABELS:])]).rstrip()
 
 
-def _distinct(values: pd.Series) -> list[str]:
+def distinct(values: pd.Series) -> list[str]:
+    """What there is among the values, sorted, as words."""
     return [str(value) for value in sorted(values.dropna().unique())]
 
 
@@ -266,7 +286,8 @@ def _other_metrics(frame: pd.DataFrame) -> str:
     return "".join(f" {display_name(dataset)}: {metric}." for dataset, metric in pairs)
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """The text so that Markdown shows it as it is."""
     return re.sub(r"([\\|*_`<>])", r"\\\1", text)
 
 
@@ -280,5 +301,6 @@ _LATEX = {
 }
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """The text so that LaTeX shows it as it is."""
     return "".join(_LATEX.get(sign, sign) for sign in text)

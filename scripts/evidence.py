@@ -2,64 +2,77 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
+from experiments import figures_of_evidence, tables_of_evidence
 from experiments.config import RunConfig, checked
 from experiments.evidence import Evidence, Job, do, jobs
+from experiments.figures import save
 from experiments.machine import provenance
 from experiments.models import FAMILIES
 from experiments.paths import cache_folder
 from experiments.plan import SCALES, load_spec, plan
-from experiments.results import read_csv, write_csv, write_json_atomic
+from experiments.results import write_csv, write_json_atomic, write_text_atomic
+from experiments.scores import BUNDLED, Comparison, read_scores, write_scores
+from experiments.verdict import verdict
 from scripts.cli import check_asked, run_command
 from scripts.histories import record_all
 from scripts.predictor import training_at
 
+SCORES = "scores.csv"
+
 
 def main() -> None:
-    """Reads the command line, records and fits what is missing, writes CSV, tables and figures."""
+    """Reads the command line, records and fits what is missing, draws what there is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
-    parser.add_argument("--families", nargs="+", help="only fit for these, draw nothing")
+    parser.add_argument("--families", nargs="+", help="only fit what is judged on these families")
     options = parser.parse_args()
-    check_asked(options.families, set(FAMILIES), "family")
 
     learning, judging = load_spec("predictor"), load_spec("evidence")
     learned, judged = plan(learning, options.scale), plan(judging, options.scale)
-    command = f"make evidence SCALE={options.scale}"
-    record_all([*learned, *judged], options.results / "runs", command)
     evidence = checked(Evidence, judging.predictor, "evidence")
-    planned = jobs(evidence, training_at(options.scale, learning.predictor), learned, judged)
+    training = training_at(options.scale, learning.predictor)
+    planned = jobs(evidence, training, learned, judged)
+    families = [name for name in FAMILIES if any(job.family == name for job in planned)]
+    check_asked(options.families, set(families), "family")
+
     folder = options.results / f"evidence-{options.scale}"
-    chosen = [job for job in planned if job.family in (options.families or FAMILIES)]
-    rows = {job: found for job in planned if (found := known(job, folder)) is not None}
-    do_all([job for job in chosen if job not in rows], learned, judged, evidence, command)
-    if not options.families:
-        found = [row for job in planned for row in known(job, folder) or []]
-        write_csv(pd.DataFrame(found), folder / "scores.csv")
+    asked = options.families or families
+    done = known(planned, folder / SCORES)
+    todo = [job for job in planned if job.family in asked and job not in done]
+    if todo:
+        command = f"make evidence SCALE={options.scale}"
+        record_all([*learned, *judged], options.results / "runs", command)
+        do_all(todo, learned, judged, evidence, command)
+        done = known(planned, folder / SCORES)
+    write_scores([row for job in planned for row in done.get(job, [])], folder / SCORES)
+    draw(Comparison(read_scores(folder / SCORES), evidence, training.tolerance, families), folder)
 
 
-def known(job: Job, folder: Path) -> list[dict[str, Any]] | None:
-    """What a job has found, in this cache or in the results that are there."""
-    file = cache_folder("evidence") / f"{job.id}.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    if (folder / "scores.csv").exists():
-        frame = read_csv(folder / "scores.csv")
-        rows = frame[frame["job"] == job.id]
-        return rows.to_dict("records") if len(rows) else None
-    return None
+def known(planned: Sequence[Job], scores: Path) -> dict[Job, list[dict[str, Any]]]:
+    """What jobs have found, by this cache or else by the results that are there."""
+    frame = read_scores(scores) if scores.exists() else None
+    written = {} if frame is None else dict(list(frame.groupby("job")))
+    found = {}
+    for job in planned:
+        file = cache_folder("evidence") / f"{job.id}.json"
+        if file.exists():
+            found[job] = json.loads(file.read_text())
+        elif job.id in written:
+            found[job] = written[job.id].to_dict("records")
+    return found
 
 
 def do_all(
-    todo: list[Job],
-    learned: list[RunConfig],
-    judged: list[RunConfig],
+    todo: Sequence[Job],
+    learned: Sequence[RunConfig],
+    judged: Sequence[RunConfig],
     evidence: Evidence,
     command: str,
 ) -> None:
@@ -75,6 +88,35 @@ def do_all(
             facts = {**facts, "machine": facts["machine"]["gpu"] or facts["machine"]["cpu"]}
             rows = [{"job": job.id, **row, **facts} for row in rows]
             write_json_atomic(cache_folder("evidence") / f"{job.id}.json", rows)
+
+
+def draw(comparison: Comparison, folder: Path) -> None:
+    """Makes tables, figures and the verdict from the scores alone, and shows what there is."""
+    tables = {
+        "table": tables_of_evidence.candidates(comparison),
+        "ablations": tables_of_evidence.ablations(comparison),
+        "paces": tables_of_evidence.paces(comparison),
+    }
+    for name, table in tables.items():
+        write_csv(table.frame, folder / f"{name}.csv")
+        write_text_atomic(folder / f"{name}.md", table.to_markdown())
+        write_text_atomic(folder / f"{name}.tex", table.to_latex())
+    families, errors = comparison.families, comparison.by_family("calibration_error")
+    figures = {
+        "auroc": figures_of_evidence.auroc(comparison.candidates(), families),
+        "tolerances": figures_of_evidence.tolerances(
+            comparison.tolerances(), families, comparison.tolerance
+        ),
+        "reliability": figures_of_evidence.reliability(
+            comparison.reliability(), errors.loc[BUNDLED].to_dict()
+        ),
+    }
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    write_text_atomic(folder / "verdict.md", verdict(comparison))
+    print(tables["table"].to_markdown())
+    print(verdict(comparison))
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
 if __name__ == "__main__":

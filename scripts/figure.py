@@ -132,7 +132,7 @@ def attention_figure(options: argparse.Namespace, folder: Path) -> tuple[Figure,
         folder, [[config.id for config in configs], fingerprint, per_epoch], command, measure
     )
     ages, runs, example = (made.frames[name] for name in ("ages", "runs", "example"))
-    interval = attention.bootstrap_interval(runs["rise_effect"].to_numpy())
+    interval = attention.bootstrap_interval(runs["rise_effect"])
     figure = figures_of_layers.attention(ages, example, runs, interval)
     text = attention.caption(ages, runs, network_on_data(configs[0]))
     return figure, f"{text} {where_and_when(made.facts)}"

@@ -55,10 +55,13 @@ def best_threshold(scores: Tensor, labels: Tensor) -> float:
         The middle between two neighbouring scores, or infinity below the lowest.
     """
     order = scores.argsort(descending=True)
-    ordered, hits = scores[order].double(), labels[order].double().cumsum(0)
+    ordered, hits = scores[order], labels[order].double().cumsum(0)
     chosen = torch.arange(1, len(scores) + 1)
     f1 = 2 * hits / (chosen + labels.sum())
     # Only between different scores can be cut.
     following = torch.cat([ordered[1:], ordered.new_tensor([-torch.inf])])
     best = int(torch.where(following < ordered, f1, -1.0).argmax())
-    return float((ordered[best] + following[best]) / 2)
+    upper, lower = ordered[best], following[best]
+    middle = (upper + lower) / 2
+    # Of scores next to each other, or infinite, the middle may be the upper one or no number.
+    return float(middle if middle < upper else lower)

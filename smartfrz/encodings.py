@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smartfrz.history import BEGINNING, PATH
+from smartfrz.history import PATH, PREVIOUS, kept_before
 
 _SMALLEST, _LARGEST = 1e-5, 1e5
 
@@ -20,23 +20,17 @@ class Encoding:
 
     Attributes:
         encode: maps records (..., size), and as many earlier weights, to (..., size) inputs.
-        lags: how many records earlier the weights are that the record is compared with; weight p
-            with what it was ``lags[p % len(lags)]`` records before, or at the first, if there are
-            fewer. See :data:`smartfrz.history.BEGINNING` and :data:`smartfrz.history.PATH`.
+        fractions: of the time so far, at which the earlier weights are taken that the record is
+            compared with; see :meth:`smartfrz.history.WeightHistory.earlier`.
     """
 
     encode: Callable[[Tensor, Tensor], Tensor]
-    lags: tuple[int, ...] = ()
+    fractions: tuple[float, ...] = ()
 
     @property
     def compares(self) -> bool:
         """Whether it compares a record with earlier ones, so that the first one tells nothing."""
-        return bool(self.lags)
-
-    @property
-    def reach(self) -> int:
-        """How many past records it takes to encode the next one, the first record aside."""
-        return max((lag for lag in self.lags if lag < BEGINNING), default=0)
+        return bool(self.fractions)
 
     def __call__(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
         """Encodes all records of a history.
@@ -56,14 +50,15 @@ class Encoding:
     def _earlier(self, history: Tensor) -> Tensor:
         """What :meth:`smartfrz.history.WeightHistory.earlier` would be at every record."""
         earlier = torch.zeros_like(history)
-        records = torch.arange(history.shape[1], device=history.device)
-        for i, lag in enumerate(self.lags):
-            part = history[..., i :: len(self.lags)]
-            if lag == PATH:
+        for i, fraction in enumerate(self.fractions):
+            part = history[..., i :: len(self.fractions)]
+            if fraction == PATH:
                 steps = part.diff(dim=1, prepend=part[:, :1]).abs()
-                earlier[..., i :: len(self.lags)] = part - steps.cumsum(dim=1)
+                then = part - steps.cumsum(dim=1)
             else:
-                earlier[..., i :: len(self.lags)] = part[:, (records - lag).clamp_min(0)]
+                records = range(history.shape[1])
+                then = part[:, [kept_before(record, fraction) for record in records]]
+            earlier[..., i :: len(self.fractions)] = then
         return earlier
 
 
@@ -100,21 +95,22 @@ def displacement(weights: Tensor, earlier: Tensor) -> Tensor:
 
 
 def log_displacement(weights: Tensor, earlier: Tensor) -> Tensor:
-    """How far the weights moved in the last 1, 2, 4, 8, 16 and 27 records and since the first.
+    """How far the weights moved since seven moments of the training so far, and along what path.
 
-    An eighth of the sampled weights tells of each lag: their distances ``|w_t - w_(t - lag)|``;
-    the last eighth tells how long the path was since the first record, ``sum |w_j - w_(j - 1)|``;
-    relative to the root mean square of ``w_t``, sorted, as logarithms of order 1. So neither the
-    scale of the weights nor the order in which they were sampled matters, and layers of any
+    An eighth of the sampled weights tells of each moment, from the first record to a sixteenth of
+    the time ago: their distances ``|w_t - w_s|``; the last eighth tells how long the path was
+    since the first record, ``sum |w_j - w_(j - 1)|``; relative to the root mean square of ``w_t``,
+    sorted, as logarithms of order 1. So neither the scale of the weights, nor the order in which
+    they were sampled, nor how often they were recorded matters much, and layers of any
     architecture look alike. Not in the paper, which feeds the weights themselves.
 
     Args:
         weights: (..., size) records.
-        earlier: (..., size), each weight as it was its lag ago.
+        earlier: (..., size), each weight as it was at its moment.
 
     Returns:
-        (..., size): for each lag its sorted values, ``log10(ratio) + 2.5`` with the ratio clamped
-        to [1e-5, 1e5]. Finite for finite weights.
+        (..., size): for each moment its sorted values, ``log10(ratio) + 2.5`` with the ratio
+        clamped to [1e-5, 1e5]. Finite for finite weights.
     """
     return _log(_sorted_ratios(weights, earlier))
 
@@ -129,7 +125,7 @@ def drift(weights: Tensor, earlier: Tensor) -> Tensor:
 
     Args:
         weights: (L, ..., size) records of L layers, in execution order.
-        earlier: (L, ..., size), each weight as it was its lag ago.
+        earlier: (L, ..., size), each weight as it was at its moment.
 
     Returns:
         (L, ..., size), as :func:`log_displacement`.
@@ -138,10 +134,10 @@ def drift(weights: Tensor, earlier: Tensor) -> Tensor:
 
 
 def _sorted_ratios(weights: Tensor, earlier: Tensor) -> Tensor:
-    """Relative displacements, those of the same lag side by side and in ascending order."""
+    """Relative displacements, those since the same moment side by side and in ascending order."""
     ratio = (weights - earlier).abs() / _rms(weights)
-    lags = len(_LAGS)
-    return torch.cat([_sorted(ratio[..., i::lags]) for i in range(lags)], dim=-1)
+    moments = len(_FRACTIONS)
+    return torch.cat([_sorted(ratio[..., i::moments]) for i in range(moments)], dim=-1)
 
 
 def _log(ratio: Tensor) -> Tensor:
@@ -165,13 +161,13 @@ def _sorted(values: Tensor) -> Tensor:
     return values.sort(dim=-1).values
 
 
-_LAGS = (1, 2, 4, 8, 16, 27, BEGINNING, PATH)
+_FRACTIONS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 15 / 16, PATH)
 
 ENCODINGS = {
     "raw": Encoding(raw),
     "standardised": Encoding(standardised),
-    "displacement": Encoding(displacement, lags=(1,)),
-    "log_displacement": Encoding(log_displacement, lags=_LAGS),
-    "drift": Encoding(drift, lags=_LAGS),
+    "displacement": Encoding(displacement, fractions=(PREVIOUS,)),
+    "log_displacement": Encoding(log_displacement, fractions=_FRACTIONS),
+    "drift": Encoding(drift, fractions=_FRACTIONS),
 }
 """By name; ``raw`` is the paper's."""

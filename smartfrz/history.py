@@ -1,5 +1,6 @@
 """The predictor's input (Sec. 3.2): layer tailoring and the attention window of past weights."""
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -70,23 +71,49 @@ def tailor(layer: Layer, positions: Sequence[Tensor] | None = None) -> Tensor:
     return torch.cat(values).float()
 
 
-BEGINNING = 2**31
-"""The lag that reaches back to a layer's first record."""
+KEPT = 32
+"""How many records of the past are kept, evenly spaced from the first to the newest."""
 
-PATH = BEGINNING + 1
-"""In place of a lag: as far from the newest weights as their path since the first record is long,
-``sum |w_j - w_(j - 1)|``."""
+PREVIOUS = 1.0
+"""As a fraction of the time so far: the record before the newest, however many there are."""
+
+PATH = math.inf
+"""In place of a fraction: as far from the newest weights as their path since the first record is
+long, ``sum |w_j - w_(j - 1)|``."""
+
+
+def kept_before(record: int, fraction: float) -> int:
+    """Which of the records that are kept was made after a fraction of the time so far.
+
+    Every second record that is kept is dropped whenever there would be more than :data:`KEPT`. So
+    the spacing of those that remain grows with time, and whoever looks back by fractions of it
+    sees much the same, however often records are made.
+
+    Args:
+        record: index of the newest record; the first has 0.
+        fraction: of the time from the first record to the newest, or :data:`PREVIOUS`.
+
+    Returns:
+        The index of a record before the newest one (of the first, if there is no other).
+    """
+    if fraction == PREVIOUS:
+        return max(0, record - 1)
+    return int(fraction * record) // spacing(record) * spacing(record)
+
+
+def spacing(record: int) -> int:
+    """Records from one that is kept to the next, when ``record`` is the newest."""
+    return 1 << (record // KEPT).bit_length()
 
 
 class WeightHistory:
-    """The last tailored weights of every layer that still trains, and the first ones.
+    """The tailored weights of every layer that still trains, from its first record on.
 
-    Takes ``(window + 2) * size * 4`` bytes per layer, on the device of its weights (about 6 MB for
-    ResNet-50 with the paper's 30 records of 1024 weights, Appendix C). All layers' records are in
-    one tensor, so that one operation reads or writes them all.
+    Takes ``(KEPT + 3) * size * 4`` bytes per layer, on the device of its weights (about 7 MB for
+    ResNet-50 with 1024 weights; with the paper's window of 30 records 6 MB, Appendix C). All
+    layers' records are in one tensor, so that one operation reads or writes them all.
 
     Args:
-        window: how many records to keep.
         size: how many weights of a layer to record.
 
     Attributes:
@@ -94,17 +121,14 @@ class WeightHistory:
         counts: (L,) int64 on the CPU, how often each of them has been recorded.
     """
 
-    def __init__(self, window: int = 30, size: int = 1024) -> None:
-        self.window = window
+    def __init__(self, size: int = 1024) -> None:
         self.size = size
         self.names: list[str] = []
         self.counts = torch.zeros(0, dtype=torch.int64)
         self._positions: dict[str, list[Tensor]] = {}
-        # A record overwrites the oldest one, in place; the newest is at ``_newest``.
-        self._ring = torch.zeros(0, window, size)
-        self._newest = -1
-        self._first = torch.zeros(0, size)
-        self._path = torch.zeros(0, size)
+        self._record = -1
+        self._kept = torch.zeros(0, KEPT, size)
+        self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
 
     def record(self, layers: Sequence[Layer]) -> Tensor:
         """Adds the current weights of ``layers`` and forgets all other layers.
@@ -115,101 +139,85 @@ class WeightHistory:
         Returns:
             The weights, (L, size) float32.
         """
-        self._keep([layer.name for layer in layers])
+        self._keep_layers([layer.name for layer in layers])
         weights = torch.stack([tailor(layer, self._positions_of(layer)) for layer in layers])
         # Records from a checkpoint may be on another device.
-        self._ring, self._first, self._path = (
-            tensor.to(weights.device) for tensor in (self._ring, self._first, self._path)
+        self._kept, self._newest, self._path = (
+            tensor.to(weights.device) for tensor in (self._kept, self._newest, self._path)
         )
         new = (self.counts == 0).nonzero()[:, 0].tolist()
         if new:
             # Before its first record, a layer is taken to have been as it is then.
-            self._ring[new] = weights[new, None]
-            self._first[new] = weights[new]
-        self._path += (weights - self._ring[:, self._newest]).abs()
-        self._newest = (self._newest + 1) % self.window
-        self._ring[:, self._newest] = weights
+            self._kept[new] = weights[new, None]
+            self._newest[new] = weights[new]
+        self._record += 1
+        if spacing(self._record) > spacing(self._record - 1) and self._record:
+            self._kept[:, : KEPT // 2] = self._kept[:, ::2].clone()
+        slot, rest = divmod(self._record, spacing(self._record))
+        if rest == 0:
+            self._kept[:, slot] = weights
+        self._path += (weights - self._newest).abs()
+        self._previous, self._newest = self._newest, weights
         self.counts += 1
         return weights
 
-    def earlier(self, lags: Sequence[int]) -> Tensor:
-        """The weights of the layers last recorded, each as it was some records before the newest.
+    def earlier(self, fractions: Sequence[float]) -> Tensor:
+        """The weights of the layers last recorded, each as it was some time before.
 
         Args:
-            lags: weight p is taken from ``lags[p % len(lags)]`` records before, or from the
-                layer's first record, if it has fewer. Less than ``window``, or :data:`BEGINNING`,
-                or :data:`PATH`.
+            fractions: of the time so far: weight p is taken from the record that
+                :func:`kept_before` tells for ``fractions[p % len(fractions)]``; :data:`PREVIOUS`
+                and :data:`PATH` are allowed.
 
         Returns:
             (L, size).
         """
-        earlier = torch.zeros_like(self._first)
-        for i, lag in enumerate(lags):
-            part = slice(i, None, len(lags))
-            if lag == BEGINNING:
-                earlier[:, part] = self._first[:, part]
-            elif lag == PATH:
-                earlier[:, part] = self._ring[:, self._newest, part] - self._path[:, part]
+        earlier = torch.zeros_like(self._newest)
+        for i, fraction in enumerate(fractions):
+            part = slice(i, None, len(fractions))
+            if fraction == PATH:
+                earlier[:, part] = self._newest[:, part] - self._path[:, part]
+            elif fraction == PREVIOUS:
+                earlier[:, part] = self._previous[:, part]
             else:
-                earlier[:, part] = self._ring[:, (self._newest - lag) % self.window, part]
+                slot = kept_before(self._record, fraction) // spacing(self._record)
+                earlier[:, part] = self._kept[:, slot, part]
         return earlier
-
-    def window_of(self, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
-        """The recorded weights of some layers, side by side.
-
-        Args:
-            layers: at least one, among those that :meth:`record` was last given; their weights on
-                one device.
-
-        Returns:
-            The history (L, T, size), float32, oldest first, where T is the number of records of
-            the layer that has most; and which of it is valid, (L, T) bool. A layer recorded less
-            often than others has zeros, not valid, in front.
-
-        Raises:
-            ValueError: a layer was never recorded.
-        """
-        row_of = {name: row for row, name in enumerate(self.names)}
-        for layer in layers:
-            if layer.name not in row_of:
-                raise ValueError(f"Layer {layer.name!r} has no weight history: record it first.")
-        rows = [row_of[layer.name] for layer in layers]
-        counts = self.counts[rows].clamp_max(self.window)
-        ages = torch.arange(int(counts.max())).flip(0)
-        valid = (ages < counts[:, None]).to(self._ring.device)
-        history = self._ring[rows][:, (self._newest - ages) % self.window]
-        return history.masked_fill(~valid[..., None], 0), valid
 
     def state_dict(self) -> dict[str, Any]:
         """The records and the names of their layers."""
         return {
             "names": list(self.names),
-            "ring": self._ring.clone(),
-            "newest": self._newest,
-            "first": self._first.clone(),
-            "path": self._path.clone(),
             "counts": self.counts.clone(),
+            "record": self._record,
+            "kept": self._kept.clone(),
+            "previous": self._previous.clone(),
+            "newest": self._newest.clone(),
+            "path": self._path.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the records of another history, on whichever device they are.
 
         Raises:
-            ValueError: they were recorded with another ``window`` or ``size``.
+            ValueError: they were recorded with another ``size``.
         """
-        if state["ring"].shape[1:] != (self.window, self.size):
+        if state["newest"].shape[1] != self.size:
             raise ValueError(
-                f"This history keeps (records, weights) = {tuple(state['ring'].shape[1:])}, not "
-                f"{(self.window, self.size)}: resume with what it was recorded with."
+                f"This history has {state['newest'].shape[1]} weights per record, not "
+                f"{self.size}: resume with the size that it was recorded with."
             )
-        self.names = list(state["names"])
-        self._ring, self._first = state["ring"].clone(), state["first"].clone()
-        self._path = state["path"].clone()
-        self._newest, self.counts = state["newest"], state["counts"].cpu().clone()
+        self.names, self._record = list(state["names"]), state["record"]
+        self.counts = state["counts"].cpu().clone()
+        self._kept, self._previous, self._newest, self._path = (
+            state[name].clone() for name in ("kept", "previous", "newest", "path")
+        )
 
-    def _keep(self, names: list[str]) -> None:
-        tensors = (self._ring, self._first, self._path, self.counts)
-        self._ring, self._first, self._path, self.counts = (
+    def _keep_layers(self, names: list[str]) -> None:
+        if names == self.names:
+            return
+        tensors = (self._kept, self._previous, self._newest, self._path, self.counts)
+        self._kept, self._previous, self._newest, self._path, self.counts = (
             carried_over(tensor, self.names, names) for tensor in tensors
         )
         self._positions = {n: self._positions[n] for n in names if n in self._positions}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smartfrz.encodings import ENCODINGS
-from smartfrz.history import WeightHistory, carried_over
+from smartfrz.history import PREVIOUS, WeightHistory, carried_over
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor, confidence, has_moved, is_finite
 
@@ -25,8 +25,7 @@ class IncrementalPredictor:
     def __init__(self, predictor: AttentionPredictor) -> None:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
-        # Whether a layer has moved takes the record before, whatever the encoding.
-        self.history = WeightHistory(1 + max(1, self.encoding.reach), predictor.size)
+        self.history = WeightHistory(predictor.size)
         # What is kept of each record in the window. A record overwrites the oldest one, in place,
         # as in the history: attention knows no order.
         window, features = predictor.window, predictor.features
@@ -50,7 +49,7 @@ class IncrementalPredictor:
         names_before = self.history.names
         weights = self.history.record(layers)
         self._follow(weights.device)
-        encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.lags))
+        encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
         self._newest = encoded.to(self._newest.dtype)
         # The first record, compared with nothing, is not attended to.
         attended = (self.history.counts > 1) | (not self.encoding.compares)
@@ -58,7 +57,7 @@ class IncrementalPredictor:
             "keys": self.predictor.mlp_k(self._newest),
             "values": self.predictor.mlp_v(self._newest),
             "attended": attended.to(weights.device),
-            "moved": has_moved(weights, self.history.earlier((1,))),
+            "moved": has_moved(weights, self.history.earlier((PREVIOUS,))),
             "broken": ~is_finite(weights),
         }
         self._slot = (self._slot + 1) % self.predictor.window
@@ -87,7 +86,7 @@ class IncrementalPredictor:
         """Goes on from the records of another one with the same predictor.
 
         Raises:
-            ValueError: its predictor has another ``size``, ``window``, ``features`` or reach.
+            ValueError: its predictor has another ``size``, ``window`` or ``features``.
         """
         expected, found = self._window["keys"].shape[1:], state["window"]["keys"].shape[1:]
         if found != expected:

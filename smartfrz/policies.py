@@ -36,7 +36,7 @@ class SmartFRZ:
         self,
         predictor: AttentionPredictor,
         interval: int,
-        records_per_decision: int = 5,
+        records_per_decision: int = 1,
         threshold: float | None = None,
     ) -> None:
         self.predictor = predictor

@@ -100,7 +100,7 @@ def contents(folder):
 @pytest.mark.parametrize(
     ("name", "frames", "found"),
     [
-        ("fig3", {"layers", "histogram"}, "Of the 5 layers with more weights than are sampled"),
+        ("fig3", {"layers", "histogram"}, "of the 5 layers with more weights"),
         ("fig4", {"curves", "layers", "order"}, "of 2 trainings"),
         ("attention", {"ages", "runs", "example"}, "in 2 trainings of plain"),
         ("overhead", {"quantities", "by_layers"}, "| Predictor: size | MB | 4 | 4.15 |"),

@@ -33,7 +33,7 @@ def times():
 def attention(interval=(-0.1, 0.3)):
     ages = pd.DataFrame({"age": [0, 1], "mean": [0.7, 0.3], "low": [0.5, 0.2], "high": [0.8, 0.5]})
     example = {"epoch": [0.0, 0.1], "loss": [2.0, 1.0], "attention": [np.nan, 1.2]}
-    runs = pd.DataFrame({"rise_effect": [0.2, -0.1, 0.2]})
+    runs = pd.DataFrame({"rise_effect": [0.2, -0.1, 0.2], "rise_effect_same_epoch": 0.0})
     return figures.attention(ages, pd.DataFrame(example), runs, interval)
 
 
@@ -81,8 +81,9 @@ def test_attention_is_by_age_beside_the_loss_and_by_training():
     np.testing.assert_allclose(points(left, 1)[:, 1], 50)  # if both were alike
     np.testing.assert_allclose(points(middle, 0), [[0, 2], [0.1, 1]])
     np.testing.assert_allclose(points(beside, 0)[1], [0.1, 1.2])
-    np.testing.assert_allclose(points(right, 1)[:, 0], [-10, 20, 20])
-    np.testing.assert_allclose(points(right, 2)[:, 0], 10)
+    np.testing.assert_allclose(points(right, 1)[:, 0], 0)
+    np.testing.assert_allclose(points(right, 2)[:, 0], [-10, 20, 20])
+    np.testing.assert_allclose(points(right, 3)[:, 0], 10)
     assert len(right.patches) == 1
     assert not attention((np.nan, np.nan)).axes[2].patches
 

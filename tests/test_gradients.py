@@ -84,8 +84,8 @@ def test_a_row_a_layer_and_a_sentence_about_all():
     assert list(layers["distance"] > layers["chance"]) == [False, True, False]
     text = caption(layers, 1, "after nothing")
     assert "`fair`: all its 3,000 weights and the 1,024 sampled" in text
-    assert "Of the 2 layers with more weights than are sampled, 1 are above" in text
-    assert "as many are in 10% of cases" in text and "sampled weights are as good" in text
+    assert "Above that level: 1 of the 2 layers with more weights" in text
+    assert "as many in 10% of cases" in text and "sampled weights are as good" in text
     four = pd.concat([layers[1:2]] * 4, ignore_index=True).assign(layer=range(1, 5))
     assert "weights are not as good as a random draw" in caption(four, 1, "")
 

@@ -1,63 +1,68 @@
-"""Scores of a predictor on recorded trainings, against scikit-learn and by hand."""
+"""Metrics of scores, against plain loops and by hand."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
-from experiments.held_out import auroc, judge, score
-from smartfrz.labeller import History, window_at
-from smartfrz.predictor import AttentionPredictor
+from experiments.held_out import calibration_error, metrics, reliability
 
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30))
-@settings(max_examples=100, deadline=None)
-def test_auroc_is_scikit_learn_s(examples):
-    labels, scores = zip(*examples, strict=True)
-    result = auroc(torch.tensor(labels), torch.tensor(scores, dtype=torch.float32))
-    if len(set(labels)) == 1:
-        assert result is None
-    else:
-        assert result == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+SCORE = st.sampled_from([-math.inf, -2.0, 0.1, 0.5, 0.6, 3.0, math.inf])
+EXAMPLES = st.lists(st.tuples(st.booleans(), SCORE), min_size=1, max_size=20)
 
 
-@pytest.fixture
-def predictor():
-    return AttentionPredictor(size=8, hidden=4, features=4, head_hidden=4, window=3)
+def share(values):
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
 
 
-def test_judges_each_layer_at_each_record_but_the_first_by_its_window(predictor):
-    weights = torch.randn(5, 2, 8).cumsum(dim=0)
-    cka = torch.tensor([[0.0, 0.0], [0.2, 0.5], [0.4, 0.5], [0.9, 0.5], [0.9, 0.5]])
-    labels, probability, moved = judge(predictor, History(weights, cka), tolerance=0.1)
-    assert labels.tolist() == [False, True, False, True, True, True, True, True]
-    examples = [(record, layer) for record in range(1, 5) for layer in range(2)]
-    for i, (record, layer) in enumerate(examples):
-        rows, valid = window_at(History(weights, cka), record, layer, window=3)
-        alone = predictor.freeze_probability(rows[None], valid[None])
-        torch.testing.assert_close(probability[i : i + 1], alone)
-        expected = math.dist(rows[-1], rows[-2]) / rows[-1].norm()
-        torch.testing.assert_close(moved[i], expected)
+def naive(examples, threshold):
+    """Pairs and cuts, one by one."""
+    yes, no = ([s for label, s in examples if label == which] for which in (True, False))
+    precision, recall = (
+        share(label for label, s in examples if s > threshold),
+        share(s > threshold for s in yes),
+    )
+    found = {"precision": precision, "recall": recall, "positive_rate": len(yes) / len(examples)}
+    found["f1"] = (
+        2
+        * len([s for s in yes if s > threshold])
+        / max(1, len(yes) + len([s for _, s in examples if s > threshold]))
+    )
+    if not yes or not no:
+        return found | {"auroc": math.nan, "average_precision": math.nan}
+    found["auroc"] = share((y > n) + (y == n) / 2 for y in yes for n in no)
+    found["average_precision"] = sum(
+        share(s == cut for s in yes) * share(label for label, s in examples if s >= cut)
+        for cut in {s for _, s in examples}
+    )
+    return found
 
 
-def test_the_rule_is_right_where_the_layers_that_moved_least_are_the_stable_ones(predictor):
-    moves = torch.tensor([0.0, 5.0, 4.0, 1.0, 1.0])[:, None, None]
-    weights = 100 + (moves * torch.ones(5, 1, 8)).cumsum(dim=0)
-    cka = torch.tensor([0.0, 0.3, 0.6, 0.9, 0.9])[:, None]
-    scores = score(predictor, [History(weights, cka)] * 2, tolerance=0.01)
-    assert (scores["examples"], scores["positive_rate"]) == (8, 0.5)
-    assert scores["auroc_last_displacement"] == 1.0
-    assert 0 <= scores["auroc"] <= 1
+@given(EXAMPLES)
+def test_metrics_are_what_loops_find(examples):
+    labels, scores = (torch.tensor(each) for each in zip(*examples, strict=True))
+    found = metrics(labels, scores, 0.3, are_probabilities=False)
+    expected = {**naive(examples, 0.3), "examples": len(examples), "calibration_error": math.nan}
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize(("cka", "rate"), [(0.5, 1.0), (math.nan, 0.0)])
-def test_with_one_label_alone_there_is_no_auroc(predictor, cka, rate):
-    history = History(torch.randn(4, 2, 8), torch.full((4, 2), cka))
-    scores = score(predictor, [history], tolerance=0.01)
-    assert scores["auroc"] is None and scores["auroc_last_displacement"] is None
-    assert scores["positive_rate"] == rate
-    said = predictor.freeze_probability(history.weights[:2].transpose(0, 1)) > 0.5
-    assert scores["accuracy"] == (said.double().mean() if rate else 1 - said.double().mean())
+def test_the_calibration_error_is_the_mean_distance_weighted_by_examples():
+    """Bins from 0.2 to 0.3, and from 0.9 to 1 with both ends of what is possible there."""
+    probability = torch.tensor([0.2, 0.29, 0.92, 1.0, 1.0])
+    labels = torch.tensor([False, True, True, True, False])
+    bins = [(2, 0.245, 0.5), (3, 2.92 / 3, 2 / 3)]
+    for found, expected in zip(reliability(labels, probability), bins, strict=True):
+        assert found == pytest.approx(expected)
+    expected = (2 * (0.5 - 0.245) + 3 * (2.92 / 3 - 2 / 3)) / 5
+    assert calibration_error(labels, probability) == pytest.approx(expected)
+    assert metrics(labels, probability, 0.5, True)["calibration_error"] == pytest.approx(expected)
+
+
+def test_probabilities_that_mean_what_they_say_have_next_to_no_error():
+    probability = torch.rand(20_000)
+    labels = torch.rand(20_000) < probability
+    assert calibration_error(labels, probability) < 0.02
+    assert calibration_error(labels, 1 - probability) > 0.4

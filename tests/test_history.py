@@ -1,4 +1,4 @@
-"""Layer tailoring, and the attention window against a list that never forgets."""
+"""Layer tailoring, and what is kept of the past against a list that never forgets."""
 
 import io
 from itertools import pairwise
@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from smartfrz.history import (
-    BEGINNING,
+    KEPT,
     PATH,
+    PREVIOUS,
     WeightHistory,
+    kept_before,
     sample_indices,
     sample_positions,
+    spacing,
     tailor,
 )
 from smartfrz.layers import Layer
@@ -104,14 +107,42 @@ def test_positions_are_split_over_the_matrices():
     assert torch.equal(joined, sample_indices("l", 400, 80))
 
 
-SIZE = 6
+def naive_kept(record):
+    """The records that are left, when every second one is dropped once there are too many."""
+    kept, step = [], 1
+    for t in range(record + 1):
+        if t % step == 0:
+            kept.append(t)
+        if len(kept) > KEPT:
+            kept, step = kept[::2], 2 * step
+    return kept
+
+
+@pytest.mark.parametrize("record", [0, 1, 31, 32, 33, 63, 64, 100, 127, 128, 1000])
+def test_looks_back_on_what_is_kept(record):
+    kept = naive_kept(record)
+    assert all(b - a == spacing(record) for a, b in pairwise(kept))
+    for fraction in (0, 0.1, 1 / 2, 15 / 16, 0.999):
+        assert kept_before(record, fraction) == max(t for t in kept if t <= fraction * record)
+    assert kept_before(record, PREVIOUS) == max(0, record - 1)
+
+
+@given(st.integers(KEPT, 10**7), st.floats(0, 1, exclude_max=True))
+def test_looks_back_by_fractions_of_the_time_however_often_records_are_made(record, fraction):
+    """To within a record of those that are kept: a sixteenth of the time."""
+    moment = kept_before(record, fraction)
+    assert 0 <= moment < record
+    assert fraction - 2 / KEPT < moment / record <= fraction
+
+
+SIZE = 8
+FRACTIONS = (0, 1 / 8, 1 / 2, 7 / 8, 15 / 16, PREVIOUS, PATH)
 
 
 class ListHistory:
-    """Keeps everything, and finds out what is in the window when asked."""
+    """Keeps everything, and finds out what to look back on when asked."""
 
-    def __init__(self, window):
-        self.window = window
+    def __init__(self):
         self.records = []
 
     def record(self, layers):
@@ -120,117 +151,109 @@ class ListHistory:
         )
 
     def of(self, layer):
-        """The layer's values since it was last missing, oldest first."""
-        run = []
-        for record in reversed(self.records):
-            if layer.name not in record:
-                break
-            run.insert(0, record[layer.name])
-        return run
+        """The layer's values at all records; before it was there, as when it first was."""
+        first = len(self.records)
+        while first and layer.name in self.records[first - 1]:
+            first -= 1
+        return [self.records[max(t, first)][layer.name] for t in range(len(self.records))]
 
-    def earlier(self, layer, lags):
-        run = self.of(layer)
-        newest, values = run[-1], []
+    def earlier(self, layer):
+        run, values = self.of(layer), []
         for p in range(SIZE):
-            lag = lags[p % len(lags)]
-            if lag == PATH:
+            fraction = FRACTIONS[p % len(FRACTIONS)]
+            if fraction == PATH:
                 path = sum(abs(b[p] - a[p]) for a, b in pairwise(run))
-                values.append(newest[p] - path)
+                values.append(run[-1][p] - path)
             else:
-                values.append(run[max(0, len(run) - 1 - lag)][p])
+                values.append(run[kept_before(len(run) - 1, fraction)][p])
         return torch.tensor(values)
 
 
 def assert_same(history, naive, layers):
-    values, valid = history.window_of(layers)
-    runs = [naive.of(layer)[-naive.window :] for layer in layers]
-    length = max(map(len, runs))
-    assert values.shape == (len(layers), length, SIZE) and values.dtype == torch.float32
-    assert valid.shape == (len(layers), length) and valid.dtype == torch.bool
-    for row, mask, run in zip(values, valid, runs, strict=True):
-        assert mask.tolist() == [False] * (length - len(run)) + [True] * len(run)
-        assert torch.equal(row[length - len(run) :], torch.stack(run))
+    expected = torch.stack([naive.earlier(layer) for layer in layers])
+    torch.testing.assert_close(history.earlier(FRACTIONS), expected)
+
+
+def reloaded(history):
+    saved = io.BytesIO()
+    torch.save(history.state_dict(), saved)
+    saved.seek(0)
+    resumed = WeightHistory(SIZE)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    return resumed
 
 
 ALL = [layer_of(name, (4, index + 1)) for index, name in enumerate("abcd")]
-active_sets = st.lists(st.sets(st.sampled_from(range(4)), min_size=1), min_size=1, max_size=12)
+stretches = st.tuples(st.sets(st.sampled_from(ALL), min_size=1), st.integers(1, 20))
 
 
-@given(active_sets, st.integers(1, 5), st.integers(0, 11))
-@settings(max_examples=80, deadline=None)
-def test_equals_a_plain_list_also_when_resumed(actives, window, resume_at):
-    history, naive = WeightHistory(window, SIZE), ListHistory(window)
-    for step, chosen in enumerate(actives):
-        layers = [ALL[index] for index in sorted(chosen)]
-        for layer in layers:
-            nn.init.normal_(layer.params[0])
-        if step == resume_at:
-            saved = io.BytesIO()
-            torch.save(history.state_dict(), saved)
-            saved.seek(0)
-            history = WeightHistory(window, SIZE)
-            history.load_state_dict(torch.load(saved, weights_only=True))
-            if step:
-                assert_same(history, naive, [ALL[index] for index in sorted(actives[step - 1])])
-        weights = history.record(layers)
-        naive.record(layers)
+@given(st.lists(stretches, min_size=1, max_size=8), st.integers(0, 7))
+@settings(max_examples=40, deadline=None)
+def test_equals_a_plain_list_also_when_resumed(schedule, resume_at):
+    """Layers disappear, join later, or come back anew; records come to be thinned out."""
+    history, naive = WeightHistory(SIZE), ListHistory()
+    for stretch, (active, num_records) in enumerate(schedule):
+        layers = [layer for layer in ALL if layer in active]
+        if stretch == resume_at:
+            history = reloaded(history)
+            if stretch:
+                assert_same(history, naive, [x for x in ALL if x in schedule[stretch - 1][0]])
+        for _ in range(num_records):
+            for layer in layers:
+                nn.init.normal_(layer.params[0])
+            weights = history.record(layers)
+            naive.record(layers)
         assert torch.equal(weights, torch.stack([naive.of(layer)[-1] for layer in layers]))
         assert_same(history, naive, layers)
-        assert_same(history, naive, layers[::-1])
-        lags = (0, BEGINNING, window - 1, PATH)
-        expected = torch.stack([naive.earlier(layer, lags) for layer in layers])
-        torch.testing.assert_close(history.earlier(lags), expected)
 
 
 def test_frozen_layers_take_no_memory():
-    history = WeightHistory(window=4, size=SIZE)
-    for _ in range(9):
+    history = WeightHistory(SIZE)
+    for _ in range(50):
         history.record(ALL)
     history.record(ALL[2:])
     state = history.state_dict()
     assert state["names"] == ["c", "d"]
     tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
-    assert sum(tensor.nbytes for tensor in tensors) == 2 * ((4 + 2) * SIZE * 4 + 8)
-    with pytest.raises(ValueError, match="'a' has no weight history"):
-        history.window_of(ALL)
+    assert sum(tensor.nbytes for tensor in tensors) == 2 * ((KEPT + 3) * SIZE * 4 + 8)
 
 
 def test_the_past_does_not_change_with_the_weights():
     layer = layer_of("l", (3, 3))
-    history = WeightHistory(window=2, size=SIZE)
-    history.record([layer])
-    before = history.window_of([layer])[0]
+    history = WeightHistory(SIZE)
+    for _ in range(2):
+        nn.init.normal_(layer.params[0])
+        history.record([layer])
+    before = history.earlier(FRACTIONS)
     nn.init.zeros_(layer.params[0])
-    assert torch.equal(history.window_of([layer])[0], before)
+    assert torch.equal(history.earlier(FRACTIONS), before)
     state = history.state_dict()
-    resumed = WeightHistory(window=2, size=SIZE)
+    resumed = WeightHistory(SIZE)
     resumed.load_state_dict(state)
-    for name in ("ring", "first", "path"):
-        state[name].fill_(7)
+    for value in state.values():
+        if isinstance(value, torch.Tensor):
+            value.fill_(7)
     for each in (history, resumed):
-        assert torch.equal(each.window_of([layer])[0], before)
-        assert torch.equal(each.earlier((BEGINNING, PATH)), before[:, 0])
+        assert torch.equal(each.earlier(FRACTIONS), before)
 
 
-@pytest.mark.parametrize("other", [{"size": 8}, {"window": 4}])
-def test_resuming_with_another_size_or_window_is_refused(other):
-    history = WeightHistory(window=5, size=SIZE)
+def test_resuming_with_another_size_is_refused():
+    history = WeightHistory(SIZE)
     history.record(ALL)
-    with pytest.raises(ValueError, match=r"\(5, 6\), not"):
-        WeightHistory(**{"window": 5, "size": SIZE} | other).load_state_dict(history.state_dict())
+    with pytest.raises(ValueError, match="8 weights per record, not 6"):
+        WeightHistory(size=6).load_state_dict(history.state_dict())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_records_move_to_the_device_of_the_weights():
     layer = layer_of("l", (3, 3))
-    history = WeightHistory(size=SIZE)
+    history = WeightHistory(SIZE)
     history.record([layer])
     on_gpu = Layer("l", (nn.Identity(),), (nn.Parameter(layer.params[0].detach().cuda()),))
-    resumed = WeightHistory(size=SIZE)
+    resumed = WeightHistory(SIZE)
     resumed.load_state_dict(history.state_dict())
-    resumed.record([on_gpu])
-    values, valid = resumed.window_of([on_gpu])
-    assert values.is_cuda and valid.is_cuda
-    assert torch.equal(values[0, 0], values[0, 1])
-    assert torch.equal(values[0, 0].cpu(), tailor(layer, sample_positions(layer, SIZE)))
+    weights = resumed.record([on_gpu])
+    assert weights.is_cuda and resumed.earlier(FRACTIONS).is_cuda
+    history.record([layer])
+    assert torch.equal(resumed.earlier(FRACTIONS).cpu(), history.earlier(FRACTIONS))

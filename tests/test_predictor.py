@@ -105,9 +105,9 @@ def test_equals_the_equations_written_as_loops(encoding, data, records):
 
 @every_encoding
 def test_decides_at_every_record_as_on_the_history_up_to_it(encoding):
-    predictor, history = small(encoding), histories(records=33)
+    predictor, history = small(encoding), histories(records=70)
     at_once = predictor.decide_at_every_record(predictor.encode(history)[0])
-    one_by_one = [predictor(history[:, : t + 1]) for t in range(33)]
+    one_by_one = [predictor(history[:, : t + 1]) for t in range(70)]
     torch.testing.assert_close(at_once, torch.stack(one_by_one, dim=1))
 
 
@@ -115,7 +115,7 @@ def test_decides_at_every_record_as_on_the_history_up_to_it(encoding):
 @given(data=st.data(), padding=st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padding):
-    """Padded in front with rubbish and batched with longer ones, a layer is what it is alone."""
+    """Nor which layers it is asked about together, but where drift adds up over the layers."""
     predictor = small(encoding)
     lengths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     longest = max(lengths) + padding
@@ -125,10 +125,9 @@ def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padd
     for row, n in enumerate(lengths):
         history[row, longest - n :] = histories(1, n, seed=row)
         valid[row, longest - n :] = True
-    if encoding == "drift":  # depends on the layers in front as well
-        expected = predictor(fill_gaps(history, valid), valid)
-    else:
-        expected = torch.cat([predictor(histories(1, n, seed=i)) for i, n in enumerate(lengths)])
+    filled, together = fill_gaps(history, valid), len(lengths) if encoding == "drift" else 1
+    parts = zip(filled.split(together), valid.split(together), strict=True)
+    expected = torch.cat([predictor(*part) for part in parts])
     torch.testing.assert_close(predictor(history, valid), expected)
     assert predictor.freeze_probability(history, valid).isfinite().all()
     assert (predictor.attention_weights(history, valid)[~valid] == 0).all()
@@ -160,6 +159,15 @@ def test_a_layer_that_is_not_finite_is_never_frozen(encoding, bad, record):
     history = histories()
     history[2, record, 2] = bad
     assert eager(encoding).freeze_probability(history).tolist() == [1, 1, 0]
+
+
+def test_an_infinite_weight_that_no_unit_passes_on_counts_as_one():
+    history, predictor = histories(), eager("raw")
+    for mlp in (predictor.mlp_k, predictor.mlp_q, predictor.mlp_v):
+        nn.init.constant_(mlp[0].weight, -1.0)
+    history[1, 2, 3] = math.inf
+    assert predictor(history).isfinite().all()
+    assert predictor.freeze_probability(history).tolist() == [1, 0, 1]
 
 
 def test_scores_that_overflow_freeze_nothing():
