@@ -95,8 +95,10 @@ def reliability(
             count, probability, rate = np.array(found, dtype=float).T
             middles = ((probability * BINS).astype(int).clip(max=BINS - 1) + 0.5) / BINS
             ax.bar(middles, count / count.sum(), 0.8 / BINS, color="0.82", label="Examples")
-            line: dict[str, Any] = {"marker": "o", "ms": 3.5, "mec": "white", "mew": 0.5, "lw": 1}
-            ax.plot(probability, rate, color=_OURS, **line, label="Can be frozen")
+            line: dict[str, Any] = {"marker": "o", "ms": 3.5, "mec": "white", "mew": 0.5}
+            ax.plot(
+                probability, rate, color=_OURS, **line, lw=1, clip_on=False, label="Can be frozen"
+            )
         ax.set_title(f"{family}: error {errors[family]:.3f}" if found else f"{family}: not run")
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_xticklabels(["0", "0.5", "1"])

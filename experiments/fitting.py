@@ -41,7 +41,13 @@ class Training:
 
 
 def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[History]]:
-    """Three quarters to learn from, one quarter to calibrate on; at least one of each."""
+    """Three quarters to learn from, one quarter to calibrate on; at least one of each.
+
+    Raises:
+        ValueError: there are less than two.
+    """
+    if len(histories) < 2:
+        raise ValueError("One training is to learn from and another to calibrate on: record more.")
     order = torch.randperm(len(histories), generator=torch.Generator().manual_seed(seed)).tolist()
     held_out = max(1, len(histories) // 4)
     return [histories[i] for i in order[held_out:]], [histories[i] for i in order[:held_out]]

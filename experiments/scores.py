@@ -33,9 +33,7 @@ def write_scores(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 def read_scores(file: Path) -> pd.DataFrame:
     """What :func:`write_scores` wrote, to the last bit."""
-    frame = pd.read_csv(
-        file, dtype=_TEXTS, keep_default_na=False, na_values=[""], float_precision="round_trip"
-    )
+    frame = pd.read_csv(file, dtype=_TEXTS, keep_default_na=False, na_values=[""])
     return frame.assign(bins=frame["bins"].map(json.loads))
 
 
@@ -168,9 +166,10 @@ def _pooled(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, floa
 
 def _summary(rows: pd.DataFrame, families: Sequence[str]) -> dict[str, Any]:
     """Of one candidate."""
+    indexed = rows.set_index(["seed", "family"])
 
     def by_seed(metric: str) -> pd.DataFrame:
-        return rows.pivot(index="seed", columns="family", values=metric).reindex(columns=families)
+        return indexed[metric].unstack("family").reindex(columns=families)
 
     whole = by_seed("examples").notna().all(axis=1)
     means = {name: by_seed(name)[whole].mean(axis=1, skipna=False) for name in MEANS}

@@ -94,7 +94,7 @@ def claims(comparison: Comparison) -> Iterator[Claim]:
         yield Claim(
             f"{what} for any family",
             False if better else True if known else None,
-            "; ".join(better) + "." if better else "",
+            f"{'; '.join(better)}{'. ' if better else ''}{_best(auroc.loc[names])}",
         )
 
 
@@ -111,6 +111,12 @@ def _number(value: float, how: str = ".4f") -> str:
 
 def _listed(values: pd.Series, how: str = ".4f") -> str:
     return ", ".join(f"{name} {_number(value, how)}" for name, value in values.items())
+
+
+def _best(auroc: pd.DataFrame) -> str:
+    mean = auroc.mean(axis=1, skipna=False)
+    known = mean.notna().any()
+    return f"The best of them on average: {mean.idxmax()}, {mean.max():.4f}." if known else ""
 
 
 def _beaten(auroc: pd.DataFrame, name: str) -> str:

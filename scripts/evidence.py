@@ -103,7 +103,7 @@ def draw(comparison: Comparison, folder: Path) -> None:
         write_text_atomic(folder / f"{name}.tex", table.to_latex())
     families, errors = comparison.families, comparison.by_family("calibration_error")
     figures = {
-        "auroc": figures_of_evidence.auroc(comparison.candidates(), families),
+        "auroc": figures_of_evidence.auroc(tables["table"].frame, families),
         "tolerances": figures_of_evidence.tolerances(
             comparison.tolerances(), families, comparison.tolerance
         ),
@@ -113,9 +113,10 @@ def draw(comparison: Comparison, folder: Path) -> None:
     }
     for name, figure in figures.items():
         save(figure, folder / name)
-    write_text_atomic(folder / "verdict.md", verdict(comparison))
+    said = verdict(comparison)
+    write_text_atomic(folder / "verdict.md", said)
     print(tables["table"].to_markdown())
-    print(verdict(comparison))
+    print(said)
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 

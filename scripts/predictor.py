@@ -46,13 +46,18 @@ def main() -> None:
         folder = options.output / encoding
         facts = options.results / f"predictor-{options.scale}" / f"{encoding}.json"
         job = job_id(recordings, training)
-        if not all(
-            file.exists() and job in file.read_text() for file in (folder / "README.md", facts)
-        ):
+        if not is_made(folder, facts, job):
             record_all(recordings, options.results / "runs", command)
             make(recordings, training, folder, facts, {"id": job, **provenance(command)})
         print((folder / "README.md").read_text())
         print(f"The predictor is in {folder}.")
+
+
+def is_made(folder: Path, facts: Path, job: str) -> bool:
+    """Whether a job's predictor, card and facts are there."""
+    texts = (folder / "README.md", facts)
+    has_weights = (folder / "model.safetensors").exists()
+    return has_weights and all(file.exists() and job in file.read_text() for file in texts)
 
 
 def training_at(scale: str, values: Mapping[str, Any]) -> Training:

@@ -154,7 +154,9 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         train, as while a warm-up holds the learning rate at zero.
 
         Args:
-            history: (L, T, size) tailored weights, oldest first, T >= 1.
+            history: (L, T, size) tailored weights, oldest first, T >= 1: all that were recorded of
+                the layers that train, in execution order. ``"drift"`` looks back by fractions of
+                the time so far, and from each layer to those before it.
             valid: (L, T) bool, as in :meth:`forward`.
 
         Returns:

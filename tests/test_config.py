@@ -33,7 +33,7 @@ GOLDEN = {
     "full": "22b0f361fb08",
     "linear": "1934ca1b57d0",
     "autofreeze": "cd126ee2062d",
-    "smartfrz": "6f56331419c5",
+    "smartfrz": "3c950a1a09d2",
     "similarity": "936ad3280192",
     "displacement": "1341ff60ea26",
     "record": "f9ca1f79bb25",

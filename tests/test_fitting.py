@@ -6,6 +6,7 @@ import pytest
 import torch
 from recordings import made_up
 
+from experiments import fitting
 from experiments.fitting import Training, fit, labels_of, logits_of, split
 from experiments.held_out import metrics
 from smartfrz.calibration import best_threshold
@@ -27,8 +28,13 @@ def test_a_quarter_is_held_out_and_nothing_is_lost(count, held_out):
     histories = list(range(count))
     parts = split(histories, seed=0)
     assert len(parts[1]) == held_out
-    assert sorted(sum(parts, [])) == histories
+    assert sorted([*parts[0], *parts[1]]) == histories
     assert split(histories, seed=0) == parts
+
+
+def test_one_training_alone_cannot_be_split():
+    with pytest.raises(ValueError, match="record more"):
+        split(HISTORIES[:1], seed=0)
 
 
 def test_the_seed_decides_what_is_held_out():
@@ -42,6 +48,18 @@ def test_a_fit_is_reproducible_to_the_bit_from_its_seed():
     assert torch.equal(weights_of(first), weights_of(again))
     assert first.threshold == again.threshold
     assert not torch.equal(weights_of(first), weights_of(other))
+
+
+def test_it_learns_from_nothing_that_it_is_calibrated_on(monkeypatch):
+    learned, original = [], fitting.train_predictor
+
+    def train(predictor, histories, *how):
+        learned.extend(histories)
+        original(predictor, histories, *how)
+
+    monkeypatch.setattr(fitting, "train_predictor", train)
+    fit(HISTORIES, TRAINING, seed=0)
+    assert [id(each) for each in learned] == [id(each) for each in split(HISTORIES, 0)[0]]
 
 
 def test_it_is_calibrated_on_what_it_did_not_learn_from():

@@ -17,12 +17,12 @@ METHODS = ["full", "smartfrz", "linear"]
 @pytest.fixture(autouse=True)
 def bundled_predictor(tmp_path, monkeypatch):
     """Bundled predictors, whether or not they are made already; and no published weights."""
-    for name in ("displacement", "log_displacement", "raw"):
+    for name in ("drift", "raw"):
         save_random_predictor(tmp_path / name)
     monkeypatch.setattr("smartfrz.predictor._BUNDLED", tmp_path)
     monkeypatch.setattr(planning, "has_published_weights", lambda model: False)
     planning._fingerprint.cache_clear()
-    yield tmp_path / "displacement"
+    yield tmp_path / "drift"
     planning._fingerprint.cache_clear()
 
 
@@ -213,7 +213,7 @@ def test_another_predictor_under_the_same_name_makes_another_run(bundled_predict
         (small_spec(run={"pretraining": {"dataset": "svhn", "epochs": 1}}), ["svhn", "cifar10"]),
         (small_spec(run={"epoch": 1}), ["epoch"]),
         (small_spec(["smartfreeze"]), ["smartfreeze", "smartfrz"]),
-        (small_spec(["smartfrz"], {"smartfrz": {"predictor": "none"}}), ["none", "displacement"]),
+        (small_spec(["smartfrz"], {"smartfrz": {"predictor": "none"}}), ["none", "drift"]),
         (small_spec(["full"], {"smartfzr": {}}), ["options.smartfzr", "full"]),
         (small_spec(["smartfreeze raw"]), ["smartfreeze", "smartfrz"]),
         (small_spec(["autofreeze", "autofreeze M=4"]), ["twice", "'autofreeze M=4'"]),

@@ -31,7 +31,7 @@ SPEC = Spec(
     },
     options={"record": {"records_per_epoch": 10, "probe_images": 16}},
     predictor={
-        **{"encoding": "drift", "tolerance": 0.02, "steps": 1000, "lr": 0.01},
+        **{"encoding": "drift", "tolerance": 1e-3, "steps": 1000, "lr": 0.01},
         **{"weight_decay": 0.1, "stride": 1, "demo": {"steps": 3}},
     },
 )

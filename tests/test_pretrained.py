@@ -20,12 +20,12 @@ def predictor():
 
 @pytest.fixture(scope="module")
 def moving():
-    """Layers whose weights go a hundredth of their size further at each record, roughly straight.
+    """Layers whose weights go a tenth of their size further at each record, roughly straight.
 
     (LAYERS, RECORDS, 1024).
     """
     start, direction = torch.randn(2, LAYERS, 1, 1024, generator=torch.Generator().manual_seed(0))
-    return start + (0.01 * (direction + noise())).cumsum(dim=1)
+    return start + (0.1 * (direction + noise())).cumsum(dim=1)
 
 
 @pytest.fixture(scope="module")
