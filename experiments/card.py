@@ -72,15 +72,21 @@ def model_card(facts: Mapping[str, Any]) -> str:
         encoding_text=_ENCODINGS.get(training["encoding"], ""),
         machine=facts["machine"]["gpu"] or facts["machine"]["cpu"],
         pace=recorded["records_per_epoch"] / training["stride"],
-        recorded=_table([_recorded(each) for each in recordings]),
+        recorded=recordings_table(recordings),
         held_out=_scores(facts["held_out"]),
         datasets=_listed(each["dataset"] for each in recordings),
         models=_listed(each["model"] for each in recordings),
     )
 
 
+def recordings_table(recordings: Sequence[Mapping[str, Any]]) -> str:
+    """What was trained, a Markdown row for each recorded run's config."""
+    return _table([_recorded(each) for each in recordings])
+
+
 def _recorded(config: Mapping[str, Any]) -> dict[str, str]:
     return {
+        "run": config["id"],
         "network": config["model"],
         "data": config["dataset"],
         "images": str(config["train_images"] or "all"),

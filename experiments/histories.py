@@ -1,16 +1,37 @@
 """Recorded trainings: made by a run, kept in the cache."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from experiments.card import recordings_table
 from experiments.checkpoint import set_aside
 from experiments.config import RunConfig
 from experiments.paths import cache_folder
+from experiments.results import write_text_atomic
 from experiments.setup import Run
 from experiments.train import Curves, OnStep, train
 from smartfrz.labeller import History, HistoryRecorder
+
+_README = """\
+# Recorded trainings
+
+What predictors learn from and are judged on: a safetensors file for each of the {count} trainings
+below, {megabytes:,.0f} MB in all, named by the run's id. Made again by `{command}`; a file that is
+here is not made again. With R records of L layers, all but the head, in execution order:
+
+| tensor | shape | what |
+|---|---|---|
+| `weights` | (R, L, sampled weights) | tailored weights (Section 3.2 of the paper) |
+| `cka` | (R, L) | CKA of the layer's output to that at the last record |
+| `gradient` | (R, L) | L1 norm of the gradient summed since the record before |
+| `loss` | (R,) | mean training loss since the record before |
+
+{table}
+"""
 
 
 def history_file(config: RunConfig) -> Path:
@@ -30,11 +51,11 @@ def is_recorded(config: RunConfig) -> bool:
     if not history_file(config).exists():
         return False
     try:
-        load_history(config)
-    except (SafetensorError, TypeError) as error:
+        with safe_open(history_file(config), "pt") as file:
+            return set(file.keys()) == {field.name for field in fields(History)}
+    except SafetensorError as error:
         set_aside(history_file(config), error)
         return False
-    return True
 
 
 def record_history(config: RunConfig, on_step: OnStep) -> None:
@@ -61,3 +82,21 @@ def recorder_of(run: Run) -> HistoryRecorder:
     """The policy of a run that records."""
     assert isinstance(run.freezer.policy, HistoryRecorder)
     return run.freezer.policy
+
+
+def write_readme(recordings: Sequence[RunConfig], command: str) -> None:
+    """Says beside the histories what they are.
+
+    Args:
+        recordings: the runs, all of them recorded.
+        command: what makes them again.
+    """
+    size = sum(history_file(config).stat().st_size for config in recordings)
+    text = _README.format(
+        count=len(recordings),
+        megabytes=size / 1e6,
+        command=command,
+        table=recordings_table([{"id": c.id, **asdict(c)} for c in recordings]),
+    )
+    name = command.split()[1]
+    write_text_atomic(cache_folder("histories") / f"{name}.md", text)

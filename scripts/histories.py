@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.config import Recording, RunConfig
 from experiments.execute import execute
-from experiments.histories import is_recorded, record_history
+from experiments.histories import is_recorded, record_history, write_readme
 from experiments.plan import SCALES, check_data, load_spec, plan
 from experiments.series import missing_prerequisites, run_series
 from experiments.train import OnStep
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
-    """Does the missing runs: pretraining, reference, recording; each goes on where it stopped."""
+    """Does the missing runs, pretraining first; each goes on where it stopped."""
     check_data(list(recordings))
     missing = [config for config in recordings if not is_recorded(config)]
     todo = missing_prerequisites(missing, runs) + missing
@@ -41,6 +41,7 @@ def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> Non
             execute(config, runs, command, on_step, lambda run, curves: None, keep_weights=True)
 
     run_series(todo, run_one)
+    write_readme(recordings, command)
 
 
 if __name__ == "__main__":

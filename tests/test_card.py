@@ -3,7 +3,8 @@
 from experiments.card import model_card
 
 RECORDING = {
-    **{"model": "residual", "dataset": "digits[5:10]", "train_images": 0, "image_size": 16},
+    **{"id": "c0de", "model": "residual", "dataset": "digits[5:10]"},
+    **{"train_images": 0, "image_size": 16},
     **{"epochs": 4.0, "lr": 0.05, "pretraining": None, "seed": 0},
     "options": {"records_per_epoch": 20, "sampled_weights": 4096, "probe_images": 128},
 }
@@ -34,9 +35,9 @@ FACTS = {
 def test_says_data_label_training_scores_and_limits():
     card = model_card(FACTS)
     for line in (
-        "| residual | digits[5:10] | all | 16 | 4 | 0.05 | random weights | 0 |",
-        "| plain | digits[5:10] | 2560 | 16 | 0.5 | 0.05 | cifar100[0:50], 2 epochs | 0 |",
-        "| plain | digits[5:10] | all | 16 | 4 | 0.05 | imagenet | 1 |",
+        "| c0de | residual | digits[5:10] | all | 16 | 4 | 0.05 | random weights | 0 |",
+        "| c0de | plain | digits[5:10] | 2560 | 16 | 0.5 | 0.05 | cifar100[0:50], 2 epochs | 0 |",
+        "| c0de | plain | digits[5:10] | all | 16 | 4 | 0.05 | imagenet | 1 |",
         r"$$\max_{s \ge t} |\mathrm{CKA}_s - \mathrm{CKA}_t| \le 0.015$$",
     ):
         assert line in card.splitlines()
