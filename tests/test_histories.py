@@ -1,9 +1,9 @@
-"""Recorded trainings: what is written, what is found again, and the file that says what they are."""
+"""Recorded trainings: written, found again, and the file that says what they are."""
 
 import pytest
 import torch
-
 from digits import ignore, tiny_run
+
 from experiments.histories import (
     history_file,
     is_recorded,
