@@ -62,7 +62,7 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
     """Does a run of the method ``record`` and keeps its history.
 
     Args:
-        config: the run; the weights of its reference run are in the cache.
+        config: the run; the weights that it starts from are in the cache.
         on_step: called after every step.
     """
 

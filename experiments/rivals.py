@@ -23,7 +23,10 @@ def last_displacement(history: History) -> Tensor:
 
 
 def gradient_norm_change(history: History) -> Tensor:
-    """AutoFreeze's signal: the less the norm of the summed gradient changed, the sooner: (R, L)."""
+    """AutoFreeze's signal: the less the norm of the summed gradient changed, the sooner: (R, L).
+
+    Summed over the steps that the recording summed, fewer than AutoFreeze's quarter of an epoch.
+    """
     previous = history.gradient.roll(1, dims=0)
     change = (previous - history.gradient).abs() / previous.clamp_min(_SMALLEST)
     return -change.index_fill(0, torch.tensor([0]), torch.inf)
