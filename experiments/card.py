@@ -30,7 +30,8 @@ $$\\max_{{s \\ge t}} |\\mathrm{{CKA}}_s - \\mathrm{{CKA}}_t| \\le {tolerance:g}$
 ## Training
 AdamW, {steps} steps, learning rate {lr:g}, weight decay {weight_decay:g}, on three quarters of the
 trainings; on the others the probabilities were calibrated (Platt scaling) and the threshold,
-{threshold:.2f}, was chosen for the best F1. On {machine}, torch {torch}, commit {git}, {date};
+{threshold:.2f}, was chosen: the lowest at which at least {precision:.0%} of the layers that it
+freezes are labelled so at that moment. On {machine}, torch {torch}, commit {git}, {date};
 job {id}.
 
 ## How good it is

@@ -58,8 +58,8 @@ class AutoFreezing:
 
 @dataclass(frozen=True)
 class SmartFreezing:
-    """SmartFRZ. ``predictor`` is a bundled name, a folder or a Hub id, its own ``threshold`` the
-    default; the fingerprint is its hash."""
+    """SmartFRZ. ``predictor`` is the name of one that is bundled or made for the table, a folder or
+    a Hub id, its own ``threshold`` the default; the fingerprint is its hash, or its recipe's."""
 
     predictor: str = "drift"
     records_per_epoch: int = 4

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from experiments.config import RunConfig, checked
 from experiments.fitting import Training, fit, split
-from experiments.held_out import metrics, reliability
+from experiments.held_out import flattened, metrics, reliability
 from experiments.histories import load_history
 from experiments.models import FAMILIES, family
 from experiments.rivals import REGRESSIONS, RULES, probability_by, regression
-from smartfrz.calibration import best_threshold
+from smartfrz.calibration import freezing_threshold
 from smartfrz.labeller import History, stabilised
 
 Scorer = Callable[[History], Tensor]
@@ -135,7 +135,9 @@ def do(
                 "records_per_epoch": pace,
                 "threshold": threshold,
                 **metrics(labels, scores, threshold, job.candidate not in RULES),
-                "bins": reliability(labels, scores) if job.candidate not in RULES else [],
+                "bins": []
+                if job.candidate in RULES
+                else reliability(flattened(labels), flattened(scores)),
             }
         )
     return rows
@@ -163,16 +165,16 @@ def fitted(
         labels = [stabilised(h.cka, training.tolerance)[:: training.stride] for h in to_learn]
         scorer = probability_by(regression(job.candidate, thin, labels), job.candidate)
     labels_, scores = gathered(scorer, held_out, training.tolerance, training.stride)
-    return scorer, best_threshold(scores, labels_)
+    return scorer, freezing_threshold(scores, labels_, training.precision)
 
 
 def gathered(
     scorer: Scorer, histories: Sequence[History], tolerance: float, stride: int
-) -> tuple[Tensor, Tensor]:
-    """The labels and scores of all layers at every ``stride``-th record but the first, (N,)."""
-    labels = [stabilised(h.cka, tolerance)[::stride][1:].flatten() for h in histories]
-    scores = [scorer(thinned(history, stride))[1:].flatten() for history in histories]
-    return torch.cat(labels), torch.cat(scores)
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Labels and scores at every ``stride``-th record but the first, (R, L) of each training."""
+    labels = [stabilised(h.cka, tolerance)[::stride][1:] for h in histories]
+    scores = [scorer(thinned(history, stride))[1:] for history in histories]
+    return labels, scores
 
 
 def thinned(history: History, stride: int) -> History:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smartfrz.calibration import best_threshold, calibrate
+from experiments.held_out import flattened
+from smartfrz.calibration import calibrate, freezing_threshold
 from smartfrz.labeller import History, stabilised, train_predictor
 from smartfrz.predictor import AttentionPredictor
 
@@ -20,6 +21,8 @@ class Training:
         tolerance: of the label, see :func:`smartfrz.labeller.stabilised`.
         steps, lr, weight_decay: of :func:`smartfrz.labeller.train_predictor`.
         stride: every how many-th record of a history is calibrated on.
+        precision: how often the predictor is to freeze rightly on what it is calibrated on, which
+            decides its threshold.
         window: records attended to.
         size: sampled weights per layer.
         pooling: ``attention``, or ``mean`` to weigh all records alike (an ablation).
@@ -31,6 +34,7 @@ class Training:
     lr: float
     weight_decay: float
     stride: int = 5
+    precision: float = 0.9
     window: int = 30
     size: int = 1024
     pooling: str = "attention"
@@ -87,23 +91,29 @@ def fit(
         seed,
         on_step,
     )
-    labels = torch.cat([labels_of(each, training) for each in held_out])
-    calibrate(predictor, torch.cat([logits_of(predictor, x, training) for x in held_out]), labels)
-    logits = torch.cat([logits_of(predictor, each, training) for each in held_out])
-    predictor.threshold = best_threshold(logits.softmax(dim=1)[:, 1], labels)
+    labels = [labels_of(each, training) for each in held_out]
+    logits = [logits_of(predictor, each, training) for each in held_out]
+    calibrate(predictor, torch.cat([x.flatten(0, 1) for x in logits]), flattened(labels))
+    scores = [probability_of(predictor, each, training) for each in held_out]
+    predictor.threshold = freezing_threshold(scores, labels, training.precision)
     return predictor
 
 
 def labels_of(history: History, training: Training) -> Tensor:
-    """The labels of all layers at every ``stride``-th record but the first, (N,) bool."""
-    return stabilised(history.cka, training.tolerance)[:: training.stride][1:].flatten()
+    """The labels of all layers at every ``stride``-th record but the first, (R, L) bool."""
+    return stabilised(history.cka, training.tolerance)[:: training.stride][1:]
 
 
 @torch.no_grad()
 def logits_of(predictor: AttentionPredictor, history: History, training: Training) -> Tensor:
-    """What a predictor says of these examples, (N, 2)."""
+    """What a predictor says of these examples, (R, L, 2)."""
     records, _ = predictor.encode(history.weights[:: training.stride].transpose(0, 1))
-    return predictor.decide_at_every_record(records)[:, 1:].transpose(0, 1).flatten(0, 1)
+    return predictor.decide_at_every_record(records)[:, 1:].transpose(0, 1)
+
+
+def probability_of(predictor: AttentionPredictor, history: History, training: Training) -> Tensor:
+    """The probability that it gives to "freeze", (R, L)."""
+    return logits_of(predictor, history, training).softmax(dim=2)[..., 1]
 
 
 class _NoQuery(nn.Module):

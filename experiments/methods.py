@@ -19,13 +19,13 @@ from experiments.config import (
     Similarity,
     SmartFreezing,
 )
+from experiments.predictors import load_predictor
 from experiments.pretraining import load_weights
 from smartfrz.distributed import unwrap
 from smartfrz.freezer import Policy
 from smartfrz.labeller import HistoryRecorder
 from smartfrz.layers import Layer
 from smartfrz.policies import SimilarityGuided, SmartFRZ
-from smartfrz.predictor import AttentionPredictor
 
 
 def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer]) -> Optimizer:
@@ -47,7 +47,7 @@ def make_policy(
             return AutoFreeze(steps_per_epoch, intervals, percentile)
         case SmartFreezing() as options:
             return SmartFRZ(
-                AttentionPredictor.from_pretrained(options.predictor),
+                load_predictor(options),
                 interval(steps_per_epoch, options.records_per_epoch),
                 options.records_per_decision,
                 options.threshold,

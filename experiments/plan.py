@@ -1,5 +1,6 @@
 """From a table's TOML spec to its runs, in the order in which they are to be done."""
 
+import dataclasses
 import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,9 @@ from safetensors.torch import save
 
 from experiments.config import Pretraining, RunConfig, SmartFreezing, checked, make_config
 from experiments.data import load_data, parse_name
+from experiments.fitting import Training
 from experiments.models import MODELS
+from experiments.predictors import Recipe
 from experiments.pretraining import IMAGENET, has_published_weights
 from smartfrz.predictor import AttentionPredictor
 
@@ -55,6 +58,8 @@ class Spec:
         scales: the values of a :class:`Scale` each.
         options: by method, label included, the values of its options.
         predictor: how a predictor is trained on the runs, where that is what they are for.
+        predictors: made for this table, by name: what is different from how the spec ``predictor``
+            trains the bundled one.
         scales_of: another spec, whose scales these are, but for what is set in ``scales``.
     """
 
@@ -63,6 +68,7 @@ class Spec:
     scales: dict
     options: dict = field(default_factory=dict)
     predictor: dict = field(default_factory=dict)
+    predictors: dict = field(default_factory=dict)
     scales_of: str = ""
 
 
@@ -114,8 +120,10 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     _check_parts(spec.options, spec.methods, "options")
     for part, names in _PARTS.items():
         _check_parts(getattr(chosen, part), getattr(chosen, names), part)
+    own = recipes(spec, scale)
     runs: dict[RunConfig, str] = {}
-    for config, label in _runs(spec, chosen):
+    for planned, label in _runs(spec, chosen):
+        config = _with_fingerprint(planned, own)
         if config in runs:
             raise ValueError(
                 f"{config.cell} is there twice, as {runs[config]!r} and as {label!r}: give them "
@@ -126,6 +134,31 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         if config.pretraining and config.pretraining.dataset != IMAGENET:
             parse_name(config.pretraining.dataset)
     return runs
+
+
+def training_at(scale: str, values: Mapping[str, Any]) -> Training:
+    """How predictors are trained at a scale: as at all scales, but for what is set for it."""
+    common = {key: value for key, value in values.items() if key not in SCALES}
+    return checked(Training, common | values.get(scale, {}), "predictor")
+
+
+def recipes(spec: Spec, scale: str) -> dict[str, Recipe]:
+    """The predictors that are made for a table, by name.
+
+    Raises:
+        ValueError: none of its methods uses one of them, or a key is unknown.
+    """
+    if not spec.predictors:
+        return {}
+    used = [options.get("predictor", "") for options in spec.options.values()]
+    _check_parts(spec.predictors, used, "predictors")
+    learning = load_spec("predictor")
+    values = dataclasses.asdict(training_at(scale, learning.predictor))
+    recordings = tuple(plan(learning, scale))
+    return {
+        name: Recipe(checked(Training, values | changes, f"predictors.{name}"), recordings)
+        for name, changes in spec.predictors.items()
+    }
 
 
 def _check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:
@@ -147,7 +180,7 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
         for label in spec.methods:
             method, options = label.partition(" ")[0], spec.options.get(label)
             config = make_config({**values, "method": method, "options": options})
-            yield _with_fingerprint(_with_fallback(config, scale.fallback)), label
+            yield _with_fallback(config, scale.fallback), label
 
 
 def _inherited(scales: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,11 +213,12 @@ def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
     return replace(config, pretraining=checked(Pretraining, fallback[config.dataset], "fallback"))
 
 
-def _with_fingerprint(config: RunConfig) -> RunConfig:
-    """A run's id depends on the predictor's weights, not only on its name."""
+def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig:
+    """A run's id depends on the predictor's weights, or all that they come from, not on a name."""
     if not isinstance(config.options, SmartFreezing):
         return config
-    fingerprint = _fingerprint(config.options.predictor)
+    name = config.options.predictor
+    fingerprint = own[name].id if name in own else _fingerprint(name)
     return replace(config, options=replace(config.options, fingerprint=fingerprint))
 
 

@@ -19,7 +19,10 @@ BUNDLED = "drift"
 """The candidate that is trained as the bundled predictor is."""
 
 RIVALS = (*REGRESSIONS, *RULES)
-MEANS = ("auroc", "average_precision", "calibration_error", "f1", "positive_rate")
+MEANS = (
+    *("auroc", "average_precision", "calibration_error", "f1", "positive_rate"),
+    *("frozen_rightly", "frozen_time"),
+)
 
 # A job such as "12e456789012" or a torch version such as "2.10" must not come back as a number.
 _TEXTS: dict[str, type] = dict.fromkeys(("job", "torch", "git"), str)

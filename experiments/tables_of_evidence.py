@@ -86,10 +86,14 @@ def candidates(comparison: Comparison) -> Table:
             Column("Average precision", "average_precision", pd.Series.max),
             Column("Calibration error", "calibration_error", pd.Series.min),
             Column("F1", "f1", pd.Series.max),
+            Column("Frozen rightly", "frozen_rightly"),
+            Column("Frozen time", "frozen_time"),
         ],
         "How well candidates tell which layers are done, in networks of a family that they have "
         f"not learned from, at {_pace_and_label(comparison)}: AUROC for each family, and means "
-        f"over the families; with a 95% t-interval over the seeds, where there are several. "
+        "over the families; with a 95% t-interval over the seeds, where there are several. With "
+        "each candidate's threshold: F1 over all records; the part of the layers frozen that were "
+        "done then; and the part of the time for which a layer is frozen. "
         f"{measured(comparison.scores)}",
     )
 

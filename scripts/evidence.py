@@ -15,13 +15,12 @@ from experiments.figures import save
 from experiments.machine import provenance
 from experiments.models import FAMILIES
 from experiments.paths import cache_folder
-from experiments.plan import SCALES, load_spec, plan
+from experiments.plan import SCALES, load_spec, plan, training_at
 from experiments.results import write_csv, write_json_atomic, write_text_atomic
 from experiments.scores import BUNDLED, Comparison, read_scores, write_scores
 from experiments.verdict import verdict
 from scripts.cli import check_asked, run_command
 from scripts.histories import record_all
-from scripts.predictor import training_at
 
 SCORES = "scores.csv"
 

@@ -2,25 +2,24 @@
 
 import argparse
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from experiments.card import model_card
-from experiments.config import RunConfig, checked
-from experiments.fitting import Training, fit, labels_of, logits_of, split
+from experiments.fitting import Training, fit, labels_of, probability_of, split
 from experiments.held_out import metrics
-from experiments.histories import load_history
+from experiments.histories import is_recorded, load_history
 from experiments.machine import provenance
-from experiments.plan import SCALES, load_spec, plan
+from experiments.plan import SCALES, load_spec, plan, training_at
+from experiments.predictors import Recipe, keep, kept
 from experiments.results import write_json_atomic, write_text_atomic
-from scripts.cli import run_command
+from scripts.cli import is_main_process, run_command
 from scripts.histories import record_all
+from smartfrz.distributed import is_distributed
 from smartfrz.labeller import History
 from smartfrz.predictor import AttentionPredictor
 
@@ -37,46 +36,33 @@ def main() -> None:
     options = parser.parse_args()
 
     spec = load_spec("predictor")
-    recordings = plan(spec, options.scale)
+    recordings = tuple(plan(spec, options.scale))
     command = f"make predictor SCALE={options.scale}"
     for encoding in BUNDLED:
         training = dataclasses.replace(
             training_at(options.scale, spec.predictor), encoding=encoding
         )
+        recipe = Recipe(training, recordings)
         folder = options.output / encoding
         facts = options.results / f"predictor-{options.scale}" / f"{encoding}.json"
-        job = job_id(recordings, training)
-        if not is_made(folder, facts, job):
+        if not is_made(folder, facts, recipe.id):
             record_all(recordings, options.results / "runs", command)
-            make(recordings, training, folder, facts, {"id": job, **provenance(command)})
+            make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
         print((folder / "README.md").read_text())
         print(f"The predictor is in {folder}.")
 
 
-def is_made(folder: Path, facts: Path, job: str) -> bool:
-    """Whether a job's predictor, card and facts are there."""
+def is_made(folder: Path, facts: Path, recipe_id: str) -> bool:
+    """Whether a recipe's predictor, card and facts are there."""
     texts = (folder / "README.md", facts)
     has_weights = (folder / "model.safetensors").exists()
-    return has_weights and all(file.exists() and job in file.read_text() for file in texts)
+    return has_weights and all(file.exists() and recipe_id in file.read_text() for file in texts)
 
 
-def training_at(scale: str, values: Mapping[str, Any]) -> Training:
-    """How predictors are trained at a scale: as at all scales, but for what is set for it."""
-    common = {key: value for key, value in values.items() if key not in SCALES}
-    return checked(Training, common | values.get(scale, {}), "predictor")
-
-
-def make(
-    recordings: Sequence[RunConfig],
-    training: Training,
-    folder: Path,
-    facts: Path,
-    origin: Mapping[str, Any],
-) -> None:
+def make(recipe: Recipe, folder: Path, facts: Path, origin: Mapping[str, Any]) -> None:
     """Trains a predictor; writes it, its card, and the facts that the card is made from."""
-    histories = [load_history(config, training.size) for config in recordings]
-    with tqdm(total=training.steps, desc=f"train predictor {training.encoding}") as bar:
-        predictor = fit(histories, training, seed=0, on_step=lambda step, loss: bar.update())
+    training, recordings = recipe.training, recipe.recordings
+    predictor, histories = trained(recipe, training.encoding)
     measured = {
         **origin,
         "held_out": held_out_metrics(predictor, histories, training),
@@ -89,20 +75,44 @@ def make(
     write_json_atomic(facts, measured)
 
 
+def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> None:
+    """Trains those of a table's own predictors that are not kept yet, in the main process.
+
+    Raises:
+        ValueError: trainings are to be recorded for them, and there are several processes.
+    """
+    for name, recipe in recipes.items():
+        if recipe.id not in kept():
+            if is_distributed() and not all(is_recorded(config) for config in recipe.recordings):
+                raise ValueError(
+                    f"To make the predictor {name!r}, trainings have to be recorded, which one "
+                    f"process does alone: python -m scripts.histories predictor --scale {scale} "
+                    f"--results {results}."
+                )
+            if is_main_process():
+                record_all(recipe.recordings, results / "runs", f"make predictor SCALE={scale}")
+                keep(recipe, trained(recipe, name)[0])
+        if is_distributed():
+            dist.barrier()
+
+
+def trained(recipe: Recipe, name: str) -> tuple[AttentionPredictor, list[History]]:
+    """Trains a predictor under a progress bar; gives it, and what it was trained on."""
+    training = recipe.training
+    histories = [load_history(config, training.size) for config in recipe.recordings]
+    with tqdm(total=training.steps, desc=f"train predictor {name}") as bar:
+        predictor = fit(histories, training, seed=0, on_step=lambda step, loss: bar.update())
+    return predictor, histories
+
+
 def held_out_metrics(
     predictor: AttentionPredictor, histories: Sequence[History], training: Training
 ) -> dict[str, float]:
     """How good it is on the trainings held out, on which it was calibrated."""
     _, held_out = split(histories, seed=0)
-    labels = torch.cat([labels_of(each, training) for each in held_out])
-    logits = torch.cat([logits_of(predictor, each, training) for each in held_out])
-    return metrics(labels, logits.softmax(dim=1)[:, 1], predictor.threshold, True)
-
-
-def job_id(recordings: Sequence[RunConfig], training: Training) -> str:
-    """A hash of all that a trained predictor depends on: 12 hexadecimal digits."""
-    text = json.dumps([dataclasses.asdict(training), [config.id for config in recordings]])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    labels = [labels_of(each, training) for each in held_out]
+    scores = [probability_of(predictor, each, training) for each in held_out]
+    return metrics(labels, scores, predictor.threshold, True)
 
 
 if __name__ == "__main__":

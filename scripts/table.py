@@ -1,7 +1,7 @@
 """Runs a table, cell by cell, and draws it: ``python -m scripts.table table2 --scale small``."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,17 @@ import torch.distributed as dist
 
 from experiments import figures, tables
 from experiments.compute import full_tflops
-from experiments.config import RunConfig
+from experiments.config import RunConfig, SmartFreezing
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
-from experiments.plan import SCALES, check_data, labelled_plan, load_spec
+from experiments.plan import SCALES, check_data, labelled_plan, load_spec, recipes
+from experiments.predictors import Recipe, kept
 from experiments.results import read_run, runs_to_frame, write_csv, write_text_atomic
 from experiments.series import missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
 from experiments.train import OnStep
 from scripts.cli import check_asked, is_main_process, run_command
+from scripts.predictor import make_for_table
 from smartfrz.distributed import is_distributed
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
@@ -49,10 +51,12 @@ def main() -> None:
     runs = options.results / "runs"
     check_data(list(chosen))
     todo = missing_runs(chosen, runs)
+    needed = needed_predictors(todo, recipes(spec, options.scale))
     if is_main_process():
-        print_plan(spec.title, chosen, todo)
+        print_plan(spec.title, chosen, todo, needed)
     if options.dry:
         return
+    make_for_table(needed, options.scale, options.results)
     run_all(options, chosen, todo, runs)
     if is_main_process():
         draw(options, spec.title, planned, runs)
@@ -69,7 +73,19 @@ def missing_runs(chosen: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]
     return list(dict.fromkeys(missing_prerequisites(cells, runs) + cells))
 
 
-def print_plan(title: str, chosen: Mapping[RunConfig, str], todo: list[RunConfig]) -> None:
+def needed_predictors(todo: Sequence[RunConfig], own: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Those of the table's own predictors that the runs to come need, made already or not."""
+    options = [config.options for config in todo]
+    used = {each.predictor for each in options if isinstance(each, SmartFreezing)}
+    return {name: recipe for name, recipe in own.items() if name in used}
+
+
+def print_plan(
+    title: str,
+    chosen: Mapping[RunConfig, str],
+    todo: list[RunConfig],
+    predictors: Mapping[str, Recipe],
+) -> None:
     """Says what there is to do before it starts, and what full training would compute."""
     print(title)
     for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
@@ -78,6 +94,8 @@ def print_plan(title: str, chosen: Mapping[RunConfig, str], todo: list[RunConfig
             f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
             f" (as the paper counts: {as_in_paper:,.2f})"
         )
+    if missing := [name for name, recipe in predictors.items() if recipe.id not in kept()]:
+        print(f"Predictors to make first: {', '.join(missing)}.")
     print(f"{len(chosen)} cells, {len(todo)} runs to do, pretraining included:")
     for config in todo:
         method = chosen.get(config, config.method)

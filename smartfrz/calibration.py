@@ -1,5 +1,7 @@
 """From a predictor's scores to probabilities that mean what they say, and where to cut them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,24 +46,46 @@ def calibrate(predictor: AttentionPredictor, logits: Tensor, labels: Tensor) -> 
         last.bias.mul_(log_scale.exp()).add_(torch.stack([-shift, shift]) / 2)
 
 
-def best_threshold(scores: Tensor, labels: Tensor) -> float:
-    """The score above which to say "freeze", so that F1 is highest.
+def freezing_threshold(
+    scores: Sequence[Tensor], labels: Sequence[Tensor], precision: float
+) -> float:
+    """The lowest score above which to freeze, so that freezing is right as often as asked for.
+
+    A layer is frozen once, at the first record whose score is above the threshold, and never comes
+    back. So that is what is counted: not how many records are told right, of which a training has
+    many, but whether the label of that one is "freeze".
 
     Args:
-        scores: (N,).
-        labels: (N,) bool, at least one of them true.
+        scores: of each training (R, L), oldest record first.
+        labels: (R, L) bool each.
+        precision: the part of the layers frozen, over all trainings, that has to be frozen rightly.
 
     Returns:
-        The middle between two neighbouring scores, or infinity below the lowest.
+        The threshold, one of the scores, or minus infinity, if any will do; if none will, the
+        highest score, above which nothing is frozen.
     """
-    order = scores.argsort(descending=True)
-    ordered, hits = scores[order], labels[order].double().cumsum(0)
-    chosen = torch.arange(1, len(scores) + 1)
-    f1 = 2 * hits / (chosen + labels.sum())
-    # Only between different scores can be cut.
-    following = torch.cat([ordered[1:], ordered.new_tensor([-torch.inf])])
-    best = int(torch.where(following < ordered, f1, -1.0).argmax())
-    upper, lower = ordered[best], following[best]
-    middle = (upper + lower) / 2
-    # Of scores next to each other, or infinite, the middle may be the upper one or no number.
-    return float(middle if middle < upper else lower)
+    events = [_freezing_events(each, right) for each, right in zip(scores, labels, strict=True)]
+    lower, upper, is_right = (torch.cat(part) for part in zip(*events, strict=True))
+    thresholds = torch.cat([lower.new_tensor([-torch.inf]), upper]).unique()
+    # At a threshold in [lower, upper) a layer freezes at the record that raises it to upper.
+    frozen, rightly = (
+        _covering(thresholds, lower[chosen], upper[chosen])
+        for chosen in (torch.ones_like(is_right), is_right)
+    )
+    good = rightly >= precision * frozen.double()
+    return thresholds[good.nonzero()[0, 0]].item()
+
+
+def _freezing_events(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each record whose score is higher than all before: the highest before, itself, its label."""
+    highest = scores.cummax(dim=0).values
+    before = torch.cat([torch.full_like(highest[:1], -torch.inf), highest[:-1]])
+    rises = highest > before
+    return before[rises], highest[rises], labels[rises]
+
+
+def _covering(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """How many of the intervals [lower, upper) each point is in."""
+    begun = torch.searchsorted(lower.sort().values, points, right=True)
+    ended = torch.searchsorted(upper.sort().values, points, right=True)
+    return begun - ended

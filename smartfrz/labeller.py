@@ -196,7 +196,7 @@ def train_predictor(
     predictor.eval()
 
 
-_HISTORIES_PER_STEP, _LAYERS_PER_HISTORY, _STRIDES = 2, 8, (1, 2, 3, 5, 10)
+_HISTORIES_PER_STEP, _LAYERS_PER_HISTORY, _STRIDES = 2, 8, (2, 5, 10)
 
 
 def _loss(

@@ -33,6 +33,7 @@ def row(candidate: str, family: str, seed: int = 0, tolerance: float = 0.02, pac
         **{"threshold": -math.inf if rule else 0.1 + 0.2, "examples": 100, "positive_rate": 0.4},
         **{"auroc": 0.97 if candidate == "drift" else 0.9, "average_precision": 0.8},
         **{"calibration_error": math.nan if rule else 0.04, "f1": 0.7},
+        **{"frozen_rightly": 0.9, "frozen_time": 0.35},
         **{"precision": math.nan, "recall": 0.5, "bins": [] if rule else BINS},
         **{"machine": "a processor", "torch": "2.10", "git": "00123"},
         **{"command": "make evidence SCALE=demo", "date": "2026-01-01"},

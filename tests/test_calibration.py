@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from smartfrz.calibration import best_threshold, calibrate
+from smartfrz.calibration import calibrate, freezing_threshold
 from smartfrz.predictor import AttentionPredictor
 
 
@@ -63,24 +63,35 @@ def test_one_label_alone_cannot_be_calibrated_on(predictor, label):
         calibrate(predictor, torch.randn(5, 2), torch.full((5,), label))
 
 
-def f1(scores, labels, threshold):
-    chosen = scores > threshold
-    return 2 * (chosen & labels).sum().item() / max(1, (chosen.sum() + labels.sum()).item())
-
-
 SCORE = st.sampled_from([-math.inf, 0.0, 0.25, 0.5, 1 - 2**-24, 1.0, math.inf])
+LAYER = st.lists(st.tuples(SCORE, st.booleans()), min_size=4, max_size=4)
 
 
-@given(st.lists(st.tuples(SCORE, st.booleans()), min_size=1, max_size=12))
-def test_no_threshold_has_a_higher_f1(examples):
-    """Ties, infinities, and two scores between which float32 has no other number."""
-    scores, labels = (torch.tensor(each) for each in zip(*examples, strict=True))
-    labels[0] = True
-    best = max(f1(scores, labels, each) for each in [-math.inf, *scores.tolist()])
-    assert f1(scores, labels, best_threshold(scores, labels)) == pytest.approx(best)
+def frozen(layers, threshold):
+    """The labels of those records at which layers freeze."""
+    first = (next((r for r in layer if r[0] > threshold), None) for layer in layers)
+    return [record[1] for record in first if record]
 
 
-def test_the_threshold_is_between_two_scores():
-    scores, labels = torch.tensor([0.2, 0.9, 0.6, 0.1]), torch.tensor([False, True, True, False])
-    assert best_threshold(scores, labels) == pytest.approx(0.4)
-    assert best_threshold(scores, torch.ones(4, dtype=torch.bool)) == -math.inf
+@given(st.lists(LAYER, min_size=1, max_size=6), st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+def test_no_lower_threshold_is_right_often_enough(layers, precision):
+    """Each layer a training of its own, or all in one."""
+    parts = [torch.tensor(layers)[..., i].T for i in (0, 1)]
+    scores, labels = parts[0], parts[1].bool()
+    found = freezing_threshold([scores], [labels], precision)
+    assert found == freezing_threshold(*(x.split(1, dim=1) for x in (scores, labels)), precision)
+    cuts = sorted({-math.inf, *scores.flatten().tolist()})
+    good = [cut for cut in cuts if sum(f := frozen(layers, cut)) >= precision * len(f)]
+    assert frozen(layers, found) == frozen(layers, good[0])
+
+
+def test_a_layer_that_freezes_wrongly_once_is_wrong_for_good():
+    """Its later records, all told rightly, do not count."""
+    scores, labels = torch.tensor([[0.1], [0.6], [0.9]]), torch.tensor([[False], [False], [True]])
+    assert freezing_threshold([scores], [labels], 0.9) == pytest.approx(0.6)
+
+
+def test_without_any_label_nothing_freezes():
+    scores = torch.rand(5, 3)
+    found = freezing_threshold([scores], [torch.zeros(5, 3, dtype=torch.bool)], 0.9)
+    assert found == scores.max()

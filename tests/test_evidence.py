@@ -15,9 +15,8 @@ from experiments.evidence import Evidence, do, gathered, jobs, thinned
 from experiments.fitting import Training
 from experiments.held_out import metrics
 from experiments.models import family
-from experiments.plan import SCALES, load_spec, plan
+from experiments.plan import SCALES, load_spec, plan, training_at
 from experiments.rivals import REGRESSIONS, RULES
-from scripts.predictor import training_at
 from smartfrz.labeller import stabilised
 
 TRAINING = Training("drift", tolerance=0.1, steps=2, lr=1e-3, weight_decay=0.0, size=16)
@@ -158,8 +157,8 @@ def test_labels_are_those_of_all_records_though_few_are_judged():
     history.cka[:] = 0.5
     history.cka[3, 0] = 0.9
     labels, scores = gathered(lambda thin: thin.weights[..., 0], [history] * 2, 0.1, stride=2)
-    assert labels.tolist() == [False, True, *[True] * 6] * 2
-    assert torch.equal(scores, history.weights[2::2, :, 0].flatten().repeat(2))
+    assert [each.tolist() for each in labels] == [[[False, True], *[[True, True]] * 3]] * 2
+    assert all(torch.equal(each, history.weights[2::2, :, 0]) for each in scores)
 
 
 def test_who_knows_the_labels_is_perfect():

@@ -9,12 +9,11 @@ import pytest
 
 from experiments.config import checked
 from experiments.evidence import Evidence, jobs
-from experiments.plan import Spec, plan
+from experiments.plan import Spec, plan, training_at
 from experiments.scores import read_scores
 from scripts import evidence as command
 from scripts import histories
 from scripts.cli import run_command
-from scripts.predictor import training_at
 
 RUN = {
     **{"epochs": 2, "lr": 0.05, "image_size": 16, "augment": False},

@@ -7,9 +7,9 @@ import torch
 from recordings import made_up
 
 from experiments import fitting
-from experiments.fitting import Training, fit, labels_of, logits_of, split
+from experiments.fitting import Training, fit, labels_of, logits_of, probability_of, split
 from experiments.held_out import metrics
-from smartfrz.calibration import best_threshold
+from smartfrz.calibration import freezing_threshold
 from smartfrz.labeller import stabilised
 
 TRAINING = Training(
@@ -63,17 +63,19 @@ def test_it_learns_from_nothing_that_it_is_calibrated_on(monkeypatch):
 
 
 def test_it_is_calibrated_on_what_it_did_not_learn_from():
-    """There its mean probability is the rate, and its threshold the best one."""
+    """There its mean probability is the rate, and it freezes rightly as often as asked for."""
     steps = []
     training = dataclasses.replace(TRAINING, steps=60)
     predictor = fit(HISTORIES, training, 0, lambda step, loss: steps.append(step))
     assert steps == list(range(60))
     _, (held_out,) = split(HISTORIES, seed=0)
     labels = labels_of(held_out, training)
-    probability = logits_of(predictor, held_out, training).softmax(dim=1)[:, 1]
+    probability = probability_of(predictor, held_out, training)
     assert probability.mean().item() == pytest.approx(labels.double().mean().item(), abs=1e-3)
-    assert predictor.threshold == pytest.approx(best_threshold(probability, labels))
-    assert metrics(labels, probability, predictor.threshold, True)["auroc"] > 0.8
+    expected = freezing_threshold([probability], [labels], training.precision)
+    assert predictor.threshold == pytest.approx(expected)
+    found = metrics([labels], [probability], predictor.threshold, True)
+    assert found["auroc"] > 0.8 and found["frozen_rightly"] >= 0.9
 
 
 def test_examples_are_layers_at_every_stride_but_the_first():
@@ -81,11 +83,11 @@ def test_examples_are_layers_at_every_stride_but_the_first():
     predictor = fit(HISTORIES, TRAINING, seed=0)
     records = range(2, 20, 2)
     expected = stabilised(history.cka, TRAINING.tolerance)
-    assert labels_of(history, TRAINING).tolist() == [x for r in records for x in expected[r]]
+    assert torch.equal(labels_of(history, TRAINING), expected[list(records)])
     with torch.no_grad():
         logits = [predictor(history.weights[: r + 1 : 2].transpose(0, 1)) for r in records]
     found = logits_of(predictor, history, TRAINING)
-    torch.testing.assert_close(found, torch.cat(logits), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, torch.stack(logits), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("encoding", ["drift", "raw"])

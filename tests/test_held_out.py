@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.held_out import calibration_error, metrics, reliability
+from experiments.held_out import calibration_error, freezing, metrics, reliability
 
 SCORE = st.sampled_from([-math.inf, -2.0, 0.1, 0.5, 0.6, 3.0, math.inf])
 EXAMPLES = st.lists(st.tuples(st.booleans(), SCORE), min_size=1, max_size=20)
@@ -44,9 +44,27 @@ def naive(examples, threshold):
 @given(EXAMPLES)
 def test_metrics_are_what_loops_find(examples):
     labels, scores = (torch.tensor(each) for each in zip(*examples, strict=True))
-    found = metrics(labels, scores, 0.3, are_probabilities=False)
+    # Two trainings, of a single layer each.
+    parts = ([each[:5, None], each[5:, None]] for each in (labels, scores))
+    found = metrics(*([x for x in part if len(x)] for part in parts), 0.3, are_probabilities=False)
     expected = {**naive(examples, 0.3), "examples": len(examples), "calibration_error": math.nan}
-    assert found == pytest.approx(expected, nan_ok=True)
+    assert found == pytest.approx({**found, **expected}, nan_ok=True)
+
+
+@given(st.lists(st.lists(st.tuples(st.booleans(), SCORE), min_size=3, max_size=3), min_size=1))
+def test_a_layer_is_frozen_once(layers):
+    """At its first record with a score above the threshold, and from then on."""
+    labels, scores = (
+        torch.tensor([[each[i] for each in layer] for layer in layers]).T for i in (0, 1)
+    )
+    first = [next((r for r, (_, s) in enumerate(layer) if s > 0.3), None) for layer in layers]
+    pairs = [(layer, r) for layer, r in zip(layers, first, strict=True) if r is not None]
+    expected = {
+        "frozen_rightly": share(layer[r][0] for layer, r in pairs),
+        "frozen_time": sum((3 - r) / 3 for _, r in pairs) / len(layers),
+    }
+    assert freezing([labels], [scores], 0.3) == pytest.approx(expected, nan_ok=True)
+    assert freezing([labels[:, :1], labels], [scores[:, :1], scores], math.inf)["frozen_time"] == 0
 
 
 def test_the_calibration_error_is_the_mean_distance_weighted_by_examples():
@@ -58,7 +76,8 @@ def test_the_calibration_error_is_the_mean_distance_weighted_by_examples():
         assert found == pytest.approx(expected)
     expected = (2 * (0.5 - 0.245) + 3 * (2.92 / 3 - 2 / 3)) / 5
     assert calibration_error(labels, probability) == pytest.approx(expected)
-    assert metrics(labels, probability, 0.5, True)["calibration_error"] == pytest.approx(expected)
+    found = metrics([labels[:, None]], [probability[:, None]], 0.5, True)
+    assert found["calibration_error"] == pytest.approx(expected)
 
 
 def test_probabilities_that_mean_what_they_say_have_next_to_no_error():

@@ -72,11 +72,22 @@ def test_linear_freezing_comes_after_what_it_is_matched_with(table, scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("table", "models"), [("table1", 2), ("policies", 4)])
-def test_tables_share_the_full_trainings_of_table_2(table, models, scale):
-    runs, table_2 = (plan(load_spec(name), scale) for name in (table, "table2"))
-    full = {config.id for config in runs if config.method == "full"}
-    assert full <= {config.id for config in table_2}
+@pytest.mark.parametrize(
+    ("table", "models", "methods"),
+    [
+        ("table1", 2, {"full"}),
+        ("table4", 2, {"full", "smartfrz window 30"}),
+        ("table5", 2, {"full", "smartfrz size 1024"}),
+        ("policies", 4, {"full", "smartfrz"}),
+    ],
+)
+def test_tables_share_runs_with_table_2(table, models, methods, scale):
+    runs = labelled_plan(load_spec(table), scale)
+    table_2 = plan(load_spec("table2"), scale)
+    assert {method for config, method in runs.items() if config in table_2} >= methods
+    assert {config.id for config, method in runs.items() if method in methods} <= {
+        config.id for config in table_2
+    }
     assert len({config.model for config in runs}) == (models if scale != "demo" else min(models, 3))
 
 

@@ -10,7 +10,8 @@ import torch
 
 from experiments.card import model_card
 from experiments.histories import history_file, is_recorded, load_history, record_history
-from experiments.plan import SCALES, Spec, load_spec, plan
+from experiments.plan import SCALES, Spec, load_spec, plan, training_at
+from experiments.predictors import Recipe
 from scripts import histories
 from scripts import predictor as command
 from scripts.cli import run_command
@@ -83,7 +84,7 @@ def contents(folder):
 @pytest.mark.parametrize("encoding", ["drift", "raw"])
 def test_writes_predictors_their_cards_and_how_good_they_are(made, encoding):
     facts = json.loads((made / "results" / "predictor-demo" / f"{encoding}.json").read_text())
-    training = command.training_at("demo", SPEC.predictor)
+    training = training_at("demo", SPEC.predictor)
     assert facts["training"] == dataclasses.asdict(training) | {"encoding": encoding}
     assert facts["training"]["steps"] == 3
     assert [each["model"] for each in facts["recordings"]] == ["residual", "plain"]
@@ -173,18 +174,18 @@ def test_an_unknown_model_is_a_sentence(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_project_s_own_spec_is_whole(scale):
     spec = load_spec("predictor")
-    assert command.training_at(scale, spec.predictor).steps > 0
+    assert training_at(scale, spec.predictor).steps > 0
     recordings = plan(spec, scale)
     assert {config.method for config in recordings} == {"record"} and len(recordings) > 1
 
 
-def test_jobs_differ_by_what_they_depend_on():
+def test_recipes_differ_by_what_they_depend_on():
     recordings = plan(SPEC, "demo")
-    training = command.training_at("demo", SPEC.predictor)
+    training = training_at("demo", SPEC.predictor)
     other = dataclasses.replace(training, tolerance=0.5)
-    jobs = {
-        command.job_id(recordings, training),
-        command.job_id(recordings, other),
-        command.job_id(recordings[:1], training),
-    }
-    assert len(jobs) == 3
+    recipes = [
+        Recipe(training, tuple(recordings)),
+        Recipe(other, tuple(recordings)),
+        Recipe(training, tuple(recordings[:1])),
+    ]
+    assert len({recipe.id for recipe in recipes}) == 3

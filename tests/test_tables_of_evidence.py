@@ -18,10 +18,11 @@ def test_the_best_of_a_column_is_bold_whatever_it_is():
     ).to_markdown()
     assert line(text, "| predictor | drift |") == (
         "| predictor | drift | **0.970** | 0.970 | **0.970** ± 0.000 | **0.800** | **0.040** "
-        "| **0.700** |"
+        "| **0.700** | 0.900 | 0.350 |"
     )
     assert line(text, "| rule | depth |") == (
-        "| rule | depth | 0.900 | **0.980** | 0.940 | **0.800** | \N{EN DASH} | **0.700** |"
+        "| rule | depth | 0.900 | **0.980** | 0.940 | **0.800** | \N{EN DASH} | **0.700** | 0.900 "
+        "| 0.350 |"
     )
     assert line(text, "| regression | logistic regression on drift |")
 
@@ -44,7 +45,7 @@ def test_latex_has_the_same_cells_and_a_rule_between_kinds():
     assert line(text, "predictor & drift &").startswith(
         r"predictor & drift & \textbf{0.970} & \textbf{0.970} & \textbf{0.970} $\pm$ 0.000 &"
     )
-    assert text.count(r"\midrule") == 3 and r"\begin{tabular}{llrrrrrr}" in text
+    assert text.count(r"\midrule") == 3 and r"\begin{tabular}{llrrrrrrrr}" in text
     assert "95\\%" in text and " -- " in line(text, "rule & depth &")
 
 
