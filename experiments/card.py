@@ -42,7 +42,7 @@ results/evidence-{scale}/.
 ## Limits
 - It has seen {datasets} with {models} and nothing else, trained by SGD with a learning rate that
   falls to zero along a cosine, in a few hundred steps.
-- It was trained for paces of 2 to 20 records an epoch, and calibrated at {pace:g}.
+- It was trained for paces of 2 to 10 records an epoch, and calibrated at {pace:g}.
 - The label looks ahead to the end of a training, whose last records count as stable whatever the
   layer does.
 - A layer with a weight that is not finite, with one record only, or that has not moved at all gets

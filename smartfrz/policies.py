@@ -20,7 +20,7 @@ class SmartFRZ:
     Source: Sections 3.1-3.3. Every ``interval`` steps the tailored weights of all layers that
     still train are recorded; every ``records_per_decision`` records there is a freezing stage, in
     which one batched call of the predictor decides about each of them. The paper leaves both open;
-    the bundled predictor learned from 2 to 20 records an epoch.
+    the bundled predictor learned from 2 to 10 records an epoch.
 
     Args:
         predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
