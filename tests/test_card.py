@@ -16,7 +16,7 @@ FACTS = {
     },
     "training": {
         **{"encoding": "drift", "tolerance": 0.015, "steps": 200, "lr": 3e-4, "weight_decay": 1.0},
-        **{"stride": 5, "window": 30, "size": 1024, "pooling": "attention"},
+        **{"stride": 5, "window": 30, "size": 1024, "pooling": "attention", "precision": 0.8},
     },
     "recordings": [
         RECORDING,
@@ -44,7 +44,8 @@ def test_says_data_label_training_scores_and_limits():
     text = " ".join(card.split())
     for fact in (
         "AdamW, 200 steps, learning rate 0.0003, weight decay 1,",
-        "the threshold, 0.41, was chosen for the best F1. On a processor, torch 2.14.1, "
+        "the threshold, 0.41, was chosen: the lowest at which at least 80% of the layers that it "
+        "freezes are labelled so at that moment. On a processor, torch 2.14.1, "
         "commit c0ffee, 2026-01-01; job 0123456789ab.",
         "held out for calibration, at 4 records an epoch",
         "AUROC 0.859, average precision 0.750, calibration error 0.012, F1 0.800, "
