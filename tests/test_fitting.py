@@ -65,9 +65,9 @@ def test_it_learns_from_nothing_that_it_is_calibrated_on(monkeypatch):
 def test_it_is_calibrated_on_what_it_did_not_learn_from():
     """There its mean probability is the rate, and it freezes rightly as often as asked for."""
     steps = []
-    training = dataclasses.replace(TRAINING, steps=60)
+    training = dataclasses.replace(TRAINING, steps=120)
     predictor = fit(HISTORIES, training, 0, lambda step, loss: steps.append(step))
-    assert steps == list(range(60))
+    assert steps == list(range(120))
     _, (held_out,) = split(HISTORIES, seed=0)
     labels = labels_of(held_out, training)
     probability = probability_of(predictor, held_out, training)
