@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from smartfrz.labeller import STRIDES
+
 _TEXT = """\
 ---
 license: apache-2.0
@@ -42,7 +44,7 @@ results/evidence-{scale}/.
 ## Limits
 - It has seen {datasets} with {models} and nothing else, trained by SGD with a learning rate that
   falls to zero along a cosine, in a few hundred steps.
-- It was trained for paces of 2 to 10 records an epoch, and calibrated at {pace:g}.
+- It was trained for paces of {paces} records an epoch, and calibrated at {pace:g}.
 - The label looks ahead to the end of a training, whose last records count as stable whatever the
   layer does.
 - A layer with a weight that is not finite, with one record only, or that has not moved at all gets
@@ -73,6 +75,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
         encoding_text=_ENCODINGS.get(training["encoding"], ""),
         machine=facts["machine"]["gpu"] or facts["machine"]["cpu"],
         pace=recorded["records_per_epoch"] / training["stride"],
+        paces=" to ".join(
+            f"{recorded['records_per_epoch'] / pick(STRIDES):g}" for pick in (max, min)
+        ),
         recorded=recordings_table(recordings),
         held_out=_scores(facts["held_out"]),
         datasets=_listed(each["dataset"] for each in recordings),

@@ -68,10 +68,8 @@ def freezing_threshold(
     lower, upper, is_right = (torch.cat(part) for part in zip(*events, strict=True))
     thresholds = torch.cat([lower.new_tensor([-torch.inf]), upper]).unique()
     # At a threshold in [lower, upper) a layer freezes at the record that raises it to upper.
-    frozen, rightly = (
-        _covering(thresholds, lower[chosen], upper[chosen])
-        for chosen in (torch.ones_like(is_right), is_right)
-    )
+    frozen = _covering(thresholds, lower, upper)
+    rightly = _covering(thresholds, lower[is_right], upper[is_right])
     good = rightly >= precision * frozen.double()
     return thresholds[good.nonzero()[0, 0]].item()
 

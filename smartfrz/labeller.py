@@ -196,14 +196,16 @@ def train_predictor(
     predictor.eval()
 
 
-_HISTORIES_PER_STEP, _LAYERS_PER_HISTORY, _STRIDES = 2, 8, (2, 5, 10)
+_HISTORIES_PER_STEP, _LAYERS_PER_HISTORY = 2, 8
+STRIDES = (2, 5, 10)
+"""Every how many-th record of a history a predictor sees while it is trained."""
 
 
 def _loss(
     predictor: AttentionPredictor, weights: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Cross-entropy over some layers of a history, thinned out."""
-    strides = [stride for stride in _STRIDES if len(weights) // stride >= 2]
+    strides = [stride for stride in STRIDES if len(weights) // stride >= 2]
     stride = strides[int(torch.randint(len(strides), (1,), generator=generator))]
     offset = int(torch.randint(stride, (1,), generator=generator))
     layers = torch.randperm(weights.shape[1], generator=generator)[:_LAYERS_PER_HISTORY]

@@ -1,5 +1,7 @@
 """What every test starts from: one thread, and the same random numbers."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -9,3 +11,21 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def made(request, tmp_path_factory):
+    """A folder in which the command of a module, its ``run``, was run once."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
+        request.module.run(patch, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path, monkeypatch):
+    """A copy of that folder, to be damaged."""
+    shutil.copytree(made, tmp_path / "copied")
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "copied" / "cache"))
+    return tmp_path / "copied"

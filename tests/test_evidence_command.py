@@ -46,24 +46,6 @@ SPECS = {
 JOBS = 2 * (2 * 2 + 1 + 6)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder in which the command was run once."""
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
-        run(patch, folder)
-    return folder
-
-
-@pytest.fixture
-def copied(made, tmp_path, monkeypatch):
-    """A copy of that folder, to be damaged."""
-    shutil.copytree(made, tmp_path / "copied")
-    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "copied" / "cache"))
-    return tmp_path / "copied"
-
-
 def run(patch, folder, *options):
     places = ["--scale", "demo", "--results", str(folder / "results")]
     patch.setattr(sys, "argv", ["evidence", *places, *options])

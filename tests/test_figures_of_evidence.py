@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from compared import FAMILIES, comparison, with_auroc
+from drawn import assert_reproducible
 
 from experiments import figures_of_evidence as figures
-from experiments.figures import save
 
 COMPARED = with_auroc({("drift", "plain"): 0.99, ("last displacement", "mobile"): 0.8})
 
@@ -68,8 +68,4 @@ def test_what_is_not_run_is_left_out(draw):
 
 @pytest.mark.parametrize("draw", [auroc, tolerances, reliability])
 def test_files_are_the_same_bytes_each_time(tmp_path, draw):
-    for name in ("a", "b"):
-        save(draw(), tmp_path / name)
-    for suffix in ("png", "pdf"):
-        a, b = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("a", "b"))
-        assert a == b
+    assert_reproducible(draw, tmp_path)

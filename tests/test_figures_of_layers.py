@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import assert_reproducible
 
 from experiments import figures_of_layers as figures
-from experiments.figures import save
 
 
 def gradients():
@@ -90,8 +90,4 @@ def test_attention_is_by_age_beside_the_loss_and_by_training():
 
 @pytest.mark.parametrize("draw", [gradients, cka, times, attention])
 def test_files_are_the_same_bytes_each_time(tmp_path, draw):
-    for name in ("a", "b"):
-        save(draw(), tmp_path / name)
-    for suffix in ("png", "pdf"):
-        a, b = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("a", "b"))
-        assert a == b
+    assert_reproducible(draw, tmp_path)

@@ -38,24 +38,6 @@ SPEC = Spec(
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder in which the command was run once."""
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
-        run(patch, folder)
-    return folder
-
-
-@pytest.fixture
-def copied(made, tmp_path, monkeypatch):
-    """A copy of that folder, to be damaged."""
-    shutil.copytree(made, tmp_path / "copied")
-    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "copied" / "cache"))
-    return tmp_path / "copied"
-
-
 def run(patch, folder):
     places = ["--results", str(folder / "results"), "--output", str(folder / "predictor")]
     patch.setattr(sys, "argv", ["predictor", "--scale", "demo", *places])
