@@ -47,7 +47,10 @@ class DisplacementRule:
         moved = torch.linalg.vector_norm(weights - self._history.earlier((PREVIOUS,)), dim=1)
         # A NaN compares false: the layer goes on training.
         done = (moved > 0) & (moved < self.threshold * torch.linalg.vector_norm(weights, dim=1))
-        return [layer for layer, is_done in zip(candidates, done.tolist(), strict=True) if is_done]
+        of_candidates = done[self._history.rows].tolist()
+        return [
+            layer for layer, is_done in zip(candidates, of_candidates, strict=True) if is_done
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The last records."""

@@ -59,7 +59,8 @@ class AutoFreezing:
 @dataclass(frozen=True)
 class SmartFreezing:
     """SmartFRZ. ``predictor`` is the name of one that is bundled or made for the table, a folder or
-    a Hub id, its own ``threshold`` the default; the fingerprint is its hash, or its recipe's."""
+    a Hub id; ``threshold`` is by default the predictor's own, and set by the plan; the fingerprint
+    is the hash of its weights, or of its recipe."""
 
     predictor: str = "drift"
     records_per_epoch: int = 4

@@ -214,18 +214,24 @@ def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
 
 
 def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig:
-    """A run's id depends on the predictor's weights, or all that they come from, not on a name."""
-    if not isinstance(config.options, SmartFreezing):
+    """A run's id depends on the predictor's weights and threshold, or all that they come from."""
+    options = config.options
+    if not isinstance(options, SmartFreezing):
         return config
-    name = config.options.predictor
-    fingerprint = own[name].id if name in own else _fingerprint(name)
-    return replace(config, options=replace(config.options, fingerprint=fingerprint))
+    if options.predictor in own:
+        found = replace(options, fingerprint=own[options.predictor].id)
+    else:
+        fingerprint, default = _fingerprint(options.predictor)
+        threshold = default if options.threshold is None else options.threshold
+        found = replace(options, fingerprint=fingerprint, threshold=threshold)
+    return replace(config, options=found)
 
 
 @lru_cache
-def _fingerprint(predictor: str) -> str:
-    weights = AttentionPredictor.from_pretrained(predictor).state_dict()
-    return hashlib.sha256(save(weights)).hexdigest()[:12]
+def _fingerprint(predictor: str) -> tuple[str, float]:
+    """A hash of a predictor's weights, and its threshold."""
+    found = AttentionPredictor.from_pretrained(predictor)
+    return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold
 
 
 def check_data(configs: list[RunConfig]) -> None:

@@ -121,7 +121,8 @@ def drift(weights: Tensor, earlier: Tensor) -> Tensor:
     A layer's output changes with its own weights and with its input, so with the weights of every
     layer in front of it: so does the CKA that the labels are made of. What :func:`log_displacement`
     sorts is therefore accumulated over the layers, as the root of the sum of squares, before the
-    logarithm. A layer that is frozen moves no more and adds nothing. Not in the paper.
+    logarithm. A layer that is frozen moves no more, but how far it moved before stays in view: who
+    forgot it would take the layers behind for done as well. Not in the paper.
 
     Args:
         weights: (L, ..., size) records of L layers, in execution order.

@@ -107,49 +107,55 @@ def spacing(record: int) -> int:
 
 
 class WeightHistory:
-    """The tailored weights of every layer that still trains, from its first record on.
+    """The tailored weights of all layers of a training, from its first record on.
 
-    Takes ``(KEPT + 3) * size * 4`` bytes per layer, on the device of its weights (about 7 MB for
-    ResNet-50 with 1024 weights; with the paper's window of 30 records 6 MB, Appendix C). All
-    layers' records are in one tensor, so that one operation reads or writes them all.
+    A layer that is recorded no more is frozen: it is taken to stay as it was, since what it did
+    before still tells of the layers behind it. Takes ``(KEPT + 3) * size * 4`` bytes per layer, on
+    the device of its weights (about 7 MB for ResNet-50 with 1024 weights; with the paper's window
+    of 30 records 6 MB, Appendix C). All layers' records are in one tensor, so that one operation
+    reads or writes them all.
 
     Args:
         size: how many weights of a layer to record.
 
     Attributes:
-        names: of the layers that were last recorded.
-        counts: (L,) int64 on the CPU, how often each of them has been recorded.
+        names: of all L layers, those of the first record.
+        rows: which of them were recorded last.
     """
 
     def __init__(self, size: int = 1024) -> None:
         self.size = size
         self.names: list[str] = []
-        self.counts = torch.zeros(0, dtype=torch.int64)
+        self.rows: list[int] = []
         self._positions: dict[str, list[Tensor]] = {}
         self._record = -1
         self._kept = torch.zeros(0, KEPT, size)
         self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
 
     def record(self, layers: Sequence[Layer]) -> Tensor:
-        """Adds the current weights of ``layers`` and forgets all other layers.
+        """Adds the current weights of ``layers``.
 
         Args:
-            layers: at least one; their weights on one device.
+            layers: at first all, later those that still train, in the same order; at least one,
+                their weights on one device.
 
         Returns:
-            The weights, (L, size) float32.
+            The weights of all layers, (L, size) float32.
         """
-        self._keep_layers([layer.name for layer in layers])
-        weights = torch.stack([tailor(layer, self._positions_of(layer)) for layer in layers])
+        current = torch.stack([tailor(layer, self._positions_of(layer)) for layer in layers])
+        if self._record < 0:
+            # Before its first record, a layer is taken to have been as it is then.
+            self.names = [layer.name for layer in layers]
+            self._kept = current[:, None].repeat(1, KEPT, 1)
+            self._newest, self._path = current, torch.zeros_like(current)
         # Records from a checkpoint may be on another device.
         self._kept, self._newest, self._path = (
-            tensor.to(weights.device) for tensor in (self._kept, self._newest, self._path)
+            tensor.to(current.device) for tensor in (self._kept, self._newest, self._path)
         )
-        new = (self.counts == 0).nonzero()[:, 0].tolist()
-        if new:
-            # Before its first record, a layer is taken to have been as it is then.
-            self._kept[new] = weights[new, None]
-            self._newest[new] = weights[new]
+        row_of = {name: row for row, name in enumerate(self.names)}
+        self.rows = [row_of[layer.name] for layer in layers]
+        weights = self._newest.clone()
+        weights[self.rows] = current
         self._record += 1
         if spacing(self._record) > spacing(self._record - 1) and self._record:
             self._kept[:, : KEPT // 2] = self._kept[:, ::2].clone()
@@ -158,8 +164,12 @@ class WeightHistory:
             self._kept[:, slot] = weights
         self._path += (weights - self._newest).abs()
         self._previous, self._newest = self._newest, weights
-        self.counts += 1
         return weights
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there is no record before the newest."""
+        return self._record == 0
 
     def earlier(self, fractions: Sequence[float]) -> Tensor:
         """The weights of the layers last recorded, each as it was some time before.
@@ -188,7 +198,7 @@ class WeightHistory:
         """The records and the names of their layers."""
         return {
             "names": list(self.names),
-            "counts": self.counts.clone(),
+            "rows": list(self.rows),
             "record": self._record,
             "kept": self._kept.clone(),
             "previous": self._previous.clone(),
@@ -207,37 +217,16 @@ class WeightHistory:
                 f"This history has {state['newest'].shape[1]} weights per record, not "
                 f"{self.size}: resume with the size that it was recorded with."
             )
-        self.names, self._record = list(state["names"]), state["record"]
-        self.counts = state["counts"].cpu().clone()
+        self.names, self.rows = list(state["names"]), list(state["rows"])
+        self._record = state["record"]
         self._kept, self._previous, self._newest, self._path = (
             state[name].clone() for name in ("kept", "previous", "newest", "path")
         )
-
-    def _keep_layers(self, names: list[str]) -> None:
-        if names == self.names:
-            return
-        tensors = (self._kept, self._previous, self._newest, self._path, self.counts)
-        self._kept, self._previous, self._newest, self._path, self.counts = (
-            carried_over(tensor, self.names, names) for tensor in tensors
-        )
-        self._positions = {n: self._positions[n] for n in names if n in self._positions}
-        self.names = names
 
     def _positions_of(self, layer: Layer) -> list[Tensor]:
         if layer.name not in self._positions:
             self._positions[layer.name] = sample_positions(layer, self.size)
         return self._positions[layer.name]
-
-
-def carried_over(tensor: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
-    """The rows of a tensor that belong to the layers ``old``, for ``new`` ones; else zeros."""
-    if old == new:
-        return tensor
-    row_of = {name: row for row, name in enumerate(old)}
-    kept = tensor.new_zeros(len(new), *tensor.shape[1:])
-    to = [i for i, name in enumerate(new) if name in row_of]
-    kept[to] = tensor[[row_of[new[i]] for i in to]]
-    return kept
 
 
 def _read(weight: Tensor, positions: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smartfrz.encodings import ENCODINGS
-from smartfrz.history import PREVIOUS, WeightHistory, carried_over
+from smartfrz.history import PREVIOUS, WeightHistory
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor, confidence, has_moved, is_finite
 
@@ -28,48 +28,44 @@ class IncrementalPredictor:
         self.history = WeightHistory(predictor.size)
         # What is kept of each record in the window. A record overwrites the oldest one, in place,
         # as in the history: attention knows no order.
-        window, features = predictor.window, predictor.features
-        weight = next(predictor.parameters())
-        self._window = {
-            "keys": weight.new_zeros(0, window, features),
-            "values": weight.new_zeros(0, window, features),
-            "attended": weight.new_zeros(0, window, dtype=torch.bool),
-            "moved": weight.new_zeros(0, window, dtype=torch.bool),
-            "broken": weight.new_zeros(0, window, dtype=torch.bool),
-        }
+        self._window = self._empty_window(0)
         self._slot = -1
-        self._newest = weight.new_zeros(0, predictor.size)
+        self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
 
     @torch.no_grad()
     def record(self, layers: Sequence[Layer]) -> None:
-        """Takes in the current weights of ``layers``, at least one, and forgets all other layers.
+        """Takes in the current weights of ``layers``.
 
-        The weights are on one device.
+        Args:
+            layers: at first all, later those that still train, in the same order; at least one,
+                their weights on one device. See :meth:`smartfrz.history.WeightHistory.record`.
         """
-        names_before = self.history.names
         weights = self.history.record(layers)
         self._follow(weights.device)
+        if self.history.is_first:
+            self._window = self._empty_window(len(weights))
+        rows = self.history.rows
         encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
-        self._newest = encoded.to(self._newest.dtype)
-        # The first record, compared with nothing, is not attended to.
-        attended = (self.history.counts > 1) | (not self.encoding.compares)
+        self._newest = encoded[rows].to(self._newest.dtype)
+        weights = weights[rows]
+        self._slot = (self._slot + 1) % self.predictor.window
         new = {
             "keys": self.predictor.mlp_k(self._newest),
             "values": self.predictor.mlp_v(self._newest),
-            "attended": attended.to(weights.device),
-            "moved": has_moved(weights, self.history.earlier((PREVIOUS,))),
+            "moved": has_moved(weights, self.history.earlier((PREVIOUS,))[rows]),
             "broken": ~is_finite(weights),
         }
-        self._slot = (self._slot + 1) % self.predictor.window
-        for name, rows in new.items():
-            kept = carried_over(self._window[name], names_before, self.history.names)
-            kept[:, self._slot] = rows
-            self._window[name] = kept
+        for name, values in new.items():
+            self._window[name][rows, self._slot] = values
+        # The first record, compared with nothing, is not attended to.
+        attended = not (self.history.is_first and self.encoding.compares)
+        self._window["attended"][:, self._slot] = attended
 
     @torch.no_grad()
     def freeze_probability(self) -> Tensor:
-        """The confidence that each of the layers last recorded can be frozen, (L,) in [0, 1]."""
-        keys, values, attended, moved, broken = self._window.values()
+        """The confidence that each of the layers last recorded can be frozen, in [0, 1]."""
+        rows = self.history.rows
+        keys, values, attended, moved, broken = (kept[rows] for kept in self._window.values())
         logits = self.predictor.decide(self._newest, keys, values, attended)
         return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))
 
@@ -98,6 +94,17 @@ class IncrementalPredictor:
         device = next(self.predictor.parameters()).device
         self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
         self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)
+
+    def _empty_window(self, layers: int) -> dict[str, Tensor]:
+        window, features = self.predictor.window, self.predictor.features
+        weight = next(self.predictor.parameters())
+        return {
+            "keys": weight.new_zeros(layers, window, features),
+            "values": weight.new_zeros(layers, window, features),
+            "attended": weight.new_zeros(layers, window, dtype=torch.bool),
+            "moved": weight.new_zeros(layers, window, dtype=torch.bool),
+            "broken": weight.new_zeros(layers, window, dtype=torch.bool),
+        }
 
     def _follow(self, device: torch.device) -> None:
         """Moves all to the device of the weights."""

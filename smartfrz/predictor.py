@@ -155,8 +155,8 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
 
         Args:
             history: (L, T, size) tailored weights, oldest first, T >= 1: all that were recorded of
-                the layers that train, in execution order. ``"drift"`` looks back by fractions of
-                the time so far, and from each layer to those before it.
+                the layers, in execution order, frozen ones included. ``"drift"`` looks back by
+                fractions of the time so far, and from each layer to those before it.
             valid: (L, T) bool, as in :meth:`forward`.
 
         Returns:

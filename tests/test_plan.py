@@ -1,5 +1,6 @@
 """From a spec to its runs: their order, what they inherit, and what a mistake in a spec says."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -213,6 +214,20 @@ def test_another_predictor_under_the_same_name_makes_another_run(bundled_predict
     assert other.id != first.id
     assert isinstance(other.options, SmartFreezing) and isinstance(first.options, SmartFreezing)
     assert replace(other.options, fingerprint=first.options.fingerprint) == first.options
+
+
+def test_a_predictor_s_own_threshold_is_part_of_the_run(bundled_predictor):
+    spec = small_spec(["smartfrz"])
+    (first,) = plan(spec, "demo")
+    config = json.loads((bundled_predictor / "config.json").read_text())
+    (bundled_predictor / "config.json").write_text(json.dumps(config | {"threshold": 0.25}))
+    planning._fingerprint.cache_clear()
+    (other,) = plan(spec, "demo")
+    assert other.id != first.id
+    assert isinstance(other.options, SmartFreezing) and isinstance(first.options, SmartFreezing)
+    assert first.options.threshold == config["threshold"] and other.options.threshold == 0.25
+    (asked,) = plan(small_spec(["smartfrz"], {"smartfrz": {"threshold": 0.6}}), "demo")
+    assert isinstance(asked.options, SmartFreezing) and asked.options.threshold == 0.6
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,12 @@ def test_decides_at_every_record_by_default():
     assert [step for step in range(25) if policy.is_due(step)] == [0, 10, 20]
 
 
-def test_forgets_what_is_frozen():
+def test_asks_about_what_still_trains_and_remembers_what_is_frozen():
     predictor = always([0.0, 1.0, 0.0], [0.0, 0.0])
     freezer = train(*smart(predictor, interval=3))
     assert freezer.frozen == {"2": 3}
     assert [len(windows) for _, windows in predictor.asked] == [3, 3, 2, 2]
-    assert freezer.policy.state_dict()["history"]["names"] == ["0", "4"]
+    assert freezer.policy.state_dict()["history"]["names"] == BODY
 
 
 def quiet_layers(windows):
