@@ -48,9 +48,7 @@ class DisplacementRule:
         # A NaN compares false: the layer goes on training.
         done = (moved > 0) & (moved < self.threshold * torch.linalg.vector_norm(weights, dim=1))
         of_candidates = done[self._history.rows].tolist()
-        return [
-            layer for layer, is_done in zip(candidates, of_candidates, strict=True) if is_done
-        ]
+        return [layer for layer, is_done in zip(candidates, of_candidates, strict=True) if is_done]
 
     def state_dict(self) -> dict[str, Any]:
         """The last records."""

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-METHODS = ("full", "linear", "autofreeze", "smartfrz", "similarity", "displacement", "record")
+METHODS = (
+    *("full", "shorter", "linear", "autofreeze", "smartfrz", "similarity", "displacement"),
+    "record",
+)
 AMP = ("none", "bf16", "fp16")
 
 
@@ -32,6 +35,16 @@ class Pretraining:
     train_images: int = 0
     batch_size: int = 32
     lr: float = 0.01
+
+
+@dataclass(frozen=True)
+class Shorter:
+    """Full training that stops early, its learning rate annealed by then: the sceptic's control.
+
+    ``match`` names the method whose compute, with the same seed, decides the number of epochs.
+    """
+
+    match: str = "smartfrz"
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Recording:
 
 
 OPTIONS: dict[str, type] = {
+    "shorter": Shorter,
     "linear": Linear,
     "autofreeze": AutoFreezing,
     "smartfrz": SmartFreezing,
@@ -149,7 +163,14 @@ class RunConfig:
     compile: bool = False
     pretraining: Pretraining | None = None
     options: (
-        Linear | AutoFreezing | SmartFreezing | Similarity | Displacement | Recording | None
+        Shorter
+        | Linear
+        | AutoFreezing
+        | SmartFreezing
+        | Similarity
+        | Displacement
+        | Recording
+        | None
     ) = field(default=None)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How many epochs linear freezing gets, so that it spends what another method spent (Table 2)."""
+"""How many epochs a run gets, so that it spends what another method spent (Table 2)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,29 +6,29 @@ from pathlib import Path
 
 from baselines.freezeout import freeze_step
 from experiments.compute import steps_per_epoch, traced
-from experiments.config import Linear, RunConfig
+from experiments.config import Linear, RunConfig, Shorter
 from experiments.execute import run_file
 from experiments.results import read_run
 from smartfrz.cost import training_flops
 
 
 def matched_epochs(config: RunConfig, tflops: float) -> float:
-    """Epochs after which a run of linear freezing has spent ``tflops``.
+    """Epochs after which a run of linear freezing, or a shorter one, has spent ``tflops``.
 
-    Its layers freeze at fixed fractions of the run, so its compute is proportional to its length.
+    Layers freeze at fixed fractions of the run, if at all: its compute goes with its length.
     """
     steps = tflops * 1e12 / (config.batch_size * mean_flops(config))
     return max(1, round(steps)) / steps_per_epoch(config)
 
 
 def mean_flops(config: RunConfig) -> float:
-    """FLOPs for one image, averaged over a run of linear freezing."""
-    assert isinstance(config.options, Linear)
+    """FLOPs for one image, averaged over a run of linear freezing or a shorter one."""
     options, steps, run = config.options, 10_000, traced(config)
+    assert isinstance(options, Linear | Shorter)
     body = [layer for layer in run.layers if not layer.is_head]
     trains = {id(param): param for param in run.model.parameters()}
     total = since = 0
-    for i, layer in enumerate(body):
+    for i, layer in enumerate(body if isinstance(options, Linear) else []):
         until = min(freeze_step(steps, i, len(body), options.t0, options.how), steps)
         total += (until - since) * training_flops(run.calls, list(trains.values()))
         for param in layer.params:
@@ -39,20 +39,21 @@ def mean_flops(config: RunConfig) -> float:
 
 
 def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> RunConfig | None:
-    """The run of linear freezing that costs what the run it is matched with has cost.
+    """The run that costs what the run it is matched with has cost.
 
     Args:
-        config: any run; all but linear freezing with a ``match`` are returned as they are.
+        config: any run; those without a ``match`` are returned as they are.
         planned: the table's runs and their methods, the one to be matched among them.
         runs: the folder of the run files.
 
     Returns:
         The run with its epochs; ``None`` while the other one is not finished, or has diverged.
     """
-    if not isinstance(config.options, Linear) or not config.options.match:
+    match = getattr(config.options, "match", "")
+    if not match:
         return config
     for other, method in planned.items():
-        if method == config.options.match and _workload(other) == _workload(config):
+        if method == match and _workload(other) == _workload(config):
             file = run_file(other, runs)
             found = read_run(file) if file.exists() else None
             if found and found["status"] == "finished":

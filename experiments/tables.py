@@ -7,6 +7,7 @@ import pandas as pd
 
 NAMES = {
     "full": "Full training",
+    "shorter": "Shorter training",
     "linear": "Linear freezing",
     "autofreeze": "AutoFreeze",
     "smartfrz": "SmartFRZ",

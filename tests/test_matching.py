@@ -1,4 +1,4 @@
-"""Linear freezing gets as many epochs as cost what the run that it is matched with has cost."""
+"""A run gets as many epochs as cost what the run that it is matched with has cost."""
 
 from dataclasses import replace
 
@@ -53,6 +53,16 @@ def test_the_sooner_layers_freeze_the_more_epochs_cost_the_same(t0):
     assert matched_epochs(sooner, 1.0) > matched_epochs(config, 1.0)
 
 
+def test_a_shorter_run_is_full_training_for_a_part_of_the_epochs():
+    config, full = tiny_run("shorter", epochs=10), tiny_run(epochs=10)
+    budget = 0.7 * prepare(full).total_steps * prepare(full).full_flops_per_step / 1e12
+    assert matched_epochs(config, budget) == pytest.approx(7)
+    run, curves = train(replace(config, epochs=0.7), ignore, ignore)
+    assert run.freezer.frozen == {}
+    assert curves.step == 7 and curves.flops == 7 * run.full_flops_per_step
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0)
+
+
 def test_twice_the_compute_is_twice_the_epochs():
     config = tiny_run("linear")
     assert matched_epochs(config, 2.0) == pytest.approx(2 * matched_epochs(config, 1.0), rel=0.01)
@@ -71,8 +81,9 @@ def test_a_step_costs_less_than_in_full_training_and_more_than_a_forward_pass():
 
 @pytest.fixture
 def planned():
-    """All methods of two seeds; linear freezing is to be matched with a variant of autofreeze."""
+    """All methods of two seeds; two are to be matched with a variant of autofreeze."""
     options = {
+        "shorter": {"match": "autofreeze 50"},
         "autofreeze": {"percentile": 40.0},
         "autofreeze 50": {"percentile": 50.0},
         "linear": {"match": "autofreeze 50"},
@@ -80,7 +91,7 @@ def planned():
     return {
         tiny_run(name.split()[0], seed=seed, epochs=1, options=options.get(name)): name
         for seed in (0, 1)
-        for name in ("full", "autofreeze", "autofreeze 50", "linear")
+        for name in ("full", "autofreeze", "autofreeze 50", "linear", "shorter")
     }
 
 
@@ -93,7 +104,7 @@ def test_other_methods_are_left_as_they_are(planned, tmp_path):
 
 
 def test_the_match_is_the_run_of_the_same_workload_seed_and_variant(planned, tmp_path):
-    _, other, autofreeze, linear, *_, linear_of_seed_1 = planned
+    _, other, autofreeze, linear, shorter, *_, linear_of_seed_1, _ = planned
     execute(other, tmp_path, "make test", ignore, ignore)
     assert matched(linear, planned, tmp_path) is None
     execute(autofreeze, tmp_path, "make test", ignore, ignore)
@@ -101,12 +112,15 @@ def test_the_match_is_the_run_of_the_same_workload_seed_and_variant(planned, tmp
     run = read_run(run_file(autofreeze, tmp_path))
     assert found is not None and run is not None
     assert found == replace(linear, epochs=matched_epochs(linear, run["tflops"]))
+    found = matched(shorter, planned, tmp_path)
+    assert found == replace(shorter, epochs=matched_epochs(shorter, run["tflops"]))
     assert matched(linear_of_seed_1, planned, tmp_path) is None
 
 
 def test_there_is_no_match_with_a_diverged_run(planned, tmp_path):
-    _, _, autofreeze, linear, *_ = planned
+    _, _, autofreeze, linear, shorter, *_ = planned
     execute(autofreeze, tmp_path, "make test", ignore, ignore)
     file = run_file(autofreeze, tmp_path)
     write_json_atomic(file, (read_run(file) or {}) | {"status": "diverged"})
     assert matched(linear, planned, tmp_path) is None
+    assert matched(shorter, planned, tmp_path) is None
