@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.readme import ROOT, filled
+from scripts.readme import ROOT, filled, without_missing
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,6 +35,13 @@ def test_a_slot_is_filled_with_the_rows_that_were_run(tmp_path: Path):
     assert once.splitlines()[2:7] == ["Caption.", "", "| a | b |", "| x | 1 |", "| z | 2 (1/3) |"]
     assert once.startswith("before\n") and once.endswith("<!-- end -->\nafter\n")
     assert filled(once, tmp_path) == once
+
+
+def test_the_first_row_that_was_run_says_of_what_it_is():
+    lines = ["| M | D | full | not run (0/3) |", "|  |  | a | 1 |", "|  |  | b | 2 |"]
+    assert list(without_missing(lines)) == ["| M | D | a | 1 |", "|  |  | b | 2 |"]
+    both = [lines[0], "| N | D | full | 3 |", "|  |  | a | 1 |"]
+    assert list(without_missing(both)) == both[1:]
 
 
 def test_every_path_that_the_readme_names_as_a_picture_exists():
