@@ -67,7 +67,10 @@ def tailor(layer: Layer, positions: Sequence[Tensor] | None = None) -> Tensor:
         (size,) float32 on the device of the weights: a copy.
     """
     positions = sample_positions(layer) if positions is None else positions
-    values = [_read(w.detach(), p) for w, p in zip(_weights(layer), positions, strict=True)]
+    weights = _weights(layer)
+    if len(weights) == 1:
+        return _read(weights[0].detach(), positions[0]).float()
+    values = [_read(w.detach(), p) for w, p in zip(weights, positions, strict=True)]
     return torch.cat(values).float()
 
 

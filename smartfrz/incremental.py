@@ -26,8 +26,8 @@ class IncrementalPredictor:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
         self.history = WeightHistory(predictor.size)
-        # What is kept of each record in the window. A record overwrites the oldest one, in place,
-        # as in the history: attention knows no order.
+        # What is kept of each record in the window, of the layers recorded last. A record overwrites
+        # the oldest one, in place, as in the history: attention knows no order.
         self._window = self._empty_window(0)
         self._slot = -1
         self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
@@ -40,32 +40,36 @@ class IncrementalPredictor:
             layers: at first all, later those that still train, in the same order; at least one,
                 their weights on one device. See :meth:`smartfrz.history.WeightHistory.record`.
         """
+        rows_before = self.history.rows
         weights = self.history.record(layers)
+        rows = self.history.rows
         self._follow(weights.device)
         if self.history.is_first:
-            self._window = self._empty_window(len(weights))
-        rows = self.history.rows
+            self._window = self._empty_window(len(rows))
+        elif rows != rows_before:
+            still = [rows_before.index(row) for row in rows]
+            self._window = {name: kept[still] for name, kept in self._window.items()}
         encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
-        self._newest = encoded[rows].to(self._newest.dtype)
-        weights = weights[rows]
+        previous = self.history.earlier((PREVIOUS,))
+        if len(rows) < len(weights):
+            encoded, weights, previous = encoded[rows], weights[rows], previous[rows]
+        self._newest = encoded.to(self._newest.dtype)
         self._slot = (self._slot + 1) % self.predictor.window
         new = {
             "keys": self.predictor.mlp_k(self._newest),
             "values": self.predictor.mlp_v(self._newest),
-            "moved": has_moved(weights, self.history.earlier((PREVIOUS,))[rows]),
+            # The first record, compared with nothing, is not attended to.
+            "attended": not (self.history.is_first and self.encoding.compares),
+            "moved": has_moved(weights, previous),
             "broken": ~is_finite(weights),
         }
         for name, values in new.items():
-            self._window[name][rows, self._slot] = values
-        # The first record, compared with nothing, is not attended to.
-        attended = not (self.history.is_first and self.encoding.compares)
-        self._window["attended"][:, self._slot] = attended
+            self._window[name][:, self._slot] = values
 
     @torch.no_grad()
     def freeze_probability(self) -> Tensor:
         """The confidence that each of the layers last recorded can be frozen, in [0, 1]."""
-        rows = self.history.rows
-        keys, values, attended, moved, broken = (kept[rows] for kept in self._window.values())
+        keys, values, attended, moved, broken = self._window.values()
         logits = self.predictor.decide(self._newest, keys, values, attended)
         return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))
 
