@@ -26,8 +26,8 @@ class IncrementalPredictor:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
         self.history = WeightHistory(predictor.size)
-        # What is kept of each record in the window, for the layers recorded last. A record takes the
-        # place of the oldest one, as in the history: attention knows no order.
+        # What is kept of each record in the window, for the layers recorded last. A record takes
+        # the place of the oldest one, as in the history: attention knows no order.
         self._window = self._empty_window(0)
         self._slot = -1
         self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
