@@ -1,6 +1,6 @@
 """How many epochs a run gets, so that it spends what another method spent (Table 2)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from experiments.config import Linear, RunConfig, Shorter
 from experiments.execute import run_file
 from experiments.results import read_run
 from smartfrz.cost import training_flops
+from smartfrz.layers import Layer
 
 
 def matched_epochs(config: RunConfig, tflops: float) -> float:
@@ -23,19 +24,29 @@ def matched_epochs(config: RunConfig, tflops: float) -> float:
 
 def mean_flops(config: RunConfig) -> float:
     """FLOPs for one image, averaged over a run of linear freezing or a shorter one."""
-    options, steps, run = config.options, 10_000, traced(config)
-    assert isinstance(options, Linear | Shorter)
+    steps, run = 10_000, traced(config)
     body = [layer for layer in run.layers if not layer.is_head]
     trains = {id(param): param for param in run.model.parameters()}
     total = since = 0
-    for i, layer in enumerate(body if isinstance(options, Linear) else []):
-        until = min(freeze_step(steps, i, len(body), options.t0, options.how), steps)
+    for layer, until in _moments_of_freezing(config, body, steps):
         total += (until - since) * training_flops(run.calls, list(trains.values()))
         for param in layer.params:
             del trains[id(param)]
         since = until
     total += (steps - since) * training_flops(run.calls, list(trains.values()))
     return total / steps
+
+
+def _moments_of_freezing(
+    config: RunConfig, body: Sequence[Layer], steps: int
+) -> Iterator[tuple[Layer, int]]:
+    """Each layer that freezes in a run of so many steps, and the first step without it."""
+    match config.options:
+        case Linear(t0=t0, how=how):
+            for i, layer in enumerate(body):
+                yield layer, min(freeze_step(steps, i, len(body), t0, how), steps)
+        case other:
+            assert isinstance(other, Shorter)
 
 
 def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> RunConfig | None:
