@@ -50,8 +50,12 @@ LOOKS = {
     "linear": ("#0072B2", "^"),
     "autofreeze": ("#E69F00", "D"),
     "smartfrz": ("#009E73", "o"),
+    "displacement": ("#CC79A7", "v"),
+    "similarity": ("#56B4E9", "P"),
+    "shorter": ("#D55E00", "X"),
 }
-OTHER_LOOKS = (("#CC79A7", "v"), ("#56B4E9", "P"), ("#D55E00", "X"), ("#F0E442", "h"))
+_OTHER_COLOUR = "#F0E442"
+_MARKERS = "osD^vPXhd<>8"
 _MEAN_MARKER: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6}
 
 
@@ -199,7 +203,7 @@ def _panels(
     axes = fig.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat
     panels = []
     for index, (ax, (benchmark, group)) in enumerate(zip(axes, groups, strict=False)):
-        ax.set_title(" · ".join(map(display_name, benchmark)))
+        ax.set_title(_title(benchmark, size[0] / columns))
         if index + columns >= count:
             ax.tick_params(labelbottom=True)
         panels.append((ax, group))
@@ -208,12 +212,24 @@ def _panels(
     return fig, panels
 
 
+def _title(benchmark: tuple[str, str], width: float) -> str:
+    """Model and dataset, on two lines where one of so many inches is too short for them."""
+    one_line = " · ".join(map(display_name, benchmark))
+    return one_line if len(one_line) <= 14 * width else one_line.replace(" · ", "\n")
+
+
 def _looks(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method of the runs, the paper's methods first."""
-    methods = sorted(runs["method"].unique(), key=lambda method: (_rank(method), method))
-    others = [method for method in methods if method not in LOOKS]
-    extra = {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
-    return {method: (LOOKS | extra)[method] for method in methods}
+    """Colour and marker of each method of the runs, the paper's methods first.
+
+    A method's variants have its colour, and markers of their own.
+    """
+    looks: dict[str, tuple[str, str]] = {}
+    for method in sorted(runs["method"].unique(), key=lambda method: (_rank(method), method)):
+        color, marker = LOOKS.get(method.partition(" ")[0], (_OTHER_COLOUR, "h"))
+        taken = [shape for other, shape in looks.values() if other == color]
+        free = [shape for shape in (marker, *_MARKERS) if shape not in taken]
+        looks[method] = (color, free[0] if free else marker)
+    return looks
 
 
 def _rank(name: str) -> int:
@@ -273,6 +289,7 @@ def _method_handles(looks: dict[str, tuple[str, str]], ls: str) -> list[Line2D]:
 
 
 def _legend(fig: Figure, handles: list[Line2D]) -> None:
-    lines = math.ceil(len(handles) / (fig.get_figwidth() // 1.1))
+    widest = 0.6 + 0.06 * max(len(str(handle.get_label())) for handle in handles)
+    lines = math.ceil(len(handles) / max(1, fig.get_figwidth() // widest))
     columns = math.ceil(len(handles) / lines)
     fig.legend(handles=handles, loc="outside upper center", ncols=columns)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from experiments.figures import LOOKS, OTHER_LOOKS, STYLE
+from experiments.figures import LOOKS, STYLE
 from experiments.held_out import BINS
 from experiments.rivals import REGRESSIONS
 from experiments.scores import BUNDLED
@@ -19,7 +19,7 @@ _DASHED: dict[str, Any] = {"color": _GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder
 _SHOWN = {
     BUNDLED: (_OURS, "o"),
     **dict(zip(REGRESSIONS, (LOOKS["linear"], LOOKS["autofreeze"]), strict=True)),
-    "last displacement": OTHER_LOOKS[0],
+    "last displacement": LOOKS["displacement"],
 }
 """Who is in the figure of tolerances, and how."""
 

@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures import LOOKS, OTHER_LOOKS, STYLE
+from experiments.figures import LOOKS, STYLE
 
 # From the front to the back of a network: dark to light, told apart in grey as well.
 _DEPTHS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00")
 _MARKERS = ("s", "^", "v", "o", "D")
 _OURS, _GREY = LOOKS["smartfrz"][0], "0.6"
+_SEED_LOOKS = (("#CC79A7", "v"), ("#56B4E9", "P"), ("#D55E00", "X"), ("#F0E442", "h"))
 _DOT: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 3.2, "mew": 0}
 
 
@@ -72,7 +73,7 @@ def cka_while_training(curves: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     left.legend(loc="lower right", fontsize=6)
 
     end = curves["epoch"].max()
-    for seed, (color, marker) in zip(seeds, OTHER_LOOKS, strict=False):
+    for seed, (color, marker) in zip(seeds, _SEED_LOOKS, strict=False):
         moments = layers[layers["seed"] == seed]
         dots: dict[str, Any] = {**_DOT, "marker": marker, "color": color, "clip_on": False}
         right.plot(moments["layer"], moments["epoch"], **dots, alpha=0.7, label=f"Seed {seed}")

@@ -137,10 +137,31 @@ def test_a_method_looks_the_same_whatever_else_is_drawn(method):
         assert mean.get_marker() == shape
 
 
-def test_other_methods_get_looks_of_their_own():
-    names = ["full", *(f"linear t0=0.{digit}" for digit in range(3, 7))]
+def test_variants_have_their_method_s_colour_and_markers_of_their_own():
+    names = ["full", *(f"linear t0=0.{digit}" for digit in range(3, 7)), "another", "another one"]
     ax = accuracy_against_compute(pd.DataFrame([run(name) for name in names])).axes[0]
-    assert len({marker(ax, name)[0].get_color() for name in names}) == 5
+    looks = {name: marker(ax, name)[0] for name in names}
+    assert len({(look.get_color(), look.get_marker()) for look in looks.values()}) == len(names)
+    colours = {look.get_color() for name, look in looks.items() if name.startswith("linear")}
+    assert colours == {LOOKS["linear"][0]}
+    assert looks["another"].get_color() == looks["another one"].get_color() != "#000000"
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_names_fit():
+    names = ["full", *(f"{base} 0.12345" for base in ("similarity", "displacement", "shorter"))]
+    runs = [
+        run(name) | {"model": model, "dataset": "cifar100[50:75]"}
+        for name in names
+        for model in ("attention_deep", "residual_deep")
+    ]
+    fig = accuracy_against_compute(pd.DataFrame(runs))
+    fig.draw_without_rendering()
+    (left, right), (legend_,) = [ax.get_tightbbox() for ax in fig.axes], fig.legends
+    assert not left.overlaps(right)
+    assert legend_.get_tightbbox().x0 >= 0
+    assert legend_.get_tightbbox().x1 <= fig.bbox.x1
+    assert titles(fig)[0] == "attention_deep\ncifar100[50:75]"
 
 
 def test_a_variant_stands_beside_its_method():
