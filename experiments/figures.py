@@ -289,7 +289,9 @@ def _method_handles(looks: dict[str, tuple[str, str]], ls: str) -> list[Line2D]:
 
 
 def _legend(fig: Figure, handles: list[Line2D]) -> None:
-    widest = 0.6 + 0.06 * max(len(str(handle.get_label())) for handle in handles)
+    """In as many columns as fit; the figure grows by the lines after the first."""
+    widest = 0.45 + 0.055 * max(len(str(handle.get_label())) for handle in handles)
     lines = math.ceil(len(handles) / max(1, fig.get_figwidth() // widest))
     columns = math.ceil(len(handles) / lines)
-    fig.legend(handles=handles, loc="outside upper center", ncols=columns)
+    fig.set_figheight(fig.get_figheight() + 0.15 * (lines - 1))
+    fig.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.0)
