@@ -191,7 +191,9 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         config_file = _locate(source, _CONFIG, download)
         weights_file = _locate(source, _WEIGHTS, download)
         try:
-            predictor = cls(**json.loads(config_file.read_text(encoding="utf-8")))
+            # Whoever trains with dropout gets the same random numbers with a predictor as without.
+            with torch.random.fork_rng(devices=[]):
+                predictor = cls(**json.loads(config_file.read_text(encoding="utf-8")))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{config_file} does not configure a predictor: {error}") from error
         try:

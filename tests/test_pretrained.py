@@ -59,6 +59,16 @@ def test_the_default(predictor):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_loading_draws_no_random_numbers(name):
+    """A training with dropout is the same with a predictor that freezes nothing as without."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    AttentionPredictor.from_pretrained(name)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_has_a_card(name):
     card = (FOLDER / name / "README.md").read_text()
     assert "make predictor" in card and "AUROC" in card
