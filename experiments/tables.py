@@ -26,7 +26,7 @@ NAMES = {
 }
 COLUMNS = (
     *("model", "dataset", "method", "accuracy_mean", "accuracy_std", "n", "planned", "diverged"),
-    *("time_ratio", "compute_ratio", "epochs"),
+    *("difference_mean", "difference_std", "time_ratio", "compute_ratio", "epochs"),
     *("paper_accuracy", "paper_accuracy_std", "paper_time_ratio", "paper_compute_ratio"),
 )
 BLANK = "\N{EN DASH}"
@@ -41,12 +41,13 @@ def display_name(name: str) -> str:
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with each finished run's cost relative to full training of the same seed.
+    """The frame with each finished run beside full training of the same seed.
 
     Returns:
-        The frame and two more columns. ``time_ratio``: training time over that of the full
-        training measured on the same machine. ``compute_ratio``: the same for FLOPs, whatever the
-        machine. NaN where there is no such full training, and for diverged runs, which stop early.
+        The frame and three more columns. ``difference``: accuracy, in points. ``time_ratio``:
+        training time over that of the full training measured on the same machine.
+        ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such
+        full training, and for diverged runs, which stop early.
 
     Raises:
         ValueError: A model, dataset, method and seed occurs twice.
@@ -56,6 +57,8 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     finished = frame[frame["status"] == "finished"]
     benchmark = ["model", "dataset", "seed"]
     return frame.assign(
+        difference=100
+        * (finished["final_accuracy"] - _of_full(finished, "final_accuracy", benchmark)),
         time_ratio=_relative_to_full(finished, "train_seconds", [*benchmark, "machine"]),
         compute_ratio=_relative_to_full(finished, "tflops", benchmark),
     )
@@ -76,8 +79,9 @@ def comparison_table(
     Returns:
         One row per (model, dataset, method), in planned order, with `COLUMNS`. Accuracies are in
         percent, mean and sample standard deviation over the seeds that did not diverge; ``n``
-        counts all runs, diverged ones included. Time is the median and compute the mean over the
-        seeds' ratios to full training, see `with_ratios`.
+        counts all runs, diverged ones included. Beside full training of the same seed, see
+        `with_ratios`: of the differences mean and sample standard deviation, of the times the
+        median, of the compute the mean.
 
     Raises:
         ValueError: The frame or the paper's rows hold a cell twice.
@@ -118,9 +122,9 @@ def caption(frame: pd.DataFrame, title: str) -> str:
         f"{name} {' and '.join(values)}" for name, values in facts.items() if values
     )
     return (
-        f"{title} Mean ± sample standard deviation; time (median) and compute (mean) relative to "
-        f"full training of the same seed, time on the same machine.{_other_metrics(frame)} "
-        f"Measured: {provenance}."
+        f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
+        f"compute (mean) beside full training of the same seed, time on the same machine."
+        f"{_other_metrics(frame)} Measured: {provenance}."
     )
 
 
@@ -192,9 +196,13 @@ def _check_unique(frame: pd.DataFrame, keys: list[str], advice: str) -> None:
 
 
 def _relative_to_full(rows: pd.DataFrame, cost: str, keys: list[str]) -> pd.Series:
-    full = rows.loc[rows["method"] == "full", [*keys, cost]]
-    pairs = rows[[*keys, cost]].merge(full, on=keys, how="left", suffixes=("", "_of_full"))
-    return (pairs[cost] / pairs[f"{cost}_of_full"]).set_axis(rows.index)
+    return rows[cost] / _of_full(rows, cost, keys)
+
+
+def _of_full(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Series:
+    """For each row a value of the full training with the same keys."""
+    full = rows.loc[rows["method"] == "full", [*keys, value]]
+    return rows[keys].merge(full, on=keys, how="left")[value].set_axis(rows.index)
 
 
 def _published(paper: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -214,6 +222,8 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
     return {
         "accuracy_mean": accuracy.mean(),
         "accuracy_std": accuracy.std(ddof=1),
+        "difference_mean": runs["difference"].mean(),
+        "difference_std": runs["difference"].std(ddof=1),
         "n": len(runs),
         "diverged": int((runs["status"] == "diverged").sum()),
         "time_ratio": runs["time_ratio"].median(),
@@ -230,8 +240,19 @@ def _rendered(
     for _, group in table.groupby(["model", "dataset"], sort=False):
         rows = [_words(row) for _, row in group.iterrows()]
         groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
-    header = ["Model", "Dataset", "Method", "Accuracy (%)", "Time", "Compute", "Epochs"]
+    header = [
+        "Model",
+        "Dataset",
+        "Method",
+        "Accuracy (%)",
+        "Difference",
+        "Time",
+        "Compute",
+        "Epochs",
+    ]
     header += ["Paper: accuracy (%)", "Paper: time", "Paper: compute"]
+    if table["paper_accuracy"].isna().all():
+        header, groups = header[:-3], [[row[:-3] for row in group] for group in groups]
     escaped = [[[escape(word) for word in row] for row in group] for group in groups]
     return [escape(word) for word in header], escaped
 
@@ -240,6 +261,7 @@ def _words(row: pd.Series) -> list[str]:
     return [
         *(display_name(row[key]) for key in _CELL),
         _measured_accuracy(row),
+        _difference(row),
         _number(row["time_ratio"], ".2f"),
         _number(row["compute_ratio"], ".2f"),
         _number(row["epochs"], ".4g"),
@@ -259,6 +281,13 @@ def _measured_accuracy(row: pd.Series) -> str:
     value, remarks = (failed, [partly]) if diverged == n else (accuracy, [partly, failed])
     notes = ", ".join(filter(None, remarks))
     return f"{value} ({notes})" if notes else value
+
+
+def _difference(row: pd.Series) -> str:
+    if row["method"] == "full" or pd.isna(row["difference_mean"]):
+        return BLANK
+    spread = "" if pd.isna(row["difference_std"]) else f" ± {row['difference_std']:.2f}"
+    return f"{row['difference_mean']:+.2f}{spread}".replace("-", "\N{MINUS SIGN}")
 
 
 def _accuracy(mean: float, std: float) -> str:
@@ -298,6 +327,7 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
     BLANK: "--",
 }
 

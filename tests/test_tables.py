@@ -116,9 +116,28 @@ def test_the_papers_ratios_stand_next_to_ours():
 
 
 def test_what_the_paper_lacks_is_blank():
+    both = plan("full", seeds=1) + plan("full", dataset="digits", seeds=1)
+    text = to_text(table([run(dataset="digits")], both, TABLE_2))
+    assert re.split(r"\s{2,}", text.splitlines()[-1])[-3:] == ["\N{EN DASH}"] * 3
+
+
+def test_a_table_that_the_paper_lacks_has_no_columns_for_it():
     digits = plan("full", dataset="digits", seeds=1)
     text = to_text(table([run(dataset="digits")], digits, TABLE_2))
-    assert re.split(r"\s{2,}", text.splitlines()[-1])[-3:] == ["\N{EN DASH}"] * 3
+    assert "Paper" not in text
+    assert re.split(r"\s{2,}", text.splitlines()[-1])[-3:] == ["1.00", "1.00", "10"]
+
+
+def test_differences_are_those_of_the_same_seed():
+    full = [run(seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((0.5, 0.7, 0.9))]
+    ours = [run("smartfrz", seed, accuracy) for seed, accuracy in ((0, 0.51), (2, 0.88), (3, 0.1))]
+    found = row(full + ours, "smartfrz", seeds=4)
+    assert found["difference_mean"] == pytest.approx(-0.5)
+    assert found["difference_std"] == pytest.approx(1.5 * math.sqrt(2))
+    assert row(ours, "smartfrz", seeds=4)["difference_mean"] != 0
+    assert "| \N{MINUS SIGN}0.50 ± 2.12 |" in to_markdown(
+        table(full + ours, plan("full", "smartfrz", seeds=4)), ""
+    )
 
 
 def test_two_of_the_papers_tables_at_once_are_refused():
@@ -274,12 +293,13 @@ def test_markdown():
         [
             r"A\_b: 5 \< 6.",
             "",
-            "| Model | Dataset | Method | Accuracy (%) | Time | Compute | Epochs | "
+            "| Model | Dataset | Method | Accuracy (%) | Difference | Time | Compute | Epochs | "
             "Paper: accuracy (%) | Paper: time | Paper: compute |",
-            "| :-- | :-- | :-- | --: | --: | --: | --: | --: | --: | --: |",
-            "| ResNet50 | CIFAR-10 | Full training | 90.00 | 1.00 | 1.00 | 10 | 96.10 ± 0.12 | "
+            "| :-- | :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |",
+            "| ResNet50 | CIFAR-10 | Full training | 90.00 | \N{EN DASH} | 1.00 | 1.00 | 10 "
+            "| 96.10 ± 0.12 | "
             "1.00 | 1.00 |",
-            r"|  |  | a\|b\_c 50% | 85.10 | 0.75 | 1.00 | 10 "
+            "|  |  | a\\|b\\_c 50% | 85.10 | \N{MINUS SIGN}4.90 | 0.75 | 1.00 | 10 "
             "| \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |",
             "",
         ]
@@ -292,7 +312,7 @@ def test_latex():
         r"\caption{50\% of \{A\_b\} \& C:\textbackslash{}d \textasciitilde{} \textasciicircum{}"
         r" \# \$ $\pm$}" in latex
     )
-    assert r" &  & a|b\_c 50\% & 85.10 & 0.75 & 1.00 & 10 & -- & -- & -- \\" in latex
+    assert r" &  & a|b\_c 50\% & 85.10 & $-$4.90 & 0.75 & 1.00 & 10 & -- & -- & -- \\" in latex
     assert r"10 & 96.10 $\pm$ 0.12 & 1.00 & 1.00 \\" in latex
     assert [latex.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
 
