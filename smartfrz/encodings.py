@@ -22,10 +22,12 @@ class Encoding:
         encode: maps records (..., size), and as many earlier weights, to (..., size) inputs.
         fractions: of the time so far, at which the earlier weights are taken that the record is
             compared with; see :meth:`smartfrz.history.WeightHistory.earlier`.
+        cumulative: whether what it says of a layer is about the layers in front of it as well.
     """
 
     encode: Callable[[Tensor, Tensor], Tensor]
     fractions: tuple[float, ...] = ()
+    cumulative: bool = False
 
     @property
     def compares(self) -> bool:
@@ -170,6 +172,6 @@ ENCODINGS = {
     "standardised": Encoding(standardised),
     "displacement": Encoding(displacement, fractions=(PREVIOUS,)),
     "log_displacement": Encoding(log_displacement, fractions=_FRACTIONS),
-    "drift": Encoding(drift, fractions=_FRACTIONS),
+    "drift": Encoding(drift, fractions=_FRACTIONS, cumulative=True),
 }
 """By name; ``raw`` is the paper's."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smartfrz.cka import gram_vectors
+from smartfrz.encodings import ENCODINGS
 from smartfrz.incremental import IncrementalPredictor
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor
@@ -21,6 +22,10 @@ class SmartFRZ:
     still train are recorded; every ``records_per_decision`` records there is a freezing stage, in
     which one batched call of the predictor decides about each of them. The paper leaves both open;
     the bundled predictor learned from 2 to 10 records an epoch.
+
+    With a cumulative encoding, as the bundled predictor's ``"drift"``, a layer freezes only if all
+    in front of it are frozen too: the output of a layer is not done before its input is, and a
+    frozen norm, whose statistics stand still, does not survive an input that moves on.
 
     Args:
         predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
@@ -57,8 +62,10 @@ class SmartFRZ:
         self._records.record(candidates)
         if not self.is_due(step):
             return []
-        done = (self._records.freeze_probability() > self.threshold).tolist()
-        return [layer for layer, is_done in zip(candidates, done, strict=True) if is_done]
+        done = self._records.freeze_probability() > self.threshold
+        if ENCODINGS[self.predictor.encoding].cumulative:
+            done = done.cumprod(dim=0)
+        return [layer for layer, is_done in zip(candidates, done.tolist(), strict=True) if is_done]
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept of the recorded history."""

@@ -122,6 +122,12 @@ def test_freezes_the_layers_that_the_predictor_means_in_any_order():
     assert train(*smart(predictor, interval=3)).frozen == {"2": 3, "4": 6}
 
 
+def test_with_a_cumulative_encoding_freezes_from_the_front():
+    predictor = always([0.9, 0.0, 0.9], [0.0, 0.9], [0.9])
+    predictor.encoding = "drift"
+    assert train(*smart(predictor, interval=3)).frozen == {"0": 3}
+
+
 def test_freezes_above_the_threshold_only():
     """The predictor's, or the one that is given."""
     assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 4, "4": 4}
