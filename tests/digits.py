@@ -30,7 +30,7 @@ def save_random_predictor(folder: Path) -> dict[str, Any]:
     The weights are large, so that its opinion of one layer differs from that of the next.
     """
     torch.manual_seed(0)
-    predictor = AttentionPredictor(window=5)
+    predictor = AttentionPredictor(window=5, encoding="log_displacement")
     with torch.no_grad():
         for weight in predictor.parameters():
             weight *= 2
