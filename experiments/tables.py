@@ -240,17 +240,8 @@ def _rendered(
     for _, group in table.groupby(["model", "dataset"], sort=False):
         rows = [_words(row) for _, row in group.iterrows()]
         groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
-    header = [
-        "Model",
-        "Dataset",
-        "Method",
-        "Accuracy (%)",
-        "Difference",
-        "Time",
-        "Compute",
-        "Epochs",
-    ]
-    header += ["Paper: accuracy (%)", "Paper: time", "Paper: compute"]
+    header = ["Model", "Dataset", "Method", "Accuracy (%)", "Difference", "Time", "Compute"]
+    header += ["Epochs", "Paper: accuracy (%)", "Paper: time", "Paper: compute"]
     if table["paper_accuracy"].isna().all():
         header, groups = header[:-3], [[row[:-3] for row in group] for group in groups]
     escaped = [[[escape(word) for word in row] for row in group] for group in groups]
