@@ -14,7 +14,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies thresholds readme
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,6 +52,9 @@ table%: setup  ## a table of the paper, for instance table2: runs what is missin
 	$(TABLE)
 
 policies: setup  ## a table of our own: SmartFRZ beside a rule without learning and the oracle
+	$(TABLE)
+
+unconverged: setup  ## the same where training ends long before it has converged
 	$(TABLE)
 
 thresholds: setup  ## a table of our own: how far to go, for SmartFRZ and the rule, on CIFAR-100

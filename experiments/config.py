@@ -90,7 +90,7 @@ class Similarity:
     same run ends with by full training with ``reference_seed``.
     """
 
-    looks_per_epoch: int = 1
+    looks_per_epoch: int | float = 1
     tolerance: float = 0.01
     probe_images: int = 128
     reference_seed: int = 1000
@@ -182,9 +182,10 @@ class RunConfig:
             raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError("epochs, batch_size and lr have to be positive.")
-        for name in ("records_per_epoch", "looks_per_epoch"):
-            if getattr(self.options, name, 1) < 1:
-                raise ValueError(f"{name} has to be at least 1.")
+        if getattr(self.options, "records_per_epoch", 1) < 1:
+            raise ValueError("records_per_epoch has to be at least 1.")
+        if getattr(self.options, "looks_per_epoch", 1) <= 0:
+            raise ValueError("looks_per_epoch has to be positive.")
 
     @property
     def id(self) -> str:
@@ -238,7 +239,7 @@ def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def _fitting(value: Any, hint: Any, where: str) -> Any:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int:
+    if float in kinds and int not in kinds and type(value) is int:
         return float(value)
     if not any(type(value) is kind for kind in kinds):
         raise ValueError(f"{where} = {value!r} is not of type {getattr(hint, '__name__', hint)}.")

@@ -72,9 +72,9 @@ def make_policy(
             return None
 
 
-def interval(steps_per_epoch: int, times_per_epoch: int) -> int:
+def interval(steps_per_epoch: int, times_per_epoch: float) -> int:
     """Steps between two records or looks."""
-    return max(1, steps_per_epoch // times_per_epoch)
+    return max(1, int(steps_per_epoch / times_per_epoch))
 
 
 def reference_run(config: RunConfig) -> RunConfig:

@@ -4,12 +4,24 @@ from collections.abc import Callable
 
 import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from experiments.small_models import attention_net, mobile_net, plain_net, residual_net
 
 
 def _resnet50(num_classes: int, image_size: int) -> nn.Module:
-    return torchvision.models.resnet50(num_classes=num_classes)
+    """Below 64 pixels the last stage keeps its resolution.
+
+    Its maps would shrink to one pixel: too few values for the statistics of a batch norm, and
+    frozen ones, which use the running statistics, would not stand in for them.
+    """
+    model = torchvision.models.resnet50(num_classes=num_classes, zero_init_residual=True)
+    if image_size < 64:
+        first = model.layer4[0]
+        assert isinstance(first, Bottleneck) and first.downsample is not None
+        for conv in (first.conv2, first.downsample[0]):
+            conv.stride = (1, 1)
+    return model
 
 
 def _vgg11(num_classes: int, image_size: int) -> nn.Module:

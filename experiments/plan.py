@@ -34,6 +34,7 @@ class Scale:
         run: fields of :class:`experiments.config.RunConfig` for all runs.
         model, dataset: fields for the runs of one model or data set; the model's win.
         variants: each a table of further fields, which win over all; every run is done with each.
+        options: by method, label included, what is different from the spec's options.
         fallback: pretraining of a data set where published weights can't be had.
     """
 
@@ -44,6 +45,7 @@ class Scale:
     model: dict = field(default_factory=dict)
     dataset: dict = field(default_factory=dict)
     variants: list = field(default_factory=lambda: [{}])
+    options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
 
 
@@ -60,7 +62,8 @@ class Spec:
         predictor: how a predictor is trained on the runs, where that is what they are for.
         predictors: made for this table, by name: what is different from how the spec ``predictor``
             trains the bundled one.
-        scales_of: another spec, whose scales these are, but for what is set in ``scales``.
+        scales_of: another spec, whose scales these are, but for their options and what is set in
+            ``scales``.
     """
 
     title: str
@@ -89,9 +92,10 @@ def load_spec(table: str) -> Spec:
     spec = checked(Spec, values, file.name)
     if spec.scales_of:
         _check_parts(spec.scales, SCALES, "scales")
-        scales = load_spec(spec.scales_of).scales
-        own = {scale: _inherited(scales, scale, v) for scale, v in spec.scales.items()}
-        spec = replace(spec, scales=scales | own)
+        others = load_spec(spec.scales_of).scales
+        names = dict.fromkeys([*others, *spec.scales])
+        scales = {n: _inherited(others.get(n, {}), spec.scales.get(n, {}), n) for n in names}
+        spec = replace(spec, scales=scales)
     return spec
 
 
@@ -118,6 +122,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         if name not in MODELS:
             raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
     _check_parts(spec.options, spec.methods, "options")
+    _check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
     for part, names in _PARTS.items():
         _check_parts(getattr(chosen, part), getattr(chosen, names), part)
     own = recipes(spec, scale)
@@ -178,14 +183,14 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
         values = _merged(scale.run, scale.dataset.get(dataset, {}), part, variant)
         values = {"dataset": dataset, "seed": seed, "model": model} | values
         for label in spec.methods:
-            method, options = label.partition(" ")[0], spec.options.get(label)
-            config = make_config({**values, "method": method, "options": options})
+            options = _merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
+            config = make_config({**values, "method": label.partition(" ")[0], "options": options})
             yield _with_fallback(config, scale.fallback), label
 
 
-def _inherited(scales: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A scale of another spec with changes, without its parts for what is no longer in it."""
-    scale = scales.get(name, {})
+    scale = {key: value for key, value in scale.items() if key != "options"}
     new = checked(Scale, {**scale, **changes}, f"scales.{name}")
     parts = {
         part: {key: v for key, v in scale.get(part, {}).items() if key in getattr(new, names)}

@@ -20,6 +20,7 @@ from experiments.config import (
     SmartFreezing,
     make_config,
 )
+from experiments.methods import interval
 
 WORKLOAD = {"model": "resnet50", "dataset": "cifar10"}
 PRETRAINED = {
@@ -137,6 +138,16 @@ def test_a_mistake_is_an_error_that_names_it(values, names):
 def test_a_missing_key_is_named():
     with pytest.raises(ValueError, match="dataset"):
         make_config({"model": "resnet50"})
+
+
+def test_looks_may_be_fewer_than_epochs_and_a_whole_number_stays_one():
+    def options(looks):
+        values = {"method": "similarity", "options": {"looks_per_epoch": looks}}
+        return make_config(WORKLOAD | values).options
+
+    assert options(0.25).looks_per_epoch == 0.25
+    assert isinstance(options(1).looks_per_epoch, int)
+    assert interval(20, options(0.25).looks_per_epoch) == 80
 
 
 def test_an_int_is_good_for_a_float_and_makes_the_same_run():

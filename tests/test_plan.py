@@ -280,3 +280,24 @@ def test_a_broken_spec_is_named(tmp_path, monkeypatch, text, says):
     with pytest.raises(ValueError, match=says) as error:
         load_spec("mine")
     assert "mine.toml" in str(error.value)
+
+
+def test_a_scale_has_options_of_its_own_which_other_tables_do_not_inherit():
+    methods = ["full", "smartfrz"]
+    spec = small_spec(methods, {"smartfrz": {"records_per_epoch": 4}})
+    own = {"smartfrz": {"records_per_epoch": 1, "threshold": 0.3}}
+    spec.scales["medium"] = {**spec.scales["demo"], "options": own}
+    of_scale = {scale: plan(spec, scale)[1].options for scale in ("demo", "medium")}
+    assert of_scale["demo"].records_per_epoch == 4
+    assert of_scale["medium"].records_per_epoch == 1
+    assert of_scale["medium"].threshold == 0.3
+    table2, table4 = load_spec("table2").scales["small"], load_spec("table4").scales["small"]
+    assert "smartfrz" in table2["options"]
+    assert "smartfrz" not in table4["options"]
+
+
+def test_options_of_a_scale_for_no_method_of_the_table_are_refused():
+    spec = small_spec()
+    spec.scales["demo"]["options"] = {"linear": {"t0": 0.3}}
+    with pytest.raises(ValueError, match=r"scales\.demo\.options\.linear is for nothing here"):
+        plan(spec, "demo")

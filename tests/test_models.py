@@ -1,0 +1,35 @@
+"""The networks of the tables: what is different from torchvision's and timm's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.models import FAMILIES, MODELS, build_model, family
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_is_of_one_family_and_classifies(name):
+    assert name in FAMILIES[family(name)]
+    model = build_model(name, num_classes=7, image_size=32).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(32, 2), (64, 2), (224, 7)])
+def test_the_last_maps_of_a_resnet_50_are_never_one_pixel(image_size, side):
+    model = build_model("resnet50", 10, image_size).eval()
+    shapes = []
+    model.layer4.register_forward_hook(lambda module, args, out: shapes.append(out.shape[2:]))
+    model(torch.zeros(1, 3, image_size, image_size))
+    assert shapes == [(side, side)]
+
+
+def test_residual_branches_of_a_resnet_50_begin_at_zero():
+    model = build_model("resnet50", 10, 32)
+    blocks = [module for module in model.modules() if hasattr(module, "bn3")]
+    assert len(blocks) == 16
+    assert all(isinstance(b.bn3, nn.BatchNorm2d) and not b.bn3.weight.any() for b in blocks)
+
+
+def test_an_unknown_network_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"no model 'resnet51'.*resnet50"):
+        build_model("resnet51", 10, 32)
