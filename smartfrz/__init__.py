@@ -3,6 +3,7 @@
 from smartfrz.cka import linear_cka
 from smartfrz.freezer import Freezer, Policy
 from smartfrz.layers import Layer, find_layers
+from smartfrz.memory import restore_memory, save_memory
 from smartfrz.policies import SimilarityGuided, SmartFRZ
 from smartfrz.predictor import AttentionPredictor
 
@@ -15,4 +16,6 @@ __all__ = [
     "SmartFRZ",
     "find_layers",
     "linear_cka",
+    "restore_memory",
+    "save_memory",
 ]

@@ -1,0 +1,269 @@
+"""What modules keep for the backward pass: no more than it needs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from smartfrz.bits import Bits
+from smartfrz.distributed import unwrap
+
+
+def save_memory(model: nn.Module) -> None:
+    """Makes the modules of a model keep no more than their backward pass needs.
+
+    PyTorch keeps the input of a convolution and of a batch norm even where they are frozen, for the
+    gradients of weights that need none. From now on
+
+    - frozen convolutions, and frozen batch norms in eval mode, keep no activation;
+    - ReLU, ReLU6 and LeakyReLU keep one bit an element, unless a layer that trains keeps their
+      output anyway; dropout keeps one bit an element;
+    - average pooling keeps nothing, max pooling small integers.
+
+    PyTorch's own kernels run, so that gradients are the same, to the bit but for the rounding of a
+    batch norm's; parameters, buffers, names and hooks are the same objects. Frozen linear layers
+    keep nothing as it is, and what layer norms, GELU and attention keep, their backward pass needs.
+    What is frozen or thawed later needs no further call.
+
+    Left alone is what is no module (``F.relu``), has another ``forward`` than PyTorch's, is
+    compiled, or runs under other saved-tensor hooks, as under activation checkpointing.
+
+    Args:
+        model: any model; a DDP or ``torch.compile`` wrapper is looked through.
+    """
+    for module in unwrap(model).modules():
+        if type(module) in _RULE_OF and "forward" not in vars(module):
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+
+
+def restore_memory(model: nn.Module) -> None:
+    """Undoes :func:`save_memory`."""
+    for module in unwrap(model).modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward:
+            del module.forward
+
+
+def _forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    stock = partial(type(module).forward, module, *args, **kwargs)
+    x = args[0] if args else next(iter(kwargs.values()), None)
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not _is_ours(x):
+        return stock()
+    return _RULE_OF[type(module)](module, x, stock)
+
+
+def _is_ours(x: Tensor) -> bool:
+    """Whether autograd follows ``x``, and nobody else decides what it keeps."""
+    autograd: Any = torch._C._autograd
+    return (
+        x.requires_grad
+        and torch.is_grad_enabled()
+        and autograd._saved_tensors_hooks_is_enabled()
+        and autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+Stock = Callable[[], Any]
+
+
+def _convolution(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if not _is_frozen(module):
+        return stock()
+    _keep_bits(x)
+    shape = module.weight.shape
+    with saved_tensors_hooks(lambda t: t if t.shape == shape else _Shape(t), _unpacked):
+        return stock()
+
+
+def _batch_norm(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if module.training or module.running_mean is None or not _is_frozen(module):
+        return stock()
+    _keep_bits(x)
+    return _FrozenBatchNorm.apply(
+        x, module.running_mean, module.running_var, module.weight, module.bias, module.eps
+    )
+
+
+def _linear(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if _is_frozen(module):
+        _keep_bits(x)
+    return stock()
+
+
+def _mean_pool(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    _keep_bits(x)
+    with saved_tensors_hooks(_Shape, _unpacked):
+        return stock()
+
+
+def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
+    _keep_bits(x)
+    # An index is into a plane of the input: the dimensions after batch and channels.
+    largest = x.shape[2:].numel()
+    dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
+
+    def pack(tensor: Tensor) -> "_Shape | _Indices":
+        return _Shape(tensor) if tensor.is_floating_point() else _Indices(tensor, dtype)
+
+    with saved_tensors_hooks(pack, _unpacked):
+        return stock()
+
+
+def _activation(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    below = 6.0 if isinstance(module, nn.ReLU6) else None
+    kept: list[_Sign] = []
+
+    def pack(tensor: Tensor) -> "_Sign":
+        kept.append(_Sign(tensor, below))
+        return kept[-1]
+
+    with saved_tensors_hooks(pack, _unpacked):
+        out = stock()
+    for sign in kept:
+        sign.follow(out)
+    return out
+
+
+def _dropout(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if not module.training or module.p in (0, 1):
+        return stock()
+    _keep_bits(x)
+    with saved_tensors_hooks(lambda t: _Noise(t, 1 - module.p), _unpacked):
+        return stock()
+
+
+_RULES: list[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor, Stock], Any]]] = [
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    ((nn.Linear,), _linear),
+    ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _mean_pool),
+    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _mean_pool),
+    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
+    ((nn.ReLU, nn.ReLU6, nn.LeakyReLU), _activation),
+    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
+]
+_RULE_OF = {kind: rule for kinds, rule in _RULES for kind in kinds}
+
+
+def _is_frozen(module: Any) -> bool:
+    # The attributes and not the parameters: what is called may be computed from those.
+    weight, bias = module.weight, module.bias
+    return not (weight is not None and weight.requires_grad) and not (
+        bias is not None and bias.requires_grad
+    )
+
+
+class _FrozenBatchNorm(torch.autograd.Function):
+    """PyTorch's own reads its input in the backward pass, although it makes no difference."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, *affine: Any) -> Tensor:
+        weight, bias, ctx.eps = affine
+        ctx.save_for_backward(var, weight)
+        return F.batch_norm(x, mean, var, weight, bias, eps=ctx.eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _FrozenBatchNorm.jvp(ctx, grad), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        # What scales the input scales its changes and gradients.
+        var, weight = ctx.saved_tensors
+        return F.batch_norm(tangent, torch.zeros_like(var), var, weight, eps=ctx.eps)
+
+
+class _Shape:
+    """In place of a tensor of which the backward pass reads the shape alone."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.size, self.stride = tensor.shape, tensor.stride()
+        self.dtype, self.device = tensor.dtype, tensor.device
+
+    def unpacked(self) -> Tensor:
+        # With memory of its own, though never touched: an expanded scalar would be copied.
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+
+
+class _Indices:
+    """Indices that fit into a smaller type."""
+
+    def __init__(self, indices: Tensor, dtype: torch.dtype) -> None:
+        self.indices = indices.to(dtype)
+
+    def unpacked(self) -> Tensor:
+        return self.indices.long()
+
+
+class _Noise:
+    """What dropout multiplies by: 0 or ``1 / keep``; on a GPU it keeps a mask."""
+
+    def __init__(self, noise: Tensor, keep: float) -> None:
+        self.bits, self.keep = Bits(noise), keep
+
+    def unpacked(self) -> Tensor:
+        mask = self.bits.unpacked()
+        return mask if mask.dtype == torch.bool else mask.div_(self.keep)
+
+
+class _Sign:
+    """Where the gradient passes an activation: kept as the activation itself, or as bits.
+
+    Args:
+        tensor: what PyTorch keeps: the activation's output, or its input.
+        below: the gradient passes where the tensor is positive and, if given, below this.
+    """
+
+    def __init__(self, tensor: Tensor, below: float | None) -> None:
+        self.tensor: Tensor | None = tensor
+        self.below = below
+        self.bits: Bits | None = None
+
+    def follow(self, out: Tensor) -> None:
+        """Waits to see who keeps the output; an input that is kept is nobody else's concern."""
+        assert self.tensor is not None
+        if self.tensor.data_ptr() != out.data_ptr():
+            self.to_bits()
+            return
+        # Shares the version of ``out``, but has no part in the graph, which would be a cycle.
+        self.tensor = out.detach()
+        self.version = out._version
+        out._smartfrz_sign = self  # type: ignore[attr-defined]
+
+    def to_bits(self) -> None:
+        """Lets go of the tensor."""
+        if self.tensor is not None:
+            self._check()
+            self.bits, self.tensor = Bits(self.tensor, self.below), None
+
+    def unpacked(self) -> Tensor:
+        """The tensor, or zeros and ones that let the gradient pass in the same places."""
+        if self.bits is not None:
+            return self.bits.unpacked()
+        assert self.tensor is not None
+        self._check()
+        return self.tensor
+
+    def _check(self) -> None:
+        assert self.tensor is not None
+        if self.tensor._version != getattr(self, "version", self.tensor._version):
+            raise RuntimeError(
+                "The output of an activation, which its gradient needs, has been modified by an "
+                "inplace operation."
+            )
+
+
+def _keep_bits(x: Tensor) -> None:
+    """Says that ``x`` goes where it is not kept: an activation that made it keeps bits."""
+    sign = getattr(x, "_smartfrz_sign", None)
+    if sign is not None:
+        sign.to_bits()
+
+
+def _unpacked(kept: Any) -> Tensor:
+    return kept if isinstance(kept, Tensor) else kept.unpacked()
