@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -151,6 +152,7 @@ class FreezeOut:
         self._base_lrs: list[float] = []
         self._freeze_steps: dict[str, int] = {}
         self._frozen: dict[str, int] = {}
+        self._starts, self._ends = np.zeros(0), np.zeros(0)  # of each group: rate, step of zero
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Sets every group's learning rate for this step; returns the layers whose time has come.
@@ -208,14 +210,16 @@ class FreezeOut:
             name: freeze_step(self.total_steps, index, num_layers, self.t0, self.how)
             for index, name in enumerate(names[:-1])
         }
+        ends = [_end(layer, num_layers, self.t0, self.how) for layer in self._layer_of_group]
+        self._ends = np.array(ends) * self.total_steps
+        self._starts = np.array(self._base_lrs) / (ends if self.scale else 1.0)
 
     def _set_learning_rates(self, step: int) -> None:
-        num_layers = len(self._names) - 1
-        groups = zip(self.optimizer.param_groups, self._layer_of_group, self._base_lrs, strict=True)
-        for group, layer, base_lr in groups:
-            group["lr"] = learning_rate(
-                base_lr, step, self.total_steps, layer, num_layers, self.t0, self.how, self.scale
-            )
+        # Of all groups at once: with hundreds of layers one by one would show.
+        progress = np.minimum(1.0, step / self._ends)
+        rates = 0.5 * self._starts * (1.0 + np.cos(np.pi * progress))
+        for group, rate in zip(self.optimizer.param_groups, rates.tolist(), strict=True):
+            group["lr"] = rate
 
 
 def _layer_of_group(groups: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> list[int]:

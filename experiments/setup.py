@@ -20,7 +20,7 @@ from experiments.data import load_data
 from experiments.methods import make_optimizer, make_policy
 from experiments.models import build_model
 from experiments.pretraining import load_pretrained
-from smartfrz import Freezer, find_layers
+from smartfrz import Freezer, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
 from smartfrz.distributed import unwrap
 from smartfrz.tracing import Call, trace
@@ -124,6 +124,7 @@ def prepare(config: RunConfig) -> Run:
     batches = Batches(config, data, device, rank, world_size)
     total_steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = make_optimizer(config, model, layers)
+    fold_batch_norms(model, example.to(device))
     wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if world_size > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)

@@ -1,6 +1,7 @@
 """Attention-based layer freezing (SmartFRZ, ICLR 2023)."""
 
 from smartfrz.cka import linear_cka
+from smartfrz.folding import fold_batch_norms, unfold_batch_norms
 from smartfrz.freezer import Freezer, Policy
 from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import restore_memory, save_memory
@@ -15,7 +16,9 @@ __all__ = [
     "SimilarityGuided",
     "SmartFRZ",
     "find_layers",
+    "fold_batch_norms",
     "linear_cka",
     "restore_memory",
     "save_memory",
+    "unfold_batch_norms",
 ]

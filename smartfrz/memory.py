@@ -1,7 +1,5 @@
 """What modules keep for the backward pass: no more than it needs."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch.nn import functional as F
 
 from smartfrz.bits import Bits
 from smartfrz.distributed import unwrap
+from smartfrz.forwards import Rule, Stock, add_rule, remove_rule
 
 
 def save_memory(model: nn.Module) -> None:
@@ -36,24 +35,18 @@ def save_memory(model: nn.Module) -> None:
         model: any model; a DDP or ``torch.compile`` wrapper is looked through.
     """
     for module in unwrap(model).modules():
-        if type(module) in _RULE_OF and "forward" not in vars(module):
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+        if type(module) in _RULE_OF:
+            add_rule(module, _keeping_less)
 
 
 def restore_memory(model: nn.Module) -> None:
     """Undoes :func:`save_memory`."""
     for module in unwrap(model).modules():
-        forward = vars(module).get("forward")
-        if isinstance(forward, partial) and forward.func is _forward:
-            del module.forward
+        remove_rule(module, _keeping_less)
 
 
-def _forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    stock = partial(type(module).forward, module, *args, **kwargs)
-    x = args[0] if args else next(iter(kwargs.values()), None)
-    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not _is_ours(x):
-        return stock()
-    return _RULE_OF[type(module)](module, x, stock)
+def _keeping_less(module: nn.Module, x: Tensor, stock: Stock) -> Any:
+    return _RULE_OF[type(module)](module, x, stock) if _is_ours(x) else None
 
 
 def _is_ours(x: Tensor) -> bool:
@@ -65,9 +58,6 @@ def _is_ours(x: Tensor) -> bool:
         and autograd._saved_tensors_hooks_is_enabled()
         and autograd._top_saved_tensors_default_hooks(True) is None
     )
-
-
-Stock = Callable[[], Any]
 
 
 def _convolution(module: Any, x: Tensor, stock: Stock) -> Tensor:
@@ -136,7 +126,7 @@ def _dropout(module: Any, x: Tensor, stock: Stock) -> Tensor:
         return stock()
 
 
-_RULES: list[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor, Stock], Any]]] = [
+_RULES: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),

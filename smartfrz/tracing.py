@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smartfrz.distributed import unwrap
+from smartfrz.forwards import without_rules
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -59,7 +60,7 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     model = unwrap(model)
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     gpus = {param.device for param in model.parameters() if param.is_cuda}
-    with evaluating(model), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
+    with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
         call(model, inputs)
     return recorder.calls
 

@@ -1,0 +1,114 @@
+"""What each method's own work costs: ``python -m benchmarks.bookkeeping``.
+
+As a share of training ResNet50 as in Table 2, with nothing frozen, which is the most that it can
+be; and in steps with nothing to do, for networks of 10 to 1,000 layers.
+"""
+
+from statistics import median
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import SGD
+from tqdm import tqdm
+
+from baselines import AutoFreeze, DisplacementRule, FreezeOut
+from baselines.freezeout import param_groups
+from benchmarks.report import parser, present
+from benchmarks.timing import seconds
+from benchmarks.workloads import Workload, as_in_table_2
+from smartfrz import AttentionPredictor, Freezer, Layer, SmartFRZ
+from smartfrz.freezer import Policy
+
+METHODS = ("smartfrz", "displacement", "linear", "autofreeze")
+INTERVAL = 20
+"""Steps between two records; an interval of AutoFreeze, too."""
+
+LAYERS = (10, 50, 200, 1000)
+COLUMNS = {
+    "method": "Method",
+    "layers": "Layers",
+    "share": "Share of training time (%)",
+    "idle_us": "A step with nothing to do (µs)",
+}
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    options = parser(__doc__, models=("resnet50",)).parse_args()
+    present(
+        "bookkeeping",
+        options,
+        lambda: measure(options.models, options.repeats),
+        COLUMNS,
+        f"What Freezer.step costs. Records, or AutoFreeze's intervals, every {INTERVAL} steps.",
+    )
+
+
+def measure(models: list[str], repeats: int) -> pd.DataFrame:
+    """A row for each method and network, and for each method and number of layers."""
+    cases = [(method, layers) for method in METHODS for layers in LAYERS]
+    rows = [
+        {"method": method, "layers": layers, "share": float("nan")}
+        | {"idle_us": 1e6 * idle_seconds(method, layers)}
+        for method, layers in tqdm(cases, desc="steps with nothing to do")
+    ]
+    for model in models:
+        workload = as_in_table_2(model)
+        for method in tqdm(METHODS, desc="shares of training time"):
+            rows.append(
+                {"method": method, "layers": len(workload.body)}
+                | {"share": 100 * share(workload, method, repeats), "idle_us": float("nan")}
+            )
+    return pd.DataFrame(rows)
+
+
+def idle_seconds(method: str, count: int, steps: int = 300) -> float:
+    """The median time of ``Freezer.step`` in a step in which the method does not decide."""
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(count + 1)))
+    layers = [
+        Layer(str(i), (module,), tuple(module.parameters()), is_head=i == count)
+        for i, module in enumerate(model)
+    ]
+    optimizer = SGD(param_groups(model, layers), lr=0.1)
+    freezer = Freezer(model, optimizer, policy(method, optimizer, 10**6), layers)
+    model(torch.randn(2, 8)).sum().backward()
+    freezer.step()
+    return median(seconds(freezer.step) for _ in range(steps))
+
+
+def share(workload: Workload, method: str, intervals: int) -> float:
+    """``Freezer.step``'s part of the time that whole intervals of training take."""
+    workload.freeze([])
+    optimizer = SGD(param_groups(workload.model, workload.layers), lr=1e-4, momentum=0.9)
+    freezer = Freezer(
+        workload.model, optimizer, policy(method, optimizer, INTERVAL), workload.layers
+    )
+    taken: dict[str, list[float]] = {"train": [], "freezer": []}
+    for step in range((1 + intervals) * INTERVAL):
+        train = seconds(lambda: workload.loss().backward())
+        own = seconds(freezer.step)
+        train += seconds(optimizer.step)
+        optimizer.zero_grad()
+        if step >= INTERVAL:  # the first interval warms up
+            taken["train"].append(train)
+            taken["freezer"].append(own)
+    assert not freezer.frozen
+    return sum(taken["freezer"]) / (sum(taken["freezer"]) + sum(taken["train"]))
+
+
+def policy(method: str, optimizer: SGD, interval: int) -> Policy:
+    """A method that freezes nothing, whatever it finds."""
+    match method:
+        case "smartfrz":
+            return SmartFRZ(AttentionPredictor.from_pretrained(), interval, threshold=1.0)
+        case "displacement":
+            return DisplacementRule(interval, threshold=0.0)
+        case "linear":
+            return FreezeOut(optimizer, total_steps=10**9)
+        case _:
+            return AutoFreeze(interval, intervals_per_epoch=1, percentile=0.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A benchmark's command line, and where its results go."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pandas.api.types import is_numeric_dtype
+
+from benchmarks.workloads import MODELS
+from experiments.measured import Measurement, measured_once, where_and_when
+from experiments.results import write_text_atomic
+from experiments.tables import display_name, markdown
+
+
+def parser(description: str | None, models: Sequence[str] = MODELS) -> argparse.ArgumentParser:
+    """What all benchmarks can be told."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--models", nargs="+", choices=MODELS, default=list(models))
+    made.add_argument("--repeats", type=int, default=9, help="turns that are timed")
+    made.add_argument("--results", type=Path, default=Path("results"), help="where results go")
+    return made
+
+
+def present(
+    name: str,
+    options: argparse.Namespace,
+    measure: Callable[[], pd.DataFrame],
+    columns: dict[str, str],
+    title: str,
+) -> None:
+    """Measures, unless that is done, and shows and writes the table.
+
+    Args:
+        name: of the benchmark: its folder is ``results/bench-<name>``.
+        options: from :func:`parser`.
+        measure: makes the frame.
+        columns: its columns that are shown, and what they are called.
+        title: a sentence on what is shown.
+    """
+    folder = options.results / f"bench-{name}"
+    inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
+    command = f"python -m benchmarks.{name}"
+    made = measured_once(folder, inputs, command, lambda: Measurement({}, {name: measure()}))
+    frame = made.frames[name][list(columns)]
+    words = [[_word(value) for value in row] for row in frame.itertuples(index=False)]
+    caption = f"{title} {where_and_when(made.facts)}"
+    labels = sum(not is_numeric_dtype(frame[column]) for column in frame)
+    text = markdown(list(columns.values()), [words], caption, labels)
+    write_text_atomic(folder / "table.md", text)
+    print(text)
+    print(f"To measure again, delete {folder}.")
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float):
+        return "not run" if math.isnan(value) else f"{value:.2f}"
+    return display_name(str(value))

@@ -1,0 +1,99 @@
+"""Memory kept for the backward pass: ``python -m benchmarks.saved_activations``.
+
+All but the first layer and the head are frozen, or a random half of the layers, twenty draws.
+"""
+
+import copy
+import importlib
+from collections.abc import Iterator
+
+import pandas as pd
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.report import parser, present
+from benchmarks.workloads import Workload, make_workload
+from smartfrz import Layer, restore_memory, save_memory
+from smartfrz.activations import activation_bytes
+
+DRAWS = 20
+COLUMNS = {
+    "model": "Model",
+    "frozen": "Frozen",
+    "full": "Full training (MiB)",
+    "stock": "PyTorch (MiB)",
+    "ours": "Ours (MiB)",
+    "memsave": "memsave-torch (MiB)",
+    "ours_over_stock": "Ours / PyTorch",
+    "ours_over_full": "Ours / full",
+}
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    options = parser(__doc__).parse_args()
+    present(
+        "saved_activations",
+        options,
+        lambda: measure(options.models),
+        COLUMNS,
+        "Memory that a forward pass leaves for the backward pass, inputs included: two images of "
+        f"64 x 64 pixels or two sentences of 64 tokens. Random halves: means over {DRAWS} draws.",
+    )
+
+
+def measure(models: list[str]) -> pd.DataFrame:
+    """A row for each network and kind of frozen set."""
+    rows = []
+    for model in tqdm(models, desc="saved activations"):
+        workload = make_workload(model, batch_size=2, size=64)
+        full = kept(workload, workload.model)
+        for frozen, layers in frozen_sets(workload):
+            workload.freeze(layers)
+            rows.append({"model": model, "frozen": frozen, "full": full, **kept_by_all(workload)})
+    means = pd.DataFrame(rows).groupby(["model", "frozen"], sort=False).mean().reset_index()
+    means["ours_over_stock"] = means["ours"] / means["stock"]
+    means["ours_over_full"] = means["ours"] / means["full"]
+    return means
+
+
+def frozen_sets(workload: Workload) -> Iterator[tuple[str, list[Layer]]]:
+    """What is frozen, and a name for it."""
+    yield "all but stem and head", workload.body[1:]
+    for draw in range(DRAWS):
+        yield "random half", workload.random_half(draw)
+
+
+def kept_by_all(workload: Workload) -> dict[str, float]:
+    """MiB with PyTorch's own freezing, with ours, and with memsave-torch if it is there, or NaN."""
+    stock = kept(workload, workload.model)
+    save_memory(workload.model)
+    ours = kept(workload, workload.model)
+    restore_memory(workload.model)
+    converted = by_memsave(workload.model)
+    memsave = float("nan") if converted is None else kept(workload, converted)
+    return {"stock": stock, "ours": ours, "memsave": memsave}
+
+
+def kept(workload: Workload, model: nn.Module) -> float:
+    """MiB that a forward pass of the workload's inputs keeps."""
+    known = [*model.parameters(), *model.buffers()]
+
+    def forward() -> object:
+        output = model(workload.inputs.clone())
+        return getattr(output, "logits", output)
+
+    return activation_bytes(forward, known) / 2**20
+
+
+def by_memsave(model: nn.Module) -> nn.Module | None:
+    """A copy with memsave-torch's layers (Bhatia and Dangel, 2024), if it is installed."""
+    try:
+        memsave = importlib.import_module("memsave_torch.nn")
+    except ImportError:
+        return None
+    return memsave.convert_to_memory_saving(copy.deepcopy(model))
+
+
+if __name__ == "__main__":
+    main()

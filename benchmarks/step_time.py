@@ -1,0 +1,110 @@
+"""Step time against what is frozen, beside the ideal: ``python -m benchmarks.step_time``.
+
+The ideal is the forward pass without autograd plus the backward pass of what trains, each timed
+alone. Layers are frozen from the front, or scattered.
+"""
+
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from benchmarks.report import parser, present
+from benchmarks.timing import Timed, median_ratio, seconds, take_turns
+from benchmarks.workloads import LAYOUTS, Workload, as_in_table_2
+from smartfrz import fold_batch_norms, save_memory
+from smartfrz.forwards import without_rules
+
+FRACTIONS = (0.25, 0.5, 0.75)
+COLUMNS = {
+    "model": "Model",
+    "layout": "Frozen",
+    "fraction": "Part of forward FLOPs",
+    "compute": "Compute / full",
+    "stock_over_full": "PyTorch / full",
+    "ours_over_full": "Ours / full",
+    "stock_over_ideal": "PyTorch / ideal",
+    "ours_over_ideal": "Ours / ideal",
+}
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    options = parser(__doc__).parse_args()
+    present(
+        "step_time",
+        options,
+        lambda: measure(options.models, options.repeats),
+        COLUMNS,
+        "Time of a training step with part of the network frozen (the optimizer's left out); ours: "
+        "with save_memory and fold_batch_norms.",
+    )
+
+
+def measure(models: list[str], repeats: int) -> pd.DataFrame:
+    """A row for each network, layout and frozen fraction."""
+    cases = [(model, layout, part) for model in models for layout in LAYOUTS for part in FRACTIONS]
+    rows = []
+    workload = None
+    for model, layout, fraction in tqdm(cases, desc="step time"):
+        if workload is None or workload.name != model:
+            workload = as_in_table_2(model)
+            save_memory(workload.model)
+            fold_batch_norms(workload.model, workload.inputs)
+        case = {"model": model, "layout": layout, "fraction": fraction}
+        rows.append({**case, **step_times(workload, layout, fraction, repeats)})
+    return pd.DataFrame(rows)
+
+
+def step_times(workload: Workload, layout: str, fraction: float, repeats: int) -> dict[str, Any]:
+    """Milliseconds of a step with PyTorch's own freezing, with ours, and ideally; and ratios."""
+    frozen = workload.chosen(layout, fraction)
+    workload.freeze(frozen)
+
+    def step() -> None:
+        workload.loss().backward()
+
+    def forward() -> float:
+        with torch.no_grad():
+            return seconds(workload.loss)
+
+    def backward() -> float:
+        return seconds(workload.loss().backward)
+
+    def full() -> float:
+        workload.freeze([])
+        taken = seconds(step)
+        workload.freeze(frozen)
+        return taken
+
+    def stock(timed: Timed) -> Timed:
+        def without_ours() -> float:
+            with without_rules():
+                return timed()
+
+        return without_ours
+
+    actions = {
+        "ours": lambda: seconds(step),
+        "stock": stock(lambda: seconds(step)),
+        "forward": stock(forward),
+        "backward": stock(backward),
+        "full": stock(full),
+    }
+    taken = take_turns(actions, repeats)
+    taken["ideal"] = [a + b for a, b in zip(taken["forward"], taken["backward"], strict=True)]
+    return {
+        **{f"{name}_ms": 1e3 * median(times) for name, times in taken.items()},
+        "compute": workload.flops(frozen) / workload.flops([]),
+        **{
+            f"{name}_over_{base}": median_ratio(taken[name], taken[base])
+            for name in ("stock", "ours")
+            for base in ("ideal", "full")
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

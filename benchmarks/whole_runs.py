@@ -1,0 +1,82 @@
+"""Time saved over compute saved, of whole runs: ``python -m benchmarks.whole_runs``.
+
+Full training and a method train side by side, a step of each in turn, as in Table 2 at SCALE=small.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.report import parser, present
+from benchmarks.timing import seconds
+from experiments.config import RunConfig, SmartFreezing
+from experiments.plan import load_spec, plan
+from experiments.setup import Run, prepare
+from experiments.train import Curves, train_step
+
+MODELS = ("resnet50", "vgg11")
+COLUMNS = {
+    "model": "Model",
+    "time": "Time / full",
+    "compute": "Compute / full",
+    "time_over_compute": "Time saved / compute saved",
+    "paper": "In the paper",
+}
+# From Table 2 on CIFAR-10: (1 - time) / (1 - compute).
+PAPER = {"resnet50": 0.72, "vgg11": 0.75, "mobilenet_v2": 0.70, "deit_tiny": 0.78}
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    options = parser(__doc__, models=MODELS).parse_args()
+    present(
+        "whole_runs",
+        options,
+        lambda: pd.DataFrame([side_by_side(model) for model in options.models]),
+        COLUMNS,
+        "SmartFRZ beside full training: seconds of all training steps, decisions included.",
+    )
+
+
+def smartfrz_run(model: str) -> RunConfig:
+    """Seed 0 of Table 2 on CIFAR-10."""
+    return next(
+        config
+        for config in plan(load_spec("table2"), "small")
+        if config.model == model
+        and config.dataset == "cifar10"
+        and isinstance(config.options, SmartFreezing)
+    )
+
+
+def side_by_side(model: str) -> dict[str, object]:
+    """Trains both to the end."""
+    config = smartfrz_run(model)
+    runs = [prepare(replace(config, method="full", options=None)), prepare(config)]
+    curves, times = [Curves(), Curves()], [0.0, 0.0]
+    batches = [batches_of(run) for run in runs]
+    for _ in tqdm(range(runs[0].total_steps), desc=model):
+        for which, run in enumerate(runs):
+            run.model.train()
+            images, labels = next(batches[which])
+            times[which] += seconds(partial(train_step, run, curves[which], images, labels))
+    time, compute = times[1] / times[0], curves[1].flops / curves[0].flops
+    return {
+        **{"model": model, "time": time, "compute": compute},
+        **{"time_over_compute": (1 - time) / (1 - compute), "paper": PAPER[model]},
+    }
+
+
+def batches_of(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of all epochs."""
+    for epoch in count():
+        yield from run.batches.epoch(run.config.seed, epoch)
+
+
+if __name__ == "__main__":
+    main()

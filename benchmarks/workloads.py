@@ -1,0 +1,121 @@
+"""The networks that are measured, and what is frozen in them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from experiments.models import build_model
+from smartfrz import Layer, find_layers
+from smartfrz.cost import training_flops
+from smartfrz.tracing import Call, trace
+
+MODELS = ("resnet50", "vgg11", "mobilenet_v2", "deit_tiny", "bert_base")
+LAYOUTS = ("prefix", "scattered")
+
+
+@dataclass
+class Workload:
+    """A network, a batch for it, and its layers.
+
+    Attributes:
+        name: of the network.
+        model: in train mode, with random weights.
+        inputs: a batch.
+        amp: whether its forward pass runs under bf16 autocast.
+        layers: in execution order, the head included.
+        calls: of a forward pass.
+    """
+
+    name: str
+    model: nn.Module
+    inputs: Tensor
+    amp: bool
+    layers: list[Layer]
+    calls: list[Call]
+
+    def loss(self) -> Tensor:
+        """A forward pass and some loss."""
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+            output = self.model(self.inputs)
+        return getattr(output, "logits", output).float().square().mean()
+
+    def freeze(self, layers: Sequence[Layer]) -> None:
+        """Freezes these layers as a ``Freezer`` does, and thaws all others."""
+        self.model.train()
+        for layer in self.layers:
+            for param in layer.params:
+                param.requires_grad_(layer not in layers)
+                param.grad = None
+            for norm in layer.norms:
+                norm.train(layer not in layers)
+
+    def flops(self, frozen: Sequence[Layer]) -> int:
+        """FLOPs of a training step."""
+        params = {param for layer in frozen for param in layer.params}
+        return training_flops(self.calls, [p for p in self.model.parameters() if p not in params])
+
+    @property
+    def body(self) -> list[Layer]:
+        """All layers but the head."""
+        return [layer for layer in self.layers if not layer.is_head]
+
+    def random_half(self, seed: int) -> list[Layer]:
+        """Half of the layers, in random order."""
+        return random.Random(seed).sample(self.body, len(self.body) // 2)
+
+    def chosen(self, layout: str, fraction: float, seed: int = 0) -> list[Layer]:
+        """Layers with about a fraction of the forward pass's FLOPs: the first ones, or any."""
+        body = self.body
+        if layout == "scattered":
+            random.Random(seed).shuffle(body)
+        # What freezing all layers but one saves is that one's weight gradient: its forward FLOPs.
+        everything = self.flops(body)
+        shares = [self.flops([each for each in body if each is not kept]) for kept in body]
+        sizes = [share - everything for share in shares]
+        chosen, size = [], 0
+        for layer, own in zip(body, sizes, strict=True):
+            if size + own / 2 > fraction * sum(sizes):
+                break
+            chosen.append(layer)
+            size += own
+        return chosen
+
+
+def make_workload(
+    name: str, batch_size: int, size: int, channels_last: bool = False, amp: bool = False
+) -> Workload:
+    """A network with random weights, and a batch for it, on the GPU if there is one.
+
+    Args:
+        name: one of :data:`MODELS`.
+        batch_size: images, or sentences, in the batch.
+        size: side of the images in pixels, or length of the sentences in tokens.
+        channels_last: memory format of weights and images.
+        amp: as in :class:`Workload`.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    if name == "bert_base":
+        model: nn.Module = BertForSequenceClassification(BertConfig())
+        inputs = torch.randint(1, 30_000, (batch_size, size))
+    else:
+        model = build_model(name, 10, size)
+        inputs = torch.randn(batch_size, 3, size, size)
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+    model.to(device).train()
+    inputs = inputs.to(device)
+    return Workload(name, model, inputs, amp, find_layers(model, inputs), trace(model, inputs))
+
+
+def as_in_table_2(name: str) -> Workload:
+    """As at ``SCALE=small``; BERT-base with short sentences."""
+    if name == "bert_base":
+        return make_workload(name, batch_size=2, size=32)
+    return make_workload(name, 32, 32, channels_last=True, amp=name != "mobilenet_v2")
