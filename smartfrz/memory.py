@@ -1,5 +1,6 @@
 """What modules keep for the backward pass: no more than it needs."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,19 +104,37 @@ def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
         return stock()
 
 
-def _activation(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
-    below = 6.0 if isinstance(module, nn.ReLU6) else None
+def _relu(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
     kept: list[_Sign] = []
 
-    def pack(tensor: Tensor) -> "_Sign":
-        kept.append(_Sign(tensor, below))
+    def pack(output: Tensor) -> "_Sign":
+        kept.append(_Sign(output))
         return kept[-1]
 
     with saved_tensors_hooks(pack, _unpacked):
-        out = stock()
-    for sign in kept:
-        sign.follow(out)
-    return out
+        output = stock()
+    kept[0].follow(output)
+    return output
+
+
+def _relu6(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    _keep_bits(x)
+    sign = _Sign(x, below=6.0)
+    output = _ByOutput.apply(x, module, sign, partial(_RELU6_BACKWARD, min_val=0.0, max_val=6.0))
+    sign.follow(output)
+    return output
+
+
+def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    slope = module.negative_slope
+    if slope <= 0:
+        return stock()
+    _keep_bits(x)
+    sign = _Sign(x)
+    backward = partial(_LEAKY_RELU_BACKWARD, negative_slope=slope, self_is_result=True)
+    output = _ByOutput.apply(x, module, sign, backward)
+    sign.follow(output)
+    return output
 
 
 def _dropout(module: Any, x: Tensor, stock: Stock) -> Tensor:
@@ -134,7 +153,9 @@ _RULES: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _mean_pool),
     ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _mean_pool),
     ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
-    ((nn.ReLU, nn.ReLU6, nn.LeakyReLU), _activation),
+    ((nn.ReLU,), _relu),
+    ((nn.ReLU6,), _relu6),
+    ((nn.LeakyReLU,), _leaky_relu),
     ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
 ]
 _RULE_OF = {kind: rule for kinds, rule in _RULES for kind in kinds}
@@ -146,6 +167,32 @@ def _is_frozen(module: Any) -> bool:
     return not (weight is not None and weight.requires_grad) and not (
         bias is not None and bias.requires_grad
     )
+
+
+_RELU6_BACKWARD = torch.ops.aten.hardtanh_backward
+_LEAKY_RELU_BACKWARD = torch.ops.aten.leaky_relu_backward
+
+
+class _ByOutput(torch.autograd.Function):
+    """An activation whose gradient is found from its output, which a layer behind it may keep too.
+
+    PyTorch's own keeps the input, of which it makes a copy where the activation is in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any, sign: "_Sign", backward: Any) -> Tensor:
+        ctx.sign, ctx.gradient = sign, backward
+        if module.inplace:
+            ctx.mark_dirty(x)
+        return type(module).forward(module, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.gradient(grad, ctx.sign.unpacked()), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return ctx.gradient(tangent, ctx.sign.unpacked())
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
@@ -202,50 +249,43 @@ class _Noise:
 
 
 class _Sign:
-    """Where the gradient passes an activation: kept as the activation itself, or as bits.
+    """Where the gradient passes an activation: kept as the activation's output, or as bits.
 
     Args:
-        tensor: what PyTorch keeps: the activation's output, or its input.
-        below: the gradient passes where the tensor is positive and, if given, below this.
+        tensor: the output, as PyTorch would keep it.
+        below: the gradient passes where the output is positive and, if given, below this.
     """
 
-    def __init__(self, tensor: Tensor, below: float | None) -> None:
+    def __init__(self, tensor: Tensor, below: float | None = None) -> None:
         self.tensor: Tensor | None = tensor
         self.below = below
+        self.version = tensor._version
         self.bits: Bits | None = None
 
-    def follow(self, out: Tensor) -> None:
-        """Waits to see who keeps the output; an input that is kept is nobody else's concern."""
-        assert self.tensor is not None
-        if self.tensor.data_ptr() != out.data_ptr():
-            self.to_bits()
-            return
-        # Shares the version of ``out``, but has no part in the graph, which would be a cycle.
-        self.tensor = out.detach()
-        self.version = out._version
-        out._smartfrz_sign = self  # type: ignore[attr-defined]
+    def follow(self, output: Tensor) -> None:
+        """Waits to see who else keeps the output."""
+        # Shares the version of the output, but has no part in the graph, which would be a cycle.
+        self.tensor = output.detach()
+        self.version = output._version
+        output._smartfrz_sign = self  # type: ignore[attr-defined]
 
     def to_bits(self) -> None:
-        """Lets go of the tensor."""
+        """Lets go of the output."""
         if self.tensor is not None:
-            self._check()
-            self.bits, self.tensor = Bits(self.tensor, self.below), None
+            self.bits, self.tensor = Bits(self._unmodified(), self.below), None
 
     def unpacked(self) -> Tensor:
-        """The tensor, or zeros and ones that let the gradient pass in the same places."""
-        if self.bits is not None:
-            return self.bits.unpacked()
-        assert self.tensor is not None
-        self._check()
-        return self.tensor
+        """The output, or zeros and ones that let the gradient pass in the same places."""
+        return self._unmodified() if self.bits is None else self.bits.unpacked()
 
-    def _check(self) -> None:
+    def _unmodified(self) -> Tensor:
         assert self.tensor is not None
-        if self.tensor._version != getattr(self, "version", self.tensor._version):
+        if self.tensor._version != self.version:
             raise RuntimeError(
                 "The output of an activation, which its gradient needs, has been modified by an "
                 "inplace operation."
             )
+        return self.tensor
 
 
 def _keep_bits(x: Tensor) -> None:
