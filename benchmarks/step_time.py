@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks.report import parser, present
 from benchmarks.timing import Timed, median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, Workload, as_in_table_2
-from smartfrz import fold_batch_norms, save_memory
+from smartfrz import fold_batch_norms, restore_memory, save_memory
 from smartfrz.forwards import without_rules
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -27,6 +27,7 @@ COLUMNS = {
     "ours_over_full": "Ours / full",
     "stock_over_ideal": "PyTorch / ideal",
     "ours_over_ideal": "Ours / ideal",
+    "lean_over_ideal": "Ours, save_memory / ideal",
 }
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         lambda: measure(options.models, options.repeats),
         COLUMNS,
         "Time of a training step with part of the network frozen (the optimizer's left out); ours: "
-        "with save_memory and fold_batch_norms.",
+        "with fold_batch_norms, and with save_memory as well.",
     )
 
 
@@ -51,7 +52,6 @@ def measure(models: list[str], repeats: int) -> pd.DataFrame:
     for model, layout, fraction in tqdm(cases, desc="step time"):
         if workload is None or workload.name != model:
             workload = as_in_table_2(model)
-            save_memory(workload.model)
             fold_batch_norms(workload.model, workload.inputs)
         case = {"model": model, "layout": layout, "fraction": fraction}
         rows.append({**case, **step_times(workload, layout, fraction, repeats)})
@@ -63,19 +63,21 @@ def step_times(workload: Workload, layout: str, fraction: float, repeats: int) -
     frozen = workload.chosen(layout, fraction)
     workload.freeze(frozen)
 
-    def step() -> None:
-        workload.loss().backward()
+    def step() -> float:
+        workload.model.zero_grad()
+        return seconds(lambda: workload.loss().backward())
 
     def forward() -> float:
         with torch.no_grad():
             return seconds(workload.loss)
 
     def backward() -> float:
+        workload.model.zero_grad()
         return seconds(workload.loss().backward)
 
     def full() -> float:
         workload.freeze([])
-        taken = seconds(step)
+        taken = step()
         workload.freeze(frozen)
         return taken
 
@@ -86,9 +88,16 @@ def step_times(workload: Workload, layout: str, fraction: float, repeats: int) -
 
         return without_ours
 
+    def lean() -> float:
+        save_memory(workload.model)
+        taken = step()
+        restore_memory(workload.model)
+        return taken
+
     actions = {
-        "ours": lambda: seconds(step),
-        "stock": stock(lambda: seconds(step)),
+        "ours": step,
+        "lean": lean,
+        "stock": stock(step),
         "forward": stock(forward),
         "backward": stock(backward),
         "full": stock(full),
@@ -100,7 +109,7 @@ def step_times(workload: Workload, layout: str, fraction: float, repeats: int) -
         "compute": workload.flops(frozen) / workload.flops([]),
         **{
             f"{name}_over_{base}": median_ratio(taken[name], taken[base])
-            for name in ("stock", "ours")
+            for name in ("stock", "ours", "lean")
             for base in ("ideal", "full")
         },
     }

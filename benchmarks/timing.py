@@ -1,5 +1,6 @@
 """Times of things that take turns, so that whatever else the machine does slows all of them."""
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -22,11 +23,13 @@ def seconds(action: Callable[[], object]) -> float:
 def take_turns(
     actions: Mapping[str, Timed], repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Times each action ``repeats`` times, one after the other."""
+    """Times each action ``repeats`` times, one after the other, in another order every time."""
     taken: dict[str, list[float]] = {name: [] for name in actions}
+    names = list(actions)
     for turn in range(warmup + repeats):
-        for name, action in actions.items():
-            found = action()
+        random.Random(turn).shuffle(names)
+        for name in names:
+            found = actions[name]()
             if turn >= warmup:
                 taken[name].append(found)
     return taken
