@@ -20,7 +20,7 @@ from experiments.data import load_data
 from experiments.methods import make_optimizer, make_policy
 from experiments.models import build_model
 from experiments.pretraining import load_pretrained
-from smartfrz import Freezer, find_layers, fold_batch_norms
+from smartfrz import Freezer, Gathered, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
 from smartfrz.distributed import unwrap
 from smartfrz.tracing import Call, trace
@@ -129,6 +129,8 @@ def prepare(config: RunConfig) -> Run:
     if world_size > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
     policy = make_policy(config, wrapped, optimizer, batches, total_steps)
+    if config.compile and policy is not None:
+        policy = Gathered(policy)
     return Run(
         config=config,
         device=device,

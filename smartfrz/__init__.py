@@ -3,6 +3,7 @@
 from smartfrz.cka import linear_cka
 from smartfrz.folding import fold_batch_norms, unfold_batch_norms
 from smartfrz.freezer import Freezer, Policy
+from smartfrz.gathering import Gathered
 from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import restore_memory, save_memory
 from smartfrz.policies import SimilarityGuided, SmartFRZ
@@ -11,6 +12,7 @@ from smartfrz.predictor import AttentionPredictor
 __all__ = [
     "AttentionPredictor",
     "Freezer",
+    "Gathered",
     "Layer",
     "Policy",
     "SimilarityGuided",

@@ -1,4 +1,4 @@
-"""Several processes: one decides, all freeze the same layers, frozen gradients stay at home."""
+"""Wrapped models; and several processes: one decides, all freeze the same layers."""
 
 import torch.distributed as dist
 from torch import nn
@@ -15,6 +15,15 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = compiled
         else:
             return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` was applied to the model or a part of it."""
+    return any(
+        isinstance(getattr(module, "_orig_mod", None), nn.Module)
+        or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
 
 
 def is_distributed() -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from smartfrz.checkpointing import GradientWatch
-from smartfrz.distributed import agree, is_distributed, rebuild_reducers
+from smartfrz.distributed import agree, is_compiled, is_distributed, rebuild_reducers
 from smartfrz.layers import Layer, find_layers
 
 
@@ -41,7 +41,7 @@ class Freezer:
 
     Several processes: rank 0's decision holds for all, and a ``DistributedDataParallel`` model
     (default process group) no longer communicates the gradients of what is frozen. What
-    ``torch.compile`` has compiled is compiled again after each freeze.
+    ``torch.compile`` has compiled is compiled again after each freeze: see :class:`Gathered`.
 
     Reentrant activation checkpointing above a frozen prefix loses gradients without a word
     (transformers#21381): :meth:`step` notices and raises. Use ``use_reentrant=False``.
@@ -88,7 +88,7 @@ class Freezer:
         if newly:
             self._freeze(newly)
             self.frozen |= {layer.name: self._step for layer in newly}
-            self._watch = GradientWatch(layer for layer in self._active if _has_gradient(layer))
+            self._watch = self._watch_gradients()
         self._step += 1
         return newly
 
@@ -139,6 +139,12 @@ class Freezer:
         # Each freeze makes torch.compile compile again, and past its limit of 8 it would go on
         # without compiling (pytorch#139476). The code for the old set of layers is of no more use.
         torch.compiler.reset()
+
+    def _watch_gradients(self) -> GradientWatch:
+        # Its hooks would have compiled code compiled once more, and reentrant checkpoints are none.
+        if is_compiled(self.model):
+            return GradientWatch()
+        return GradientWatch(layer for layer in self._active if _has_gradient(layer))
 
     def _check_something_trains(self) -> None:
         freezable = {param for layer in self.layers if not layer.is_head for param in layer.params}
