@@ -14,7 +14,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds readme
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -69,6 +69,11 @@ attention:  ## what the predictor attends to, in the trainings that are recorded
 
 overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 	$(BIN)/python -m scripts.overhead --scale $(SCALE) --results $(RESULTS)
+
+bench-%: setup
+	$(BIN)/python -m benchmarks.$*
+
+bench: $(addprefix bench-,step_time saved_activations bookkeeping communication)  ## what freezing costs and saves, measured here
 
 readme: setup  ## puts the result tables into the README
 	$(BIN)/python -m scripts.readme

@@ -59,6 +59,16 @@ class Workload:
         params = {param for layer in frozen for param in layer.params}
         return training_flops(self.calls, [p for p in self.model.parameters() if p not in params])
 
+    def forward_macs(self, layer: Layer) -> int:
+        """Multiply-accumulates of a layer's weights in a forward pass."""
+        params = set(layer.params)
+        return sum(
+            product.macs
+            for each in self.calls
+            for product in each.products
+            if any(source in params for operand in product.operands for source in operand)
+        )
+
     @property
     def body(self) -> list[Layer]:
         """All layers but the head."""
@@ -73,10 +83,7 @@ class Workload:
         body = self.body
         if layout == "scattered":
             random.Random(seed).shuffle(body)
-        # What freezing all layers but one saves is that one's weight gradient: its forward FLOPs.
-        everything = self.flops(body)
-        shares = [self.flops([each for each in body if each is not kept]) for kept in body]
-        sizes = [share - everything for share in shares]
+        sizes = [self.forward_macs(layer) for layer in body]
         chosen, size = [], 0
         for layer, own in zip(body, sizes, strict=True):
             if size + own / 2 > fraction * sum(sizes):

@@ -1,0 +1,107 @@
+"""The benchmarks: what they freeze, measure and write, on small networks."""
+
+import time
+from argparse import Namespace
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import bookkeeping, communication, saved_activations, step_time, whole_runs
+from benchmarks.report import parser, present
+from benchmarks.timing import median_ratio, seconds, take_turns
+from benchmarks.workloads import LAYOUTS, MODELS, make_workload
+from smartfrz.cost import forward_macs
+
+
+@pytest.fixture
+def workload():
+    return make_workload("residual", batch_size=2, size=16)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
+def test_about_a_fraction_of_the_flops_is_frozen(workload, layout, fraction):
+    chosen = workload.chosen(layout, fraction)
+    macs = {layer: workload.forward_macs(layer) for layer in workload.body}
+    assert sum(macs.values()) == pytest.approx(forward_macs(workload.calls), rel=0.05)
+    part = sum(macs[layer] for layer in chosen) / sum(macs.values())
+    assert abs(part - fraction) <= 0.51 * max(macs.values()) / sum(macs.values())
+    if layout == "prefix":
+        assert chosen == workload.body[: len(chosen)]
+    assert not any(layer.is_head for layer in chosen)
+
+
+def test_freezing_a_workload_thaws_the_rest(workload):
+    for layers in (workload.body[:3], workload.body[2:4]):
+        workload.freeze(layers)
+        for layer in workload.layers:
+            assert all(param.requires_grad == (layer not in layers) for param in layer.params)
+            assert all(norm.training == (layer not in layers) for norm in layer.norms)
+
+
+def test_a_ratio_is_of_what_was_measured_in_the_same_turn():
+    assert median_ratio([1.0, 20.0, 3.0], [2.0, 40.0, 3.0]) == 0.5
+    taken = take_turns({"a": lambda: 1.0, "b": lambda: 2.0}, repeats=3)
+    assert taken == {"a": [1.0] * 3, "b": [2.0] * 3}
+    assert seconds(lambda: time.sleep(0.01)) >= 0.01
+
+
+def test_step_times_have_all_ratios(workload):
+    row = step_time.step_times(workload, "prefix", 0.5, repeats=1)
+    assert 0.5 < row["compute"] < 1
+    assert set(step_time.COLUMNS) - {"model", "layout", "fraction"} <= row.keys()
+    assert all(value > 0 for value in row.values())
+    ratio = row["stock_ms"] / row["ideal_ms"]
+    assert row["stock_over_ideal"] == pytest.approx(ratio)
+
+
+def test_saved_activations_are_fewer_with_ours(monkeypatch):
+    monkeypatch.setattr(saved_activations, "DRAWS", 2)
+    frame = saved_activations.measure(["residual"])
+    assert frame["frozen"].tolist() == ["all but stem and head", "random half"]
+    assert (frame["ours"] < frame["stock"]).all()
+    assert (frame["stock"] <= frame["full"]).all()
+    assert frame["memsave"].isna().all()
+
+
+@pytest.mark.parametrize("method", bookkeeping.METHODS)
+def test_bookkeeping_is_a_small_part(method, workload):
+    assert 0 < bookkeeping.idle_seconds(method, 10, steps=5) < 0.1
+    assert 0 < bookkeeping.share(workload, method, intervals=1) < 1
+
+
+def test_what_is_reduced_goes_with_what_trains(monkeypatch):
+    frame = communication.measure(["residual"])
+    assert len(frame) == len(LAYOUTS) * len(communication.FRACTIONS)
+    assert (frame["reduced"] - frame["params"]).abs().max() < 2
+    assert frame["params"].min() < 10 < 90 < frame["params"].max()
+
+
+def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
+    made = []
+
+    def measure() -> pd.DataFrame:
+        made.append(1)
+        return pd.DataFrame({"model": ["resnet50"], "ratio": [1.234], "other": [float("nan")]})
+
+    options = Namespace(models=["resnet50"], repeats=1, results=tmp_path)
+    for _ in range(2):
+        columns = {"model": "Model", "ratio": "A ratio", "other": "Another"}
+        present("example", options, measure, columns, "An example.")
+    assert made == [1]
+    assert "| ResNet50 | 1.23 | not run |" in capsys.readouterr().out
+    text = (tmp_path / "bench-example" / "table.md").read_text()
+    assert text.startswith("An example. Measured: ")
+    assert f"torch {torch.__version__}" in text
+
+
+def test_the_command_line_takes_known_models_only():
+    assert parser("What it does.").parse_args([]).models == list(MODELS)
+    with pytest.raises(SystemExit):
+        parser("What it does.").parse_args(["--models", "resnet51"])
+
+
+def test_whole_runs_are_those_of_table_2():
+    config = whole_runs.smartfrz_run("vgg11")
+    assert (config.method, config.dataset, config.seed) == ("smartfrz", "cifar10", 0)
