@@ -67,10 +67,7 @@ def tailor(layer: Layer, positions: Sequence[Tensor] | None = None) -> Tensor:
         (size,) float32 on the device of the weights: a copy.
     """
     positions = sample_positions(layer) if positions is None else positions
-    weights = _weights(layer)
-    if len(weights) == 1:
-        return _read(weights[0].detach(), positions[0]).float()
-    values = [_read(w.detach(), p) for w, p in zip(weights, positions, strict=True)]
+    values = [w.detach().take(p) for w, p in zip(_weights(layer), positions, strict=True)]
     return torch.cat(values).float()
 
 
@@ -130,7 +127,7 @@ class WeightHistory:
         self.size = size
         self.names: list[str] = []
         self.rows: list[int] = []
-        self._positions: dict[str, list[Tensor]] = {}
+        self._offsets: dict[str, tuple[list[Any], list[Tensor]]] = {}
         self._record = -1
         self._kept = torch.zeros(0, KEPT, size)
         self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
@@ -145,7 +142,7 @@ class WeightHistory:
         Returns:
             The weights of all layers, (L, size) float32.
         """
-        current = torch.stack([tailor(layer, self._positions_of(layer)) for layer in layers])
+        current = torch.stack([self._read(layer) for layer in layers])
         if self._record < 0:
             # Before its first record, a layer is taken to have been as it is then.
             self.names = [layer.name for layer in layers]
@@ -157,8 +154,10 @@ class WeightHistory:
         )
         row_of = {name: row for row, name in enumerate(self.names)}
         self.rows = [row_of[layer.name] for layer in layers]
-        weights = self._newest.clone()
-        weights[self.rows] = current
+        weights = current
+        if len(layers) < len(self.names):
+            weights = self._newest.clone()
+            weights[self.rows] = current
         self._record += 1
         if spacing(self._record) > spacing(self._record - 1) and self._record:
             self._kept[:, : KEPT // 2] = self._kept[:, ::2].clone()
@@ -226,16 +225,33 @@ class WeightHistory:
             state[name].clone() for name in ("kept", "previous", "newest", "path")
         )
 
-    def _positions_of(self, layer: Layer) -> list[Tensor]:
-        if layer.name not in self._positions:
-            self._positions[layer.name] = sample_positions(layer, self.size)
-        return self._positions[layer.name]
+    def _read(self, layer: Layer) -> Tensor:
+        """As :func:`tailor`, in half the time: by offsets into memory instead of positions."""
+        weights = _weights(layer)
+        layout = [(weight.stride(), weight.device) for weight in weights]
+        known, offsets = self._offsets.get(layer.name, (None, []))
+        if known != layout:
+            positions = sample_positions(layer, self.size)
+            offsets = [_offsets(w, p) for w, p in zip(weights, positions, strict=True)]
+            self._offsets[layer.name] = layout, offsets
+        values = [_memory(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
+        return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
 
-def _read(weight: Tensor, positions: Tensor) -> Tensor:
-    if weight.is_contiguous():
-        return weight.view(-1).index_select(0, positions)  # takes half as long as torch.take
-    return torch.take(weight, positions)
+def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
+    """Where in memory the weights at these positions are, in elements."""
+    indices = torch.unravel_index(positions, weight.shape)
+    strides = weight.stride()
+    return sum(
+        (index * stride for index, stride in zip(indices, strides, strict=True)),
+        torch.zeros_like(positions),
+    )
+
+
+def _memory(weight: Tensor) -> Tensor:
+    """The weight's memory, from its first element to its last."""
+    sizes = zip(weight.shape, weight.stride(), strict=True)
+    return weight.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
 
 
 def _weights(layer: Layer) -> list[nn.Parameter]:

@@ -263,3 +263,17 @@ def test_records_move_to_the_device_of_the_weights():
     assert weights.is_cuda and resumed.earlier(FRACTIONS).is_cuda
     history.record([layer])
     assert torch.equal(resumed.earlier(FRACTIONS).cpu(), history.earlier(FRACTIONS))
+
+
+def test_a_record_reads_the_same_weights_in_any_memory_layout():
+    weight = nn.Parameter(torch.randn(6, 5, 3, 3))
+    layer = Layer("conv", (nn.Identity(),), (weight, nn.Parameter(torch.randn(7, 4)[:, 1:])))
+    history = WeightHistory(size=40)
+    expected = tailor(layer, sample_positions(layer, 40))
+    for layout in (
+        weight.data,
+        weight.data.contiguous(memory_format=torch.channels_last),
+        weight.data.transpose(0, 1).contiguous().transpose(0, 1),
+    ):
+        weight.data = layout
+        assert torch.equal(history.record([layer])[0], expected)
