@@ -92,7 +92,13 @@ def by_memsave(model: nn.Module) -> nn.Module | None:
         memsave = importlib.import_module("memsave_torch.nn")
     except ImportError:
         return None
-    return memsave.convert_to_memory_saving(copy.deepcopy(model))
+    converted: nn.Module = memsave.convert_to_memory_saving(
+        copy.deepcopy(model),
+        dropout=False,  # its dropout fails: it passes a method for a flag
+    )
+    for name, module in model.named_modules():
+        converted.get_submodule(name).training = module.training
+    return converted
 
 
 if __name__ == "__main__":

@@ -61,10 +61,15 @@ def test_code_for_ones_own_loop_runs():
         "loader": [(torch.randn(4, 8), torch.zeros(4, dtype=torch.long))] * 501,
         "loss_fn": nn.CrossEntropyLoss(),
     }
-    (code,) = blocks("python")
-    exec(code, names)
+    exec(blocks("python")[0], names)
     assert names["freezer"].state_dict()["step"] == 501
     assert names["freezer"].frozen.keys() <= {"0", "2"}
+
+
+def test_code_for_time_and_memory_runs():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    exec(blocks("python")[1], {"model": model, "example_inputs": torch.zeros(1, 3, 8, 8)})
+    assert all("forward" in vars(module) for module in model)
 
 
 @pytest.mark.parametrize("command", commands())
