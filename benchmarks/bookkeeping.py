@@ -1,7 +1,7 @@
 """What each method's own work costs: ``python -m benchmarks.bookkeeping``.
 
 As a share of training ResNet50 as in Table 2, with nothing frozen, which is the most that it can
-be; and in steps with nothing to do, for networks of 10 to 1,000 layers.
+be; and in steps with nothing to decide, for networks of 10 to 1,000 layers.
 """
 
 from statistics import median
@@ -17,6 +17,7 @@ from baselines.freezeout import param_groups
 from benchmarks.report import parser, present
 from benchmarks.timing import seconds
 from benchmarks.workloads import Workload, as_in_table_2
+from experiments.tables import display_name
 from smartfrz import AttentionPredictor, Freezer, Layer, SmartFRZ
 from smartfrz.freezer import Policy
 
@@ -25,12 +26,8 @@ INTERVAL = 20
 """Steps between two records; an interval of AutoFreeze, too."""
 
 LAYERS = (10, 50, 200, 1000)
-COLUMNS = {
-    "method": "Method",
-    "layers": "Layers",
-    "share": "Share of training time (%)",
-    "idle_us": "A step with nothing to do (µs)",
-}
+SHARES = {"model": "Model", "method": "Method", "share": "Share of training time (%)"}
+IDLE = {"layers": "Layers"} | {method: f"{display_name(method)} (µs)" for method in METHODS}
 
 
 def main() -> None:
@@ -39,27 +36,33 @@ def main() -> None:
     present(
         "bookkeeping",
         options,
-        lambda: measure(options.models, options.repeats),
-        COLUMNS,
-        f"What Freezer.step costs. Records, or AutoFreeze's intervals, every {INTERVAL} steps.",
+        lambda: shares(options.models, options.repeats),
+        SHARES,
+        "Freezer.step's part of the training time, with nothing frozen. Records, or AutoFreeze's "
+        f"decisions, every {INTERVAL} steps.",
+    )
+    present(
+        "idle_steps", options, idle_steps, IDLE, "Freezer.step in a step with nothing to decide."
     )
 
 
-def measure(models: list[str], repeats: int) -> pd.DataFrame:
-    """A row for each method and network, and for each method and number of layers."""
-    cases = [(method, layers) for method in METHODS for layers in LAYERS]
-    rows = [
-        {"method": method, "layers": layers, "share": float("nan")}
-        | {"idle_us": 1e6 * idle_seconds(method, layers)}
-        for method, layers in tqdm(cases, desc="steps with nothing to do")
-    ]
+def shares(models: list[str], repeats: int) -> pd.DataFrame:
+    """A row for each network and method."""
+    rows = []
     for model in models:
         workload = as_in_table_2(model)
-        for method in tqdm(METHODS, desc="shares of training time"):
-            rows.append(
-                {"method": method, "layers": len(workload.body)}
-                | {"share": 100 * share(workload, method, repeats), "idle_us": float("nan")}
-            )
+        for method in tqdm(METHODS, desc=f"bookkeeping, {model}"):
+            part = 100 * share(workload, method, repeats)
+            rows.append({"model": model, "method": method, "share": part})
+    return pd.DataFrame(rows)
+
+
+def idle_steps() -> pd.DataFrame:
+    """A row for each number of layers, with microseconds of each method."""
+    rows = [
+        {"layers": layers} | {method: 1e6 * idle_seconds(method, layers) for method in METHODS}
+        for layers in LAYERS
+    ]
     return pd.DataFrame(rows)
 
 

@@ -59,4 +59,4 @@ def present(
 def _word(value: object) -> str:
     if isinstance(value, float):
         return "not run" if math.isnan(value) else f"{value:.2f}"
-    return display_name(str(value))
+    return f"{value:,}" if isinstance(value, int) else display_name(str(value))

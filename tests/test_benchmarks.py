@@ -71,6 +71,13 @@ def test_bookkeeping_is_a_small_part(method, workload):
     assert 0 < bookkeeping.share(workload, method, intervals=1) < 1
 
 
+def test_idle_steps_have_a_column_for_each_method(monkeypatch):
+    monkeypatch.setattr(bookkeeping, "LAYERS", (2, 3))
+    frame = bookkeeping.idle_steps()
+    assert list(frame) == list(bookkeeping.IDLE) == ["layers", *bookkeeping.METHODS]
+    assert frame["layers"].tolist() == [2, 3]
+
+
 def test_what_is_reduced_goes_with_what_trains(monkeypatch):
     frame = communication.measure(["residual"])
     assert len(frame) == len(LAYOUTS) * len(communication.FRACTIONS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["smartfrz", "baselines", "experiments", "scripts"]
+ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 USE_THE_LIBRARY = """
 import pkgutil, sys
