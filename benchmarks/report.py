@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
 from benchmarks.workloads import MODELS
+from experiments.figures import save
 from experiments.measured import Measurement, measured_once, where_and_when
 from experiments.results import write_text_atomic
 from experiments.tables import display_name, markdown
@@ -32,6 +34,7 @@ def present(
     measure: Callable[[], pd.DataFrame],
     columns: dict[str, str],
     title: str,
+    draw: Callable[[pd.DataFrame], Figure] | None = None,
 ) -> None:
     """Measures, unless that is done, and shows and writes the table.
 
@@ -41,6 +44,7 @@ def present(
         measure: makes the frame.
         columns: its columns that are shown, and what they are called.
         title: a sentence on what is shown.
+        draw: makes a figure of the frame, if it is worth one.
     """
     folder = options.results / f"bench-{name}"
     inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
@@ -52,6 +56,8 @@ def present(
     labels = sum(not is_numeric_dtype(frame[column]) for column in frame)
     text = markdown(list(columns.values()), [words], caption, labels)
     write_text_atomic(folder / "table.md", text)
+    if draw is not None:
+        save(draw(made.frames[name]), folder / name)
     print(text)
     print(f"To measure again, delete {folder}.")
 

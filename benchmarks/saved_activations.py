@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.figures import kept_memory
 from benchmarks.report import parser, present
 from benchmarks.workloads import Workload, make_workload
 from smartfrz import Layer, restore_memory, save_memory
@@ -39,6 +40,7 @@ def main() -> None:
         COLUMNS,
         "Memory that a forward pass leaves for the backward pass, inputs included: two images of "
         f"64 x 64 pixels or two sentences of 64 tokens. Random halves: means over {DRAWS} draws.",
+        kept_memory,
     )
 
 

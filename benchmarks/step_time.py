@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks.figures import time_against_compute
 from benchmarks.report import parser, present
 from benchmarks.timing import Timed, median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, Workload, as_in_table_2
@@ -41,6 +42,7 @@ def main() -> None:
         COLUMNS,
         "Time of a training step with part of the network frozen (the optimizer's left out); ours: "
         "with fold_batch_norms, and with save_memory as well.",
+        time_against_compute,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import RunConfig, SmartFreezing
+from experiments.measured import counted
 from experiments.methods import interval
 from experiments.setup import prepare
 from experiments.train import Curves, train_step
@@ -175,7 +176,7 @@ def quantities(
             (steps_per_whole_epoch,),
         )
     ]
-    per_decision = f"{options.records_per_decision} records and a decision"
+    per_decision = f"{counted(options.records_per_decision, 'record')} and a decision"
     rows = [
         ("Predictor: parameters", "M", None, _parameters(predictor) / 1e6),
         ("Predictor: size", "MB", 4, 4 * _parameters(predictor) / 1e6),
@@ -220,13 +221,15 @@ def caption(by_layers: pd.DataFrame, training: str, config: RunConfig) -> str:
     record, decide, from_scratch = (
         many[name] / few[name] for name in ("record_ms", "decide_ms", "from_scratch_ms")
     )
+    an_epoch = counted(options.records_per_epoch, "record")
+    a_decision = counted(options.records_per_decision, "record")
     return (
         f"What SmartFRZ itself costs (the paper's Appendix C): {training}, {config.image_size} "
-        f"pixels, batches of {config.batch_size}, {options.records_per_epoch} records an epoch, a "
-        f"decision at every {options.records_per_decision}. FLOPs are 2 x MACs; times are medians, "
-        f"of training, recording and deciding in turns; nothing is frozen, so that the share is "
-        f"the most that it can be. Figure: layers of {_WEIGHTS_PER_LAYER:,} weights, of which "
-        f"1,024 are sampled. From {few['layers']:.0f} to {many['layers']:,.0f} layers, "
+        f"pixels, batches of {config.batch_size}, {an_epoch} an epoch, {a_decision} a decision. "
+        f"FLOPs are 2 x MACs; times are medians, of training, recording and deciding in turns; "
+        f"nothing is frozen, so that the share is the most that it can be. Figure: layers of "
+        f"{_WEIGHTS_PER_LAYER:,} weights, of which 1,024 are sampled. From "
+        f"{few['layers']:.0f} to {many['layers']:,.0f} layers, "
         f"{many['layers'] / few['layers']:.3g} times as many, a record takes {record:.3g} times as "
         f"long, a decision {decide:.3g} times, and one from scratch {from_scratch:.3g} times."
     )

@@ -1,0 +1,64 @@
+"""Figures of the benchmarks, in the style of all figures."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from experiments.figures import LOOKS, STYLE
+from experiments.tables import display_name
+
+_OURS, _LEAN, _STOCK = LOOKS["smartfrz"][0], LOOKS["linear"][0], "0.55"
+
+
+@rc_context(STYLE)
+def time_against_compute(frame: pd.DataFrame) -> Figure:
+    """Step time against compute, both beside full training; on the line all that is saved pays.
+
+    Args:
+        frame: from :func:`benchmarks.step_time.measure`.
+    """
+    models = list(dict.fromkeys(frame["model"]))
+    fig = Figure(figsize=(7, 1.9), layout="constrained")
+    axes = fig.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, model in zip(axes, models, strict=True):
+        ax.plot([0.55, 1], [0.55, 1], "--", color="0.7", lw=0.8)
+        for layout, marker in (("prefix", "o"), ("scattered", "^")):
+            rows = frame[(frame["model"] == model) & (frame["layout"] == layout)]
+            for name, colour in (("stock", _STOCK), ("ours", _OURS)):
+                label = f"{'PyTorch' if name == 'stock' else 'Ours'}, {layout}"
+                times = rows[f"{name}_over_full"]
+                ax.plot(rows["compute"], times, marker, color=colour, ms=3.5, label=label)
+        ax.set_title(display_name(model))
+    fig.supxlabel("Compute / full training")
+    fig.supylabel("Step time / full training")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=4)
+    return fig
+
+
+@rc_context(STYLE)
+def kept_memory(frame: pd.DataFrame) -> Figure:
+    """Memory kept for the backward pass beside that of full training, as bars.
+
+    Args:
+        frame: from :func:`benchmarks.saved_activations.measure`.
+    """
+    kinds = list(dict.fromkeys(frame["frozen"]))
+    fig = Figure(figsize=(7, 1.9), layout="constrained")
+    axes = fig.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    bars = [("stock", "PyTorch", _STOCK), ("memsave", "memsave-torch", _LEAN)]
+    bars = [each for each in bars if frame[each[0]].notna().any()] + [("ours", "Ours", _OURS)]
+    for ax, kind in zip(axes, kinds, strict=True):
+        rows = frame[frame["frozen"] == kind]
+        places = np.arange(len(rows))
+        for i, (name, label, colour) in enumerate(bars):
+            offset = 0.27 * (i - (len(bars) - 1) / 2)
+            ax.bar(places + offset, rows[name] / rows["full"], 0.25, color=colour, label=label)
+        ax.set_xticks(places, [display_name(model) for model in rows["model"]])
+        ax.set_title(f"Frozen: {kind}")
+        ax.grid(axis="x", visible=False)
+    axes[0].set_ylabel("Kept / full training")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(bars))
+    return fig
