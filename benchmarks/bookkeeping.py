@@ -32,7 +32,7 @@ IDLE = {"layers": "Layers"} | {method: f"{display_name(method)} (µs)" for metho
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser(__doc__, models=("resnet50",)).parse_args()
+    options = parser("bookkeeping", __doc__, models=("resnet50",)).parse_args()
     present(
         "bookkeeping",
         options,

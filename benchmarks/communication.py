@@ -42,7 +42,7 @@ class _Given:
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser(__doc__, models=("resnet50",)).parse_args()
+    options = parser("communication", __doc__, models=("resnet50",)).parse_args()
     present(
         "communication",
         options,

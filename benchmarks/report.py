@@ -17,14 +17,17 @@ from experiments.results import write_text_atomic
 from experiments.tables import display_name, markdown
 
 
-def parser(description: str | None, models: Sequence[str] = MODELS) -> argparse.ArgumentParser:
-    """What all benchmarks can be told."""
+def parser(
+    benchmark: str, description: str | None, models: Sequence[str] = MODELS
+) -> argparse.ArgumentParser:
+    """What the benchmark of this name, as all others, can be told."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--models", nargs="+", choices=MODELS, default=list(models))
     made.add_argument("--repeats", type=int, default=9, help="turns that are timed")
     made.add_argument("--results", type=Path, default=Path("results"), help="where results go")
+    made.set_defaults(benchmark=benchmark)
     return made
 
 
@@ -39,7 +42,7 @@ def present(
     """Measures, unless that is done, and shows and writes the table.
 
     Args:
-        name: of the benchmark: its folder is ``results/bench-<name>``.
+        name: of the result: its folder is ``results/bench-<name>``.
         options: from :func:`parser`.
         measure: makes the frame.
         columns: its columns that are shown, and what they are called.
@@ -48,7 +51,10 @@ def present(
     """
     folder = options.results / f"bench-{name}"
     inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
-    command = f"python -m benchmarks.{name}"
+    command = (
+        f"python -m benchmarks.{options.benchmark} --models {' '.join(options.models)} "
+        f"--repeats {options.repeats}"
+    )
     made = measured_once(folder, inputs, command, lambda: Measurement({}, {name: measure()}))
     frame = made.frames[name][list(columns)]
     words = [[_word(value) for value in row] for row in frame.itertuples(index=False)]

@@ -32,7 +32,7 @@ COLUMNS = {
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser(__doc__).parse_args()
+    options = parser("saved_activations", __doc__).parse_args()
     present(
         "saved_activations",
         options,

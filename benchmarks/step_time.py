@@ -34,7 +34,7 @@ COLUMNS = {
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser(__doc__).parse_args()
+    options = parser("step_time", __doc__).parse_args()
     present(
         "step_time",
         options,

@@ -33,7 +33,7 @@ PAPER = {"resnet50": 0.72, "vgg11": 0.75, "mobilenet_v2": 0.70, "deit_tiny": 0.7
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser(__doc__, models=MODELS).parse_args()
+    options = parser("whole_runs", __doc__, models=MODELS).parse_args()
     present(
         "whole_runs",
         options,

@@ -1,7 +1,6 @@
 """The benchmarks: what they freeze, measure and write, on small networks."""
 
 import time
-from argparse import Namespace
 
 import pandas as pd
 import pytest
@@ -92,7 +91,9 @@ def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
         made.append(1)
         return pd.DataFrame({"model": ["resnet50"], "ratio": [1.234], "other": [float("nan")]})
 
-    options = Namespace(models=["resnet50"], repeats=1, results=tmp_path)
+    options = parser("example", None).parse_args(
+        ["--models", "resnet50", "--repeats", "1", "--results", str(tmp_path)]
+    )
     for _ in range(2):
         columns = {"model": "Model", "ratio": "A ratio", "other": "Another"}
         present("example", options, measure, columns, "An example.")
@@ -101,12 +102,13 @@ def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
     text = (tmp_path / "bench-example" / "table.md").read_text()
     assert text.startswith("An example. Measured: ")
     assert f"torch {torch.__version__}" in text
+    assert "benchmarks.example --models resnet50 --repeats 1." in text
 
 
 def test_the_command_line_takes_known_models_only():
-    assert parser("What it does.").parse_args([]).models == list(MODELS)
+    assert parser("example", "What it does.").parse_args([]).models == list(MODELS)
     with pytest.raises(SystemExit):
-        parser("What it does.").parse_args(["--models", "resnet51"])
+        parser("example", "What it does.").parse_args(["--models", "resnet51"])
 
 
 def test_whole_runs_are_those_of_table_2():
