@@ -22,7 +22,7 @@ def time_against_compute(frame: pd.DataFrame) -> Figure:
     fig = Figure(figsize=(7, 1.9), layout="constrained")
     axes = fig.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
     for ax, model in zip(axes, models, strict=True):
-        ax.plot([0.55, 1], [0.55, 1], "--", color="0.7", lw=0.8)
+        ax.plot([0.4, 1], [0.4, 1], "--", color="0.7", lw=0.8)
         for layout, marker in (("prefix", "o"), ("scattered", "^")):
             rows = frame[(frame["model"] == model) & (frame["layout"] == layout)]
             for name, colour in (("stock", _STOCK), ("ours", _OURS)):
