@@ -33,3 +33,12 @@ def freeze_by_hand(model: nn.Module, layers: Collection[Layer], like: nn.Module)
     for name, module in like.named_modules():
         if module in norms:
             model.get_submodule(name).eval()
+
+
+def freeze(layers: list[Layer]) -> None:
+    """Freezes layers without a freezer. Lasts until ``model.train()``."""
+    for layer in layers:
+        for param in layer.params:
+            param.requires_grad_(False)
+        for norm in layer.norms:
+            norm.eval()

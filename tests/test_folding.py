@@ -6,10 +6,11 @@ import pickle
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture, loss_of
+from scripted import freeze
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smartfrz import Layer, find_layers, fold_batch_norms, save_memory, unfold_batch_norms
+from smartfrz import find_layers, fold_batch_norms, save_memory, unfold_batch_norms
 from smartfrz.folding import folded
 from smartfrz.tracing import trace
 
@@ -26,14 +27,6 @@ class Norms(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func.overloadpacket.__name__ == "native_batch_norm"
         return func(*args, **(kwargs or {}))
-
-
-def freeze(layers: list[Layer]) -> None:
-    for layer in layers:
-        for param in layer.params:
-            param.requires_grad_(False)
-        for norm in layer.norms:
-            norm.eval()
 
 
 def norms_computed(model: nn.Module, inputs: Tensor) -> int:

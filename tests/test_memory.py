@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from architectures import ARCHITECTURES, Architecture, loss_of
+from scripted import freeze
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
@@ -28,14 +29,6 @@ def every_other(layers: list[Layer]) -> list[Layer]:
 
 def all_but_ends(layers: list[Layer]) -> list[Layer]:
     return [layer for layer in layers[1:] if not layer.is_head]
-
-
-def freeze(layers: list[Layer]) -> None:
-    for layer in layers:
-        for param in layer.params:
-            param.requires_grad_(False)
-        for norm in layer.norms:
-            norm.eval()
 
 
 def gradients(model: nn.Module, inputs: object) -> dict[str, Tensor]:
