@@ -114,3 +114,8 @@ def test_the_command_line_takes_known_models_only():
 def test_whole_runs_are_those_of_table_2():
     config = whole_runs.smartfrz_run("vgg11")
     assert (config.method, config.dataset, config.seed) == ("smartfrz", "cifar10", 0)
+
+
+@pytest.mark.parametrize(("model", "ratio"), [("resnet50", 0.72), ("vgg11", 0.75)])
+def test_the_paper_s_time_saved_over_compute_saved(model, ratio):
+    assert whole_runs.in_the_paper(model) == pytest.approx(ratio, abs=0.01)
