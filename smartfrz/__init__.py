@@ -1,6 +1,7 @@
 """Attention-based layer freezing (SmartFRZ, ICLR 2023)."""
 
 from smartfrz.cka import linear_cka
+from smartfrz.feature_cache import FeatureCache
 from smartfrz.folding import fold_batch_norms, unfold_batch_norms
 from smartfrz.freezer import Freezer, Policy
 from smartfrz.gathering import Gathered
@@ -11,6 +12,7 @@ from smartfrz.predictor import AttentionPredictor
 
 __all__ = [
     "AttentionPredictor",
+    "FeatureCache",
     "Freezer",
     "Gathered",
     "Layer",

@@ -172,9 +172,14 @@ def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
         param.grad = None
         optimizer.state.pop(param, None)
     for norm in layer.norms:
-        norm.eval()
-        # model.train() calls the train() of every submodule; this one stays in eval mode.
-        norm.train = partial(_stay, norm)  # type: ignore[method-assign]
+        stay_in_eval(norm)
+
+
+def stay_in_eval(module: nn.Module) -> None:
+    """Puts a module into eval mode, whatever ``model.train()`` will say."""
+    module.eval()
+    # model.train() calls the train() of every submodule.
+    module.train = partial(_stay, module)  # type: ignore[method-assign]
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -1,0 +1,352 @@
+"""Features of the frozen front are remembered: the same outputs and gradients, less work."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from architectures import ARCHITECTURES, Architecture, loss_of
+from scripted import Scripted
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from smartfrz import FeatureCache, Freezer, find_layers
+
+every_architecture = pytest.mark.parametrize(
+    "architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys()
+)
+BATCH = [0, 1, 2, 3]
+
+
+class Net(nn.Module):
+    """Convolutions with a norm and dropout between them; counts the forward passes of each."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 5)
+        self.images = {"first": 0, "second": 0}
+        for name in self.images:
+            self.get_submodule(name)[0].register_forward_hook(
+                lambda module, args, output, name=name: self.count(name, args[0])
+            )
+
+    def count(self, name: str, x: Tensor) -> None:
+        self.images[name] += len(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.dropout(self.first(x))).mean((2, 3)))
+
+
+def images(count: int = 12) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def frozen(model: nn.Module, names: list[str], **layers: Any) -> Freezer:
+    """A freezer that has frozen these layers."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: names}), **layers)
+    freezer.step()
+    return freezer
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def seen(model: Net, name: str = "first") -> int:
+    """How many images a convolution has seen since it was asked last."""
+    count, model.images[name] = model.images[name], 0
+    return count
+
+
+class _Called:
+    """A model seen through a cache, for :func:`loss_of`."""
+
+    def __init__(self, cache: FeatureCache, keys: list[int]) -> None:
+        self.cache, self.keys = cache, keys
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.cache(self.keys, *args, **kwargs)
+
+
+@every_architecture
+def test_a_front_of_any_architecture_is_skipped_with_the_same_gradients(
+    architecture: Architecture,
+) -> None:
+    torch.manual_seed(0)
+    model = architecture.build()
+    inputs = architecture.inputs()
+    layers = find_layers(model, inputs)
+    front = [layer.name for layer in layers[: (len(layers) + 1) // 2] if not layer.is_head]
+    cache = FeatureCache(frozen(model, front, layers=layers), dropout="eval")
+    model.train()
+    called = _Called(cache, [0, 1])
+    loss_of(called, inputs)
+    state = copy.deepcopy(model.state_dict())
+    model.zero_grad()
+
+    torch.manual_seed(1)
+    loss_of(model, inputs).backward()
+    expected, after = gradients(model), copy.deepcopy(model.state_dict())
+    for _ in range(2):
+        model.load_state_dict(state)
+        torch.manual_seed(1)
+        loss_of(called, inputs).backward()
+        found = gradients(model)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, after[name])
+    # A head that is tied to the first layer trains, and so does all that is computed with it.
+    assert bool(cache.cut) is not layers[0].is_head
+
+
+def test_each_sample_passes_the_front_once() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    x = images()
+    cache(BATCH, x[BATCH])
+    seen(model)
+    for keys, new in (([3, 4, 5, 6], 4), ([0, 3, 5, 7], 2), ([7, 0, 4, 3], 0), ([1, 2], 2)):
+        stock = model(x[keys])
+        seen(model)
+        torch.testing.assert_close(cache(torch.tensor(keys), x[keys]), stock)
+        assert seen(model) == new
+    assert cache.cut == "dropout"
+
+
+def test_the_rest_trains_as_without_a_cache() -> None:
+    torch.manual_seed(0)
+    models = [Net().train()]
+    models.append(copy.deepcopy(models[0]))
+    x, labels = images(), torch.arange(12) % 5
+    for model, is_cached in zip(models, (False, True), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        freezer = Freezer(model, optimizer, Scripted({2: ["first.0"], 5: ["second.0"]}))
+        cache = FeatureCache(freezer)
+        for step in range(9):
+            keys = torch.randperm(12, generator=torch.Generator().manual_seed(step))[:4]
+            logits = cache(keys, x[keys]) if is_cached else model(x[keys])
+            F.cross_entropy(logits, labels[keys]).backward()
+            freezer.step()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert cache.cut == "second"
+    for stock, cached in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(cached, stock)
+
+
+def test_features_are_forgotten_when_the_front_grows_and_only_then() -> None:
+    class Deeper(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.third = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.third(self.second(self.first(x))).mean((2, 3)))
+
+    model = Deeper().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    script = {0: ["first.0"], 1: ["third"], 2: ["second.0"]}
+    freezer = Freezer(model, optimizer, Scripted(script))
+    cache = FeatureCache(freezer)
+    x = images()[BATCH]
+
+    def step() -> int:
+        seen(model)
+        cache(BATCH, x)
+        return seen(model)
+
+    freezer.step()
+    step()
+    assert cache.cut == "first"
+    assert [step(), step()] == [4, 0]
+    freezer.step()
+    assert [step(), step()] == [0, 0]
+    freezer.step()
+    step()
+    assert cache.cut == "third"
+    assert [step(), step()] == [4, 0]
+
+
+def test_no_more_is_remembered_than_the_budget_allows() -> None:
+    model = Net().train()
+    row = 4 * 6 * 6 * 4
+    cache = FeatureCache(frozen(model, ["first.0"]), budget_bytes=3 * row + 1)
+    x = images()
+    cache(BATCH, x[BATCH])
+    for _ in range(2):
+        seen(model)
+        torch.testing.assert_close(cache(BATCH, x[BATCH]), model(x[BATCH]))
+    assert seen(model) == 1 + 4
+    nothing = FeatureCache(frozen(model, ["first.0"]), budget_bytes=0)
+    for _ in range(3):
+        torch.testing.assert_close(nothing(BATCH, x[BATCH]), model(x[BATCH]))
+
+
+def test_on_disk_it_is_the_same_and_leaves_no_file(tmp_path: Path) -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]), folder=tmp_path / "features")
+    x = images()[BATCH]
+    for _ in range(3):
+        output = cache(BATCH, x)
+    seen(model)
+    assert torch.equal(cache(BATCH, x), output)
+    assert seen(model) == 0
+    assert list((tmp_path / "features").iterdir()) == []
+
+
+def test_half_precision_features_stay_in_half_precision() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    x = images()[BATCH]
+    with torch.autocast("cpu", torch.bfloat16):
+        stock = model(x)
+        outputs = [cache(BATCH, x) for _ in range(3)]
+    assert outputs[2].dtype == stock.dtype == torch.bfloat16
+    torch.testing.assert_close(outputs[2], stock)
+
+
+def test_in_eval_mode_the_model_is_simply_called() -> None:
+    model = Net()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    for x in images().chunk(3):
+        model.train()
+        cache(BATCH, images()[BATCH])
+        model.eval()
+        assert torch.equal(cache(BATCH, x), model(x))
+
+
+def test_what_comes_around_the_cut_is_not_lost() -> None:
+    class Around(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            early = self.first(x)
+            return self.head((self.second(early) + early[:, :, 1:-1, 1:-1]).mean((2, 3)))
+
+    model = Around().train()
+    cache = FeatureCache(frozen(model, ["first.0", "second.0"]))
+    x = images()[BATCH]
+    stock = model(x)
+    for _ in range(3):
+        torch.testing.assert_close(cache(BATCH, x), stock)
+    assert cache.cut == "first"
+
+
+def test_where_there_is_no_place_to_cut_it_says_so() -> None:
+    class Unseen(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            early = F.relu(F.conv2d(x, self.first[0].weight))
+            return self.head((self.second(early)).mean((2, 3)))
+
+    model = Unseen().train()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    x = images()[BATCH]
+    with pytest.warns(UserWarning, match="no module after which"):
+        cache(BATCH, x)
+    assert cache.cut == ""
+    torch.testing.assert_close(cache(BATCH, x), model(x))
+
+
+def test_a_norm_with_statistics_of_the_batch_is_not_skipped() -> None:
+    model = Net().train()
+    model.first[1] = nn.BatchNorm2d(4, track_running_stats=False)
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    cache(BATCH, images()[BATCH])
+    assert cache.cut == "first.0"
+
+
+def test_augmented_inputs_are_refused() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, []))
+    x = images()[BATCH]
+    cache(BATCH, x)
+    for changed in (x.flip(3), x.roll(1, 2), x + 1e-7):
+        with pytest.raises(ValueError, match="Sample 0 came with other inputs"):
+            cache(BATCH, changed)
+    cache(BATCH, x)
+
+
+def test_live_dropout_is_refused_before_anything_is_frozen() -> None:
+    model = Net(dropout=0.5).train()
+    with pytest.raises(ValueError, match="dropout draws random numbers"):
+        FeatureCache(frozen(model, []))(BATCH, images()[BATCH])
+
+
+def test_dropout_behind_the_last_layer_that_can_freeze_is_no_matter() -> None:
+    model = Net().train()
+    model.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 5))
+    cache = FeatureCache(frozen(model, ["first.0", "second.0"]))
+    x = images()[BATCH]
+    outputs = []
+    for _ in range(4):
+        torch.manual_seed(1)
+        outputs.append(cache(BATCH, x))
+    torch.manual_seed(1)
+    torch.testing.assert_close(outputs[3], model(x))
+    assert not torch.allclose(cache(BATCH, x), outputs[3])
+    assert cache.cut == "second"
+
+
+def test_dropout_can_be_switched_off_in_the_frozen_front() -> None:
+    model = Net(dropout=0.5).train()
+    cache = FeatureCache(frozen(model, ["first.0", "second.0"]), dropout="eval")
+    x = images()[BATCH]
+    cache(BATCH, x)
+    model.train()
+    assert not model.dropout.training
+    assert cache.cut == "second"
+    torch.testing.assert_close(cache(BATCH, x), model(x))
+
+
+def test_dropout_stays_live_in_front_of_what_trains() -> None:
+    model = Net(dropout=0.5).train()
+    cache = FeatureCache(frozen(model, ["first.0"]), dropout="eval")
+    for _ in range(3):
+        cache(BATCH, images()[BATCH])
+    assert model.dropout.training
+    assert cache.cut == "first"
+
+
+def test_compiled_models_are_refused() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="compile"):
+        FeatureCache(Freezer(torch.compile(model), optimizer, layers=find_layers(model)))
+
+
+def test_inside_ddp_the_reducer_is_served_as_before() -> None:
+    model = Net().train()
+    x, expected = images()[BATCH], None
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model)
+        cache = FeatureCache(frozen(wrapped, ["first.0"]))
+        for call in (lambda: wrapped(x), *[lambda: cache(BATCH, x)] * 4):
+            seen(model)
+            call().sum().backward()
+            found = gradients(model)
+            torch.testing.assert_close(found, expected or found)
+            expected = found
+    finally:
+        dist.destroy_process_group()
+    assert seen(model) == 0
+
+
+def test_hooks_and_state_dict_are_as_before() -> None:
+    model = Net().train()
+    before = list(model.state_dict())
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    for _ in range(3):
+        cache(BATCH, images()[BATCH])
+    assert list(model.state_dict()) == before
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert [len(module._forward_hooks) for module in model.first] == [1, 0, 0]
