@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.report import parser, present
 from benchmarks.timing import seconds
+from experiments.batches import Batch
 from experiments.config import RunConfig, SmartFreezing
 from experiments.plan import load_spec, plan
 from experiments.setup import Run, prepare
@@ -63,8 +63,8 @@ def side_by_side(model: str) -> dict[str, object]:
     for _ in tqdm(range(runs[0].total_steps), desc=model):
         for which, run in enumerate(runs):
             run.model.train()
-            images, labels = next(batches[which])
-            times[which] += seconds(partial(train_step, run, curves[which], images, labels))
+            batch = next(batches[which])
+            times[which] += seconds(partial(train_step, run, curves[which], batch))
     time, compute = times[1] / times[0], curves[1].flops / curves[0].flops
     return {
         **{"model": model, "time": time, "compute": compute},
@@ -82,7 +82,7 @@ def in_the_paper(model: str) -> float:
     return float((1 - ratios["seconds"]) / (1 - ratios["tflops"]))
 
 
-def batches_of(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(run: Run) -> Iterator[Batch]:
     """The batches of all epochs."""
     for epoch in count():
         yield from run.batches.epoch(run.config.seed, epoch)

@@ -1,6 +1,8 @@
 """Batches that depend on the seed and the epoch alone, so that a resumed run sees the same ones."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,20 +10,92 @@ from torch.nn import functional as F
 
 from experiments.config import RunConfig
 from experiments.data import ImageData
+from smartfrz.tracing import Inputs
 
 
-class Batches:
+class Batch(NamedTuple):
+    """What a step trains on: what the model is called with, the labels, and which examples."""
+
+    inputs: Inputs
+    labels: Tensor
+    keys: Tensor
+
+
+class Batches(ABC):
     """The training and test batches of a run, on its device.
 
     Args:
-        config: the run: batch size (over all processes), image size, how many images, augmentation.
-        data: the data set.
-        device: where the images are kept and the batches come out.
-        rank, world_size: this process takes every ``world_size``-th image of a batch.
+        config: the run: batch size, over all processes.
+        num_train, num_test: how many examples there are.
+        rank, world_size: this process takes every ``world_size``-th example of a batch.
 
     Raises:
-        ValueError: the training images fill no batch, or a batch does not divide evenly.
+        ValueError: the training examples fill no batch, or a batch does not divide evenly.
     """
+
+    def __init__(
+        self, config: RunConfig, num_train: int, num_test: int, rank: int, world_size: int
+    ) -> None:
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self._num_train, self._num_test = num_train, num_test
+        self.steps_per_epoch = num_train // config.batch_size
+        if self.steps_per_epoch == 0 or config.batch_size % world_size:
+            raise ValueError(
+                f"{num_train} training images and {world_size} processes do not go with "
+                f"batches of {config.batch_size}."
+            )
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, in an order, and with random changes, of their own."""
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = torch.randperm(self._num_train, generator=generator)
+        size = self.config.batch_size
+        mine = slice(self.rank, None, self.world_size)
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * size : (step + 1) * size]
+            uniform = torch.rand(len(chosen), self._random_numbers, generator=generator)
+            inputs, labels = self._train_batch(chosen[mine], uniform[mine])
+            yield Batch(inputs, labels, chosen[mine])
+
+    def test(self, examples: int = 0, batch_size: int = 250) -> Iterator[tuple[Inputs, Tensor]]:
+        """The first test examples (0 for all)."""
+        end = min(examples or self._num_test, self._num_test)
+        for start in range(0, end, batch_size):
+            yield self._test_batch(slice(start, min(start + batch_size, end)))
+
+    @property
+    @abstractmethod
+    def _random_numbers(self) -> int:
+        """How many random numbers a training example takes."""
+
+    @abstractmethod
+    def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Inputs, Tensor]:
+        """Inputs and labels of training examples, changed at random."""
+
+    @abstractmethod
+    def _test_batch(self, chosen: slice) -> tuple[Inputs, Tensor]:
+        """Inputs and labels of test examples."""
+
+    @abstractmethod
+    def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
+        """The first training examples as they are: no policy sees a test example."""
+
+    @abstractmethod
+    def example(self) -> Inputs:
+        """One example to trace the model with, on the CPU."""
+
+
+class ImageBatches(Batches):
+    """Batches of images, see :class:`Batches`.
+
+    Args:
+        config: the run: image size, how many images, augmentation.
+        data: the data set.
+        device: where the images are kept and the batches come out.
+        rank, world_size: as in :class:`Batches`.
+    """
+
+    _random_numbers = 3
 
     def __init__(
         self,
@@ -31,44 +105,31 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.config, self.device, self.rank, self.world_size = config, device, rank, world_size
+        self.device = device
         self._train = data.train_images[: config.train_images or None].to(device)
         self._train_labels = data.train_labels[: config.train_images or None].to(device)
         self._test = data.test_images[: config.test_images or None].to(device)
         self._test_labels = data.test_labels[: config.test_images or None].to(device)
         self._mean, self._std = (each.to(device) for each in data.normalisation())
-        self.steps_per_epoch = len(self._train) // config.batch_size
-        if self.steps_per_epoch == 0 or config.batch_size % world_size:
-            raise ValueError(
-                f"{len(self._train)} training images and {world_size} processes do not go with "
-                f"batches of {config.batch_size}."
-            )
+        super().__init__(config, len(self._train), len(self._test), rank, world_size)
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, in an order, and with crops and flips, of their own."""
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        order = torch.randperm(len(self._train), generator=generator)
-        size = self.config.batch_size
-        for step in range(self.steps_per_epoch):
-            chosen = order[step * size : (step + 1) * size]
-            shifts = torch.rand(len(chosen), 3, generator=generator)
-            mine = slice(self.rank, None, self.world_size)
-            chosen, shifts = chosen[mine].to(self.device), shifts[mine].to(self.device)
-            images = self._train[chosen]
-            if self.config.augment:
-                images = crop_and_flip(images, shifts)
-            yield self._prepared(images), self._train_labels[chosen]
+    def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
+        """The first training images, not augmented."""
+        return [self._prepared(part) for part in self._train[:examples].split(batch_size)]
 
-    def test(self, images: int = 0, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first ``images`` test images (0 for all)."""
-        end = min(images or len(self._test), len(self._test))
-        for start in range(0, end, batch_size):
-            chosen = slice(start, min(start + batch_size, end))
-            yield self._prepared(self._test[chosen]), self._test_labels[chosen]
+    def example(self) -> Tensor:
+        """A black image."""
+        return torch.zeros(1, 3, self.config.image_size, self.config.image_size)
 
-    def probe(self, images: int, batch_size: int = 32) -> list[Tensor]:
-        """The first ``images`` training images, not augmented: no policy sees a test image."""
-        return [self._prepared(part) for part in self._train[:images].split(batch_size)]
+    def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, uniform = chosen.to(self.device), uniform.to(self.device)
+        images = self._train[chosen]
+        if self.config.augment:
+            images = crop_and_flip(images, uniform)
+        return self._prepared(images), self._train_labels[chosen]
+
+    def _test_batch(self, chosen: slice) -> tuple[Tensor, Tensor]:
+        return self._prepared(self._test[chosen]), self._test_labels[chosen]
 
     def _prepared(self, images: Tensor) -> Tensor:
         scaled = (images.float() / 255 - self._mean) / self._std

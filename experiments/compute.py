@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from experiments.config import RunConfig
-from experiments.data import load_data
 from experiments.models import build_model
+from experiments.workload import load, make_batches
 from smartfrz import Layer, find_layers
 from smartfrz.cost import training_flops
 from smartfrz.tracing import Call, trace
@@ -14,7 +14,7 @@ from smartfrz.tracing import Call, trace
 
 @dataclass(frozen=True)
 class Traced:
-    """A run's model, with random weights, and its forward pass on one image."""
+    """A run's model, with random weights, and its forward pass on one example."""
 
     model: torch.nn.Module
     layers: list[Layer]
@@ -23,15 +23,14 @@ class Traced:
 
 def traced(config: RunConfig) -> Traced:
     """Builds the model of a run and traces it."""
-    model = build_model(config.model, load_data(config.dataset).num_classes, config.image_size)
-    example = torch.zeros(1, 3, config.image_size, config.image_size)
+    model = build_model(config.model, load(config).num_classes, config.image_size)
+    example = make_batches(config, torch.device("cpu")).example()
     return Traced(model, find_layers(model, example), trace(model, example))
 
 
 def steps_per_epoch(config: RunConfig) -> int:
     """Optimizer steps in an epoch of a run."""
-    images = load_data(config.dataset).train_images[: config.train_images or None]
-    return len(images) // config.batch_size
+    return make_batches(config, torch.device("cpu")).steps_per_epoch
 
 
 def full_tflops(config: RunConfig, as_in_paper: bool = False) -> float:

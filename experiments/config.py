@@ -16,6 +16,9 @@ METHODS = (
     "record",
 )
 AMP = ("none", "bf16", "fp16")
+OPTIMIZERS = ("sgd", "adamw")
+# Fields that came later count for a run's id only where they are set: older runs keep theirs.
+_LATER = {"optimizer": "sgd", "warmup": 0.0, "max_length": 0, "feature_cache": False}
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Pretraining:
     """Where a run's first weights come from.
 
     Attributes:
-        dataset: ``imagenet`` for the published weights, or the data set to train on first.
-        epochs: passes over it; with the fields below, unused for ``imagenet``.
+        dataset: ``imagenet``, or ``books`` for BERT, for the published weights, or the data set to
+            train on first.
+        epochs: passes over it; with the fields below, unused for published weights.
         train_images: how many of its training images are used; 0 for all.
         batch_size: images per step.
         lr: base learning rate.
@@ -132,7 +136,8 @@ class RunConfig:
     """One cell of a table: a model trained on a data set by a method with a seed.
 
     Attributes:
-        epochs: passes over the training images; a fraction stops within an epoch.
+        epochs: passes over the training images; a fraction stops within an epoch. Where images are
+            spoken of, sentences and pairs of them count as well.
         batch_size: images per step, over all processes.
         image_size: side in pixels that images are scaled to.
         train_images: how many training images are used, from the first; 0 for all.
@@ -142,6 +147,10 @@ class RunConfig:
         amp: autocast to ``bf16`` or ``fp16``, or ``none``.
         pretraining: where the first weights come from; ``None`` is from scratch.
         options: the method's own options.
+        optimizer: ``sgd``, or ``adamw``, which has no use for the momentum.
+        warmup: the part of the run in which the learning rate rises from zero, linearly.
+        max_length: tokens that sentences are cut or padded to; for images unused.
+        feature_cache: remember what the frozen front says of each example; its dropout is off then.
     """
 
     model: str
@@ -172,6 +181,10 @@ class RunConfig:
         | Recording
         | None
     ) = field(default=None)
+    optimizer: str = "sgd"
+    warmup: float = 0.0
+    max_length: int = 0
+    feature_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -180,6 +193,12 @@ class RunConfig:
             )
         if self.amp not in AMP:
             raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"There is no optimizer {self.optimizer!r}: choose from {', '.join(OPTIMIZERS)}."
+            )
+        if not 0 <= self.warmup < 1:
+            raise ValueError("warmup is a part of the run, from 0 to below 1.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError("epochs, batch_size and lr have to be positive.")
         if getattr(self.options, "records_per_epoch", 1) < 1:
@@ -190,7 +209,9 @@ class RunConfig:
     @property
     def id(self) -> str:
         """A hash of everything that the run's outcome depends on: 12 hexadecimal digits."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = dataclasses.asdict(self).items()
+        said = {key: value for key, value in values if key not in _LATER or value != _LATER[key]}
+        text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -1,4 +1,4 @@
-"""Data sets as tensors: digits from scikit-learn, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
+"""Images as tensors: digits from scikit-learn, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def load_data(name: str) -> ImageData:
 
 
 def parse_name(name: str) -> tuple[str, int, int]:
-    """The data set that a name means, its first class, and the one after its last.
+    """The data set of images that a name means, its first class, and the one after its last.
 
     Raises:
         ValueError: there is no such data set, or it has no such classes.

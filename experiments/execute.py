@@ -9,6 +9,7 @@ from experiments.machine import provenance
 from experiments.paths import cache_folder
 from experiments.pretraining import has_weights, save_weights
 from experiments.results import read_run, write_json_atomic
+from experiments.scoring import metrics_of
 from experiments.setup import Run
 from experiments.train import Curves, OnStep, diverged, train
 from smartfrz.distributed import unwrap
@@ -64,7 +65,8 @@ def record(run: Run, curves: Curves, command: str) -> dict[str, Any]:
         "id": run.config.id,
         "status": "diverged" if failed else "finished",
         "config": dataclasses.asdict(run.config),
-        "metric": "accuracy",
+        "metric": metrics_of(run.config.dataset)[0],
+        "scores": {} if failed else curves.scores,
         "final_accuracy": None if failed else curves.accuracy[-1],
         "accuracy": curves.accuracy,
         "loss": curves.loss,

@@ -37,7 +37,7 @@ def gradients_after(config: RunConfig, epochs: int, on_step: OnStep) -> list[Lay
     run, curves = prepare(config), Curves()
     for _ in range(epochs):
         train_epoch(run, curves, on_step)
-    images, labels = next(run.batches.epoch(config.seed, epochs))
+    images, labels, _ = next(run.batches.epoch(config.seed, epochs))
     run.model.train()
     with run.autocast():
         loss = F.cross_entropy(run.model(images), labels)

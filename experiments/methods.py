@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from baselines import AutoFreeze, DisplacementRule, FreezeOut
 from baselines.freezeout import param_groups
@@ -29,9 +29,11 @@ from smartfrz.policies import SimilarityGuided, SmartFRZ
 
 
 def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer]) -> Optimizer:
-    """SGD with momentum; one param group a layer where the method sets learning rates by layer."""
+    """One param group a layer where the method sets learning rates by layer."""
     by_layer = isinstance(config.options, Linear)
     params = param_groups(model, layers) if by_layer else model.parameters()
+    if config.optimizer == "adamw":
+        return AdamW(params, config.lr, weight_decay=config.weight_decay)
     return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
 
 

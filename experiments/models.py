@@ -48,11 +48,34 @@ def _deit_tiny(num_classes: int, image_size: int) -> nn.Module:
     )
 
 
+def _bert(name: str) -> Callable[[int, int], nn.Module]:
+    def build(num_classes: int, image_size: int) -> nn.Module:
+        # transformers takes seconds to import.
+        from experiments.bert import bert
+
+        return bert(name, num_classes)
+
+    return build
+
+
+def _masked_bert(name: str) -> Callable[[int, int], nn.Module]:
+    def build(num_classes: int, image_size: int) -> nn.Module:
+        from experiments.bert import masked_bert
+
+        return masked_bert(name)
+
+    return build
+
+
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet50": _resnet50,
     "vgg11": _vgg11,
     "mobilenet_v2": _mobilenet_v2,
     "deit_tiny": _deit_tiny,
+    "bert_mini": _bert("bert_mini"),
+    "bert_base": _bert("bert_base"),
+    "bert_mini_masked": _masked_bert("bert_mini"),
+    "bert_base_masked": _masked_bert("bert_base"),
     "residual": lambda classes, size: residual_net(classes),
     "residual_deep": lambda classes, size: residual_net(classes, width=12, blocks=3),
     "plain": lambda classes, size: plain_net(classes),
@@ -63,11 +86,14 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "attention_deep": lambda classes, size: attention_net(classes, size, blocks=8, patch_size=8),
 }
 
+PRETRAINED_AS = {"bert_mini": "bert_mini_masked", "bert_base": "bert_base_masked"}
+"""The models that are pretrained with another head: which, and as what."""
+
 FAMILIES = {
     "residual": ("resnet50", "residual", "residual_deep"),
     "plain": ("vgg11", "plain", "plain_deep"),
     "mobile": ("mobilenet_v2", "mobile", "mobile_deep"),
-    "attention": ("deit_tiny", "attention", "attention_deep"),
+    "attention": ("deit_tiny", "bert_mini", "bert_base", "attention", "attention_deep"),
 }
 """The networks that are alike: a predictor is new to a family if it has seen none of them."""
 

@@ -121,9 +121,9 @@ def training_times(
     from_scratch = _from_scratch(predictor, len(layers), run.device)
     batches = cycle(islice(run.batches.epoch(config.seed, 0), 4))
     turns = []
-    for images, labels in islice(batches, _WARM_UP + repeats):
+    for batch in islice(batches, _WARM_UP + repeats):
         actions: dict[str, Callable[[], object]] = {
-            "step_ms": partial(train_step, run, Curves(), images, labels),
+            "step_ms": partial(train_step, run, Curves(), batch),
             "record_ms": partial(records.record, layers),
             "decide_ms": records.freeze_probability,
             "from_scratch_ms": from_scratch,

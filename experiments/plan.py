@@ -13,11 +13,11 @@ from typing import Any
 from safetensors.torch import save
 
 from experiments.config import Pretraining, RunConfig, SmartFreezing, checked, make_config
-from experiments.data import load_data, parse_name
 from experiments.fitting import Training
 from experiments.models import MODELS
 from experiments.predictors import Recipe
-from experiments.pretraining import IMAGENET, has_published_weights
+from experiments.pretraining import PUBLISHED, has_published_weights
+from experiments.workload import check_dataset, load
 from smartfrz.predictor import AttentionPredictor
 
 SPECS = Path(__file__).parent / "specs"
@@ -135,9 +135,9 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
                 "different options, or leave one out."
             )
         runs[config] = label
-        parse_name(config.dataset)
-        if config.pretraining and config.pretraining.dataset != IMAGENET:
-            parse_name(config.pretraining.dataset)
+        check_dataset(config.dataset)
+        if config.pretraining and config.pretraining.dataset not in PUBLISHED:
+            check_dataset(config.pretraining.dataset)
     return runs
 
 
@@ -211,7 +211,7 @@ def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
     """Pretraining of our own, with its own run id, where the published weights can't be had."""
     source = config.pretraining
-    if source is None or source.dataset != IMAGENET or config.dataset not in fallback:
+    if source is None or source.dataset not in PUBLISHED or config.dataset not in fallback:
         return config
     if has_published_weights(config.model):
         return config
@@ -245,5 +245,5 @@ def check_data(configs: list[RunConfig]) -> None:
     Raises:
         ValueError: a data set is unknown or missing.
     """
-    for dataset in dict.fromkeys(config.dataset for config in configs):
-        load_data(dataset)
+    for config in {(each.dataset, each.max_length): each for each in configs}.values():
+        load(config)

@@ -10,18 +10,24 @@ from torch import Tensor, nn
 
 from experiments.checkpoint import replacing, set_aside
 from experiments.config import RunConfig
+from experiments.models import PRETRAINED_AS
 from experiments.paths import cache_folder
+from experiments.text import SENTENCES, SENTENCES_LENGTH
 
-IMAGENET = "imagenet"
+PUBLISHED = ("imagenet", "books")
+"""Data sets whose weights others have published: networks for images, and BERT."""
+
+# What BERT predicts masked words, and the next sentence, with.
+_HEADS = ("cls.",)
 
 
 def pretraining_run(config: RunConfig) -> RunConfig | None:
     """The run that makes the weights that ``config`` starts from, if it is ours to make."""
     source = config.pretraining
-    if source is None or source.dataset == IMAGENET:
+    if source is None or source.dataset in PUBLISHED:
         return None
     return RunConfig(
-        model=config.model,
+        model=PRETRAINED_AS.get(config.model, config.model),
         dataset=source.dataset,
         epochs=source.epochs,
         batch_size=source.batch_size,
@@ -36,6 +42,9 @@ def pretraining_run(config: RunConfig) -> RunConfig | None:
         amp=config.amp,
         channels_last=config.channels_last,
         compile=config.compile,
+        optimizer=config.optimizer,
+        warmup=config.warmup,
+        max_length=SENTENCES_LENGTH if source.dataset == SENTENCES else config.max_length,
     )
 
 
@@ -45,8 +54,10 @@ def weights_file(config: RunConfig) -> Path:
 
 
 def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
-    """Keeps the final weights of a run, and the accuracy that they reach."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    """Keeps the final weights of a run, tied ones once, and the accuracy that they reach."""
+    once = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}
+    state = model.state_dict()
+    tensors = {name: state[name].contiguous() for name in reversed(once.values())}
     with replacing(weights_file(config)) as partial:
         save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})
 
@@ -90,14 +101,16 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
     Raises:
         ValueError: there are no such weights, or they are not made for this model.
     """
+    assert config.pretraining is not None
     source = pretraining_run(config)
     if source is None:
-        tensors, facts = _published(config.model), {"source": IMAGENET}
+        tensors, facts = _published(config.model), {"source": config.pretraining.dataset}
     else:
         tensors, facts = load_weights(source)
-    body = {name: t for name, t in tensors.items() if not name.startswith(f"{head}.")}
+    heads = (f"{head}.", *_HEADS)
+    body = {name: t for name, t in tensors.items() if not name.startswith(heads)}
     missing, unexpected = model.load_state_dict(body, strict=False)
-    wrong = [name for name in missing if not name.startswith(f"{head}.")] + unexpected
+    wrong = [name for name in missing if not name.startswith(heads)] + unexpected
     if wrong:
         raise ValueError(f"The pretrained weights do not fit {config.model}: {wrong[0]}.")
     return facts
@@ -105,7 +118,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
 
 @lru_cache
 def has_published_weights(model: str) -> bool:
-    """Whether the ImageNet weights of a model are on this machine or can be fetched."""
+    """Whether the published weights of a model are on this machine or can be fetched."""
     try:
         _published(model)
     except ValueError:
@@ -115,6 +128,11 @@ def has_published_weights(model: str) -> bool:
 
 def _published(model: str) -> dict[str, Tensor]:
     try:
+        if model == "bert_base":
+            from transformers import BertModel
+
+            state = BertModel.from_pretrained("bert-base-uncased").state_dict()
+            return {f"bert.{name}": tensor for name, tensor in state.items()}
         if model == "deit_tiny":
             import timm
 
@@ -122,6 +140,6 @@ def _published(model: str) -> dict[str, Tensor]:
         return torchvision.models.get_model(model, weights="IMAGENET1K_V1").state_dict()
     except Exception as error:  # whatever the network or the hub raise
         raise ValueError(
-            f"The ImageNet weights of {model} can't be had ({type(error).__name__}): go online "
+            f"The published weights of {model} can't be had ({type(error).__name__}): go online "
             "once, or choose another pretraining data set."
         ) from error

@@ -1,6 +1,7 @@
 """What is shown while a table runs: the plan with an estimate, then one bar for all of it."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ def estimate(configs: list[RunConfig]) -> dict[str, Estimate]:
     for config in configs:
         workload = (
             *(config.model, config.dataset, config.train_images),
-            *(config.batch_size, config.image_size),
+            *(config.batch_size, config.image_size, config.max_length),
         )
         if workload not in measured:
             measured[workload] = _time_steps(config)
@@ -42,9 +43,9 @@ def _time_steps(config: RunConfig, steps: int = 3) -> tuple[float, int]:
     run = prepare(replace(config, method="full", options=None, pretraining=None))
     run.model.train()
     seconds = []
-    for _, (images, labels) in zip(range(steps), run.batches.epoch(0, 0), strict=False):
+    for batch in islice(run.batches.epoch(0, 0), steps):
         started = run.clock()
-        train_step(run, Curves(), images, labels)
+        train_step(run, Curves(), batch)
         seconds.append(run.clock() - started)
     return min(seconds), run.batches.steps_per_epoch
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,17 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map
 
 from experiments.batches import Batches
 from experiments.config import Linear, RunConfig
-from experiments.data import load_data
 from experiments.methods import make_optimizer, make_policy
 from experiments.models import build_model
 from experiments.pretraining import load_pretrained
-from smartfrz import Freezer, Gathered, find_layers, fold_batch_norms
+from experiments.workload import load, make_batches
+from smartfrz import FeatureCache, Freezer, Gathered, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
 from smartfrz.distributed import unwrap
-from smartfrz.tracing import Call, trace
+from smartfrz.tracing import Call, Inputs, call, trace
 
 
 @dataclass
@@ -48,6 +50,18 @@ class Run:
     def __post_init__(self) -> None:
         self.full_flops_per_step = self._flops(as_in_paper=False)
         self.count_flops()
+
+        self.features = (
+            FeatureCache(self.freezer, dropout="eval") if self.config.feature_cache else None
+        )
+
+    def forward(self, inputs: Inputs, keys: Tensor) -> Tensor:
+        """The model's output for a training batch."""
+        if self.features is None:
+            return call(self.model, inputs)
+        if isinstance(inputs, Mapping):
+            return self.features(keys, **inputs)
+        return self.features(keys, inputs)
 
     @property
     def is_main(self) -> bool:
@@ -111,20 +125,19 @@ class Run:
 def prepare(config: RunConfig) -> Run:
     """Builds everything from the config; the outcome depends on nothing else."""
     device, rank, world_size = device_and_rank()
-    data = load_data(config.dataset)
+    batches = make_batches(config, device, rank, world_size)
     torch.manual_seed(config.seed)
-    model = build_model(config.model, data.num_classes, config.image_size)
-    example = torch.zeros(1, 3, config.image_size, config.image_size)
+    model = build_model(config.model, load(config).num_classes, config.image_size)
+    example = batches.example()
     layers = find_layers(model, example)
     head = next(layer.name for layer in layers if layer.is_head)
     pretrained = load_pretrained(config, model, head) if config.pretraining else {}
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-
-    batches = Batches(config, data, device, rank, world_size)
+    example = tree_map(lambda tensor: tensor.to(device), example)
     total_steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = make_optimizer(config, model, layers)
-    fold_batch_norms(model, example.to(device))
+    fold_batch_norms(model, example)
     wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if world_size > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
@@ -141,16 +154,23 @@ def prepare(config: RunConfig) -> Run:
         freezer=Freezer(wrapped, optimizer, policy, layers),
         batches=batches,
         total_steps=total_steps,
-        calls=trace(model, example.to(device)),
+        calls=trace(model, example),
         pretrained=pretrained,
     )
 
 
 def make_scheduler(config: RunConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR | None:
-    """Cosine annealing to zero, step by step; linear freezing sets its own learning rates."""
+    """Cosine annealing to zero after the warmup; linear freezing sets its own learning rates."""
     if isinstance(config.options, Linear):
         return None
-    return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total_steps)))
+    warmup = config.warmup * total_steps
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+
+    return LambdaLR(optimizer, factor)
 
 
 def device_and_rank() -> tuple[torch.device, int, int]:

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.batches import Batch
 from experiments.checkpoint import load_checkpoint, save_checkpoint, set_aside
 from experiments.config import RunConfig
 from experiments.machine import peak_memory, reset_peak_memory
 from experiments.paths import cache_folder
+from experiments.scoring import metrics_of, score
 from experiments.setup import Run, prepare
+from smartfrz.tracing import call
 
 OnStep = Callable[[Run, "Curves"], None]
 
@@ -24,11 +27,13 @@ OnStep = Callable[[Run, "Curves"], None]
 class Curves:
     """What a run has measured so far; all of it is in the checkpoint.
 
-    ``accuracy``, ``loss`` and ``frozen_fraction`` have one entry per evaluation, at
-    ``eval_steps``. Seconds are host time; ``flops`` are of the whole run over all processes.
+    ``accuracy``, the main metric whatever it is, ``loss`` and ``frozen_fraction`` have one entry
+    per evaluation, at ``eval_steps``; ``scores`` are all metrics of the last one. Seconds are host
+    time; ``flops`` are of the whole run over all processes.
     """
 
     step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
     accuracy: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     frozen_fraction: list[float] = field(default_factory=list)
@@ -90,8 +95,8 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
     batches = run.batches.epoch(run.config.seed, epoch)
     losses = []
     started = run.clock()
-    for images, labels in islice(batches, run.total_steps - curves.step):
-        losses.append(train_step(run, curves, images, labels))
+    for batch in islice(batches, run.total_steps - curves.step):
+        losses.append(train_step(run, curves, batch))
         curves.step += 1
         on_step(run, curves)
     curves.train_seconds += run.clock() - started
@@ -99,10 +104,11 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
     curves.peak_memory_bytes = max(curves.peak_memory_bytes, peak_memory(run.device))
 
 
-def train_step(run: Run, curves: Curves, images: Tensor, labels: Tensor) -> Tensor:
+def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     """One step; the three lines that a training loop needs to freeze are in the middle."""
     with run.autocast():
-        loss = F.cross_entropy(run.model(images), labels)
+        logits = run.forward(batch.inputs, batch.keys)
+        loss = F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
 
@@ -124,23 +130,24 @@ def train_step(run: Run, curves: Curves, images: Tensor, labels: Tensor) -> Tens
 
 
 def evaluate_epoch(run: Run, curves: Curves) -> None:
-    """Measures the accuracy: on ``curve_images`` along the way, on ``test_images`` at the end."""
+    """Measures how good it is: on ``curve_images`` along the way, on ``test_images`` at the end."""
     started = run.clock()
     at_end = curves.step == run.total_steps
     images = 0 if at_end else run.config.curve_images
-    curves.accuracy.append(accuracy(run, images))
+    curves.scores = test_scores(run, images)
+    curves.accuracy.append(next(iter(curves.scores.values())))
     curves.eval_steps.append(curves.step)
     curves.frozen_fraction.append(len(run.freezer.frozen) / len(run.freezer.layers))
     curves.eval_seconds += run.clock() - started
 
 
 @torch.no_grad()
-def accuracy(run: Run, images: int) -> float:
-    """Fraction of the first ``images`` test images (0 for all) that are classified right."""
+def test_scores(run: Run, examples: int) -> dict[str, float]:
+    """The metrics of the run's data set on the first test examples (0 for all), the main first."""
     run.model.eval()
-    right = total = 0
-    for batch, labels in run.batches.test(images):
+    predictions, truth = [], []
+    for inputs, labels in run.batches.test(examples):
         with run.autocast():
-            right += (run.model(batch).argmax(1) == labels).sum().item()
-        total += len(labels)
-    return right / total
+            predictions.append(call(run.model, inputs).argmax(-1).flatten())
+        truth.append(labels.flatten())
+    return score(torch.cat(predictions), torch.cat(truth), metrics_of(run.config.dataset))

@@ -5,7 +5,7 @@ import torch
 from digits import tiny_run
 from torch.nn import functional as F
 
-from experiments.batches import Batches, crop_and_flip
+from experiments.batches import ImageBatches, crop_and_flip
 from experiments.data import ImageData
 
 CPU = torch.device("cpu")
@@ -21,13 +21,13 @@ def numbered_data(train=37, test=11):
 
 def make_batches(data=None, rank=0, world_size=1, **changes):
     config = tiny_run(**({"train_images": 0, "batch_size": 8} | changes))
-    return Batches(config, data or numbered_data(), CPU, rank, world_size)
+    return ImageBatches(config, data or numbered_data(), CPU, rank, world_size)
 
 
 def assert_same(some, others):
-    for (images, labels), (other_images, other_labels) in zip(some, others, strict=True):
-        assert torch.equal(images, other_images)
-        assert torch.equal(labels, other_labels)
+    for one, other in zip(some, others, strict=True):
+        for tensor, other_tensor in zip(one, other, strict=True):
+            assert torch.equal(tensor, other_tensor)
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -43,16 +43,21 @@ def test_an_epoch_depends_on_its_seed_and_number_alone(augment):
 def test_another_seed_or_epoch_has_another_order():
     batches = make_batches()
     orders = {
-        tuple(torch.cat([labels for _, labels in batches.epoch(seed, epoch)]).tolist())
+        tuple(torch.cat([labels for _, labels, _ in batches.epoch(seed, epoch)]).tolist())
         for seed in range(3)
         for epoch in range(3)
     }
     assert len(orders) == 9
 
 
+def test_keys_are_the_numbers_of_the_examples():
+    for _, labels, keys in make_batches().epoch(0, 0):
+        assert torch.equal(keys, labels)
+
+
 def test_an_epoch_has_every_image_at_most_once_in_full_batches():
     batches = make_batches()
-    labels = [labels for _, labels in batches.epoch(0, 0)]
+    labels = [labels for _, labels, _ in batches.epoch(0, 0)]
     assert [len(each) for each in labels] == [8] * 4 == [8] * batches.steps_per_epoch
     assert len(torch.cat(labels).unique()) == 32
 
@@ -60,7 +65,7 @@ def test_an_epoch_has_every_image_at_most_once_in_full_batches():
 def test_images_keep_their_labels():
     data = numbered_data()
     mean, std = data.normalisation()
-    for images, labels in make_batches(data).epoch(0, 0):
+    for images, labels, _ in make_batches(data).epoch(0, 0):
         pixels = (images * std + mean)[:, 0, 0, 0] * 255
         assert torch.equal(pixels.round().long(), labels)
 
@@ -70,14 +75,13 @@ def test_processes_share_out_each_batch(augment):
     data = numbered_data()
     whole = make_batches(data, augment=augment).epoch(1, 1)
     parts = [make_batches(data, r, 2, augment=augment).epoch(1, 1) for r in range(2)]
-    for (images, labels), *shares in zip(whole, *parts, strict=True):
-        for rank, (mine, my_labels) in enumerate(shares):
-            assert torch.equal(mine, images[rank::2])
-            assert torch.equal(my_labels, labels[rank::2])
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for rank, mine in enumerate(shares):
+            assert_same([mine], [[tensor[rank::2] for tensor in batch]])
 
 
 def test_only_the_first_training_images_are_used():
-    labels = torch.cat([labels for _, labels in make_batches(train_images=16).epoch(0, 0)])
+    labels = torch.cat([labels for _, labels, _ in make_batches(train_images=16).epoch(0, 0)])
     assert sorted(labels.tolist()) == list(range(16))
 
 
@@ -90,7 +94,7 @@ def test_test_batches_are_the_first_test_images_in_order(images, expected):
 def test_a_probe_is_of_the_first_training_images_as_they_are():
     data = numbered_data()
     plain = make_batches(data, train_images=20, batch_size=1, augment=False)
-    by_label = {int(label): image for (image,), (label,) in map(tuple, plain.epoch(0, 0))}
+    by_label = {int(label): image for (image,), (label,), _ in map(tuple, plain.epoch(0, 0))}
     for asked, sizes in ((6, [4, 2]), (100, [4] * 5)):
         probe = make_batches(data, train_images=20, augment=True).probe(asked, batch_size=4)
         assert [len(part) for part in probe] == sizes
@@ -110,7 +114,7 @@ def test_batches_that_cannot_be_filled_or_shared_are_an_error(changes, world_siz
 
 
 def test_training_images_have_mean_zero_and_deviation_one():
-    ((images, _),) = make_batches(numbered_data(train=2000), batch_size=2000).epoch(0, 0)
+    ((images, _, _),) = make_batches(numbered_data(train=2000), batch_size=2000).epoch(0, 0)
     assert torch.allclose(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(images.std((0, 2, 3)), torch.ones(3), atol=1e-3)
 
@@ -124,7 +128,7 @@ def test_images_are_scaled_to_the_size_asked_for_after_normalisation():
 
 def test_channels_last_changes_the_layout_and_no_value():
     data = numbered_data()
-    for (images, _), (plain, _) in zip(
+    for (images, *_), (plain, *_) in zip(
         make_batches(data, channels_last=True).epoch(0, 0),
         make_batches(data).epoch(0, 0),
         strict=True,

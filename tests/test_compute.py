@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments import compute, plan
+from experiments import plan, workload
 from experiments.compute import full_tflops
 from experiments.config import RunConfig
 from experiments.data import ImageData
@@ -15,7 +15,7 @@ LABELS = torch.zeros(50_000, dtype=torch.long)
 @pytest.fixture(autouse=True)
 def fifty_thousand_images(monkeypatch: pytest.MonkeyPatch):
     data = ImageData(PIXELS, LABELS, PIXELS[:1], LABELS[:1], 10)
-    monkeypatch.setattr(compute, "load_data", lambda name: data)
+    monkeypatch.setattr(workload, "load_data", lambda name: data)
 
 
 def at_paper_scale(model: str) -> RunConfig:

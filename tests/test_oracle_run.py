@@ -72,7 +72,7 @@ def test_it_freezes_what_has_settled_by_its_own_measure(tmp_path):
     policy.layers_to_freeze = look_aside
     for epoch in range(3):
         run.model.train()
-        for images, labels in run.batches.epoch(2, epoch):
+        for images, labels, _ in run.batches.epoch(2, epoch):
             torch.nn.functional.cross_entropy(run.model(images), labels).backward()
             run.freezer.step()
             run.optimizer.step()

@@ -130,11 +130,11 @@ def test_overhead_is_the_time_spent_deciding_and_freezing(monkeypatch):
 
 
 def test_evaluation_is_off_the_clock(monkeypatch):
-    def slow_accuracy(run, images):
+    def slow_scores(run, images):
         time.sleep(0.3)
-        return 0.5
+        return {"accuracy": 0.5}
 
-    monkeypatch.setattr(training, "accuracy", slow_accuracy)
+    monkeypatch.setattr(training, "test_scores", slow_scores)
     started = time.perf_counter()
     _, curves = train(tiny_run(epochs=2), ignore, lambda run, curves: time.sleep(0.3))
     elapsed = time.perf_counter() - started
@@ -144,7 +144,8 @@ def test_evaluation_is_off_the_clock(monkeypatch):
 
 def test_the_curve_is_measured_on_fewer_images_than_the_end(monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "accuracy", lambda run, images: asked.append(images) or 0.5)
+    scores = {"accuracy": 0.5}
+    monkeypatch.setattr(training, "test_scores", lambda run, images: asked.append(images) or scores)
     train(tiny_run(curve_images=50), ignore, ignore)
     assert asked == [50, 50, 0]
 
@@ -155,8 +156,8 @@ def test_accuracy_is_the_fraction_that_is_right():
     nn.init.zeros_(run.model[1].weight)
     run.model[1].bias.data = torch.tensor([0.0, 0, 1, 0, 0])
     labels = torch.cat([labels for _, labels in run.batches.test()])
-    assert training.accuracy(run, 0) == (labels == 2).sum().item() / len(labels)
-    assert training.accuracy(run, 40) == (labels[:40] == 2).sum().item() / 40
+    assert training.test_scores(run, 0)["accuracy"] == (labels == 2).sum().item() / len(labels)
+    assert training.test_scores(run, 40)["accuracy"] == (labels[:40] == 2).sum().item() / 40
 
 
 def test_a_fraction_of_an_epoch_stops_within_it():
@@ -258,5 +259,5 @@ def test_published_weights_that_cannot_be_had_are_an_error_with_advice(monkeypat
 
     monkeypatch.setattr(torchvision.models, "get_model", fail)
     config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
-    with pytest.raises(ValueError, match=r"ImageNet weights of resnet50.*URLError.*go online"):
+    with pytest.raises(ValueError, match=r"published weights of resnet50.*URLError.*go online"):
         prepare(config)
