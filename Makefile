@@ -60,11 +60,12 @@ unconverged: setup  ## the same where training ends long before it has converged
 thresholds: setup  ## a table of our own: how far to go, for SmartFRZ and the rule, on CIFAR-100
 	$(TABLE)
 
-fig3 fig4 attention: setup
+fig3 fig4 fig5 attention: setup
 	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS)
 
 fig3:  ## are the 1,024 sampled weights like all of a layer's? Their gradients (Figure 3)
 fig4:  ## when each layer's CKA to the final model stabilises (Figure 4)
+fig5:  ## memory as layers freeze, and when they do (Figure 5)
 attention:  ## what the predictor attends to, in the trainings that are recorded
 
 overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.figures import LOOKS, STYLE
+from experiments.tables import display_name
 
 # From the front to the back of a network: dark to light, told apart in grey as well.
 _DEPTHS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00")
@@ -84,6 +85,32 @@ def cka_while_training(curves: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(seeds) > 1:
         right.legend(loc="upper left", fontsize=6)
+    return fig
+
+
+@rc_context(STYLE)
+def memory(frame: pd.DataFrame) -> Figure:
+    """Memory of a training step as layers freeze, relative to full training; a panel per model.
+
+    Args:
+        frame: from :func:`experiments.memory_over_time.memory_over_time`, of some runs.
+    """
+    models = list(frame["model"].unique())
+    fig, axes = _row(len(models))
+    looks = {"stock": ("PyTorch's freezing", "#0072B2"), "saved": ("With save_memory", _OURS)}
+    for ax, model in zip(axes, models, strict=True):
+        of_model = frame[frame["model"] == model]
+        for column, (label, color) in looks.items():
+            for seed, run in of_model.groupby("seed"):
+                share = 100 * run[column] / run["stock"].iloc[0]
+                is_first = seed == of_model["seed"].min()
+                line: dict[str, Any] = {"lw": 1.3 if is_first else 0.6, "color": color}
+                ax.step(run["epoch"], share, **line, where="post", label=label if is_first else "")
+        ax.axhline(100, color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0.9)
+        ax.set(title=display_name(model), xlabel="Epoch", ylim=(0, 105))
+    axes[0].set_ylabel("Memory (% of full)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=2)
     return fig
 
 

@@ -10,14 +10,21 @@ from matplotlib.figure import Figure
 from safetensors.torch import save
 from tqdm import tqdm
 
-from experiments import attention, figures, figures_of_layers, gradients, stabilisation
+from experiments import (
+    attention,
+    figures,
+    figures_of_layers,
+    gradients,
+    memory_over_time,
+    stabilisation,
+)
 from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig
-from experiments.execute import execute
+from experiments.execute import execute, is_finished, run_file
 from experiments.histories import is_recorded, load_history
 from experiments.measured import Measurement, counted, measured_once, where_and_when
 from experiments.plan import SCALES, check_data, load_spec, plan
-from experiments.results import write_text_atomic
+from experiments.results import read_run, runs_to_frame, write_text_atomic
 from experiments.series import missing_prerequisites, run_series
 from experiments.tables import display_name
 from scripts.cli import run_command
@@ -115,6 +122,37 @@ def fig4(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
     return figure, f"{text} {where_and_when(made.facts)}"
 
 
+def fig5(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
+    """Memory as layers freeze, from runs of SmartFRZ that are made if they are missing."""
+    command = f"make fig5 SCALE={options.scale}"
+    configs = plan(load_spec("fig5"), options.scale)
+    runs = options.results / "runs"
+
+    def measure() -> Measurement:
+        check_data(configs)
+        missing = [config for config in configs if not is_finished(config, runs)]
+        sources = missing_prerequisites(missing, runs)
+        run_series(
+            sources + missing,
+            lambda each, on_step: execute(
+                each, runs, command, on_step, lambda run, curves: None, keep_weights=each in sources
+            ),
+        )
+        records = [read_run(run_file(config, runs)) for config in configs]
+        with tqdm(records, desc="replay") as bar:
+            frames = [memory_over_time.memory_over_time(each) for each in bar if each]
+        return Measurement({}, {"memory": pd.concat(frames)})
+
+    made = measured_once(folder, [config.id for config in configs], command, measure)
+    memory = made.frames["memory"]
+    finished = runs_to_frame([run for c in configs if (run := read_run(run_file(c, runs)))])
+    figures.save(figures.frozen_moments(finished), folder / "fig5b")
+    figure = figures_of_layers.memory(memory)
+    text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
+    beside = "Beside it, in fig5b.png, when each layer froze."
+    return figure, f"{text} {beside} {where_and_when(made.facts)}"
+
+
 def attention_figure(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
     """What the predictor attends to in the recorded trainings that there are."""
     command = f"make attention SCALE={options.scale}"
@@ -167,7 +205,7 @@ def network_on_data(config: RunConfig) -> str:
     return f"{display_name(config.model)} on {display_name(config.dataset)}"
 
 
-FIGURES = {"fig3": fig3, "fig4": fig4, "attention": attention_figure}
+FIGURES = {"fig3": fig3, "fig4": fig4, "fig5": fig5, "attention": attention_figure}
 
 
 if __name__ == "__main__":

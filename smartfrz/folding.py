@@ -22,7 +22,8 @@ def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> 
     That is so below the first layer that trains, and wherever autograd is off. The outputs are
     those of the two modules but for rounding. Parameters, buffers and names stay as they are, and
     if they change, so does what is folded. Where a hook wants to see what is between the two, and
-    in compiled code, nothing is folded. What is frozen or thawed later needs no further call.
+    in compiled code, nothing is folded. What is frozen or thawed later needs no further call. The
+    folded weights are kept beside the others, which costs the memory of a copy of them.
     Undone by :func:`unfold_batch_norms`.
 
     Args:

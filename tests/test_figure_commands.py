@@ -49,13 +49,14 @@ def made(tmp_path_factory):
         "evidence": TITLES.format(["record"]) + RECORD + runs,
         "predictor": TITLES.format(["record"]) + RECORD + LABEL + run,
         "table2": TITLES.format(["smartfrz"]) + SMARTFRZ.format(folder / "predictor") + run,
+        "fig5": TITLES.format(["smartfrz"]) + SMARTFRZ.format(folder / "predictor") + runs,
     }
     (folder / "specs").mkdir()
     for name, text in specs.items():
         (folder / "specs" / f"{name}.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)
-        for name in ("fig3", "fig4", "attention", "overhead"):
+        for name in ("fig3", "fig4", "fig5", "attention", "overhead"):
             assert call(patch, folder, name) == 0
     return folder
 
@@ -102,6 +103,7 @@ def contents(folder):
     [
         ("fig3", {"layers", "histogram"}, "of the 5 layers with more weights"),
         ("fig4", {"curves", "layers", "order"}, "of 2 trainings"),
+        ("fig5", {"memory"}, "plain: PyTorch's freezing"),
         ("attention", {"ages", "runs", "example"}, "in 2 trainings of plain"),
         ("overhead", {"quantities", "by_layers"}, "| Predictor: size | MB | 4 | 4.15 |"),
     ],
@@ -109,10 +111,11 @@ def contents(folder):
 def test_writes_tables_figure_and_caption(made, name, frames, found):
     folder = made / "results" / f"{name}-demo"
     drawn = {f"{name}.png", f"{name}.pdf", f"{name}.md", "facts.json"}
+    drawn |= {"fig5b.png", "fig5b.pdf"} if name == "fig5" else set()
     assert {file.name for file in folder.iterdir()} == drawn | {f"{each}.csv" for each in frames}
     text = (folder / f"{name}.md").read_text()
     assert text.startswith(f"![{name}]({name}.png)\n\n") and found in text
-    assert f"command make {name} SCALE=demo." in text and "1 thread;" in text
+    assert f"command make {name} SCALE=demo" in text and "1 thread;" in text
 
 
 def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypatch):
@@ -121,8 +124,9 @@ def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypat
     monkeypatch.setattr(figure.gradients, "gradients_after", None)
     monkeypatch.setattr(figure, "record_all", None)
     monkeypatch.setattr(figure.attention, "look", None)
+    monkeypatch.setattr(figure.memory_over_time, "memory_over_time", None)
     monkeypatch.setattr(overhead, "measure", None)
-    for name in ("fig3", "fig4", "attention", "overhead"):
+    for name in ("fig3", "fig4", "fig5", "attention", "overhead"):
         folder = workplace / "results" / f"{name}-demo"
         before = contents(folder)
         assert call(monkeypatch, workplace, name) == 0
@@ -133,8 +137,8 @@ def test_gradients_are_of_the_run_after_its_pretraining(made):
     facts = json.loads((made / "results" / "fig3-demo" / "facts.json").read_text())
     assert facts["shown"] == 3  # of the six layers without the head
     assert facts["run"]["pretraining"]["dataset"] == "digits[0:5]"
-    (pretraining,) = (made / "results" / "runs").iterdir()
-    assert json.loads(pretraining.read_text())["config"]["dataset"] == "digits[0:5]"
+    runs = [json.loads(file.read_text()) for file in (made / "results" / "runs").iterdir()]
+    assert [run["config"]["dataset"] for run in runs].count("digits[0:5]") == 1
 
 
 def test_other_trainings_are_looked_at_again(workplace, monkeypatch, capsys):
