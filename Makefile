@@ -74,7 +74,7 @@ overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
-bench: $(addprefix bench-,step_time saved_activations bookkeeping communication whole_runs)  ## what freezing costs and saves, measured here
+bench: $(addprefix bench-,step_time saved_activations bookkeeping communication whole_runs compiled_steps)  ## what freezing costs and saves, measured here
 
 readme: setup  ## puts the result tables into the README
 	$(BIN)/python -m scripts.readme

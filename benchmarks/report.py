@@ -24,7 +24,7 @@ def parser(
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--models", nargs="+", choices=MODELS, default=list(models))
+    made.add_argument("--models", nargs="+", choices=models, default=list(models))
     made.add_argument("--repeats", type=int, default=9, help="turns that are timed")
     made.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     made.set_defaults(benchmark=benchmark)

@@ -1,8 +1,10 @@
 """Time saved over compute saved, of whole runs: ``python -m benchmarks.whole_runs``.
 
-Full training and a method train side by side, a step of each in turn, as in Table 2 at SCALE=small.
+Full training and SmartFRZ train side by side, a step of each in turn, as at SCALE=small; BERT also
+with a cache of what its frozen front says of each sentence.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,70 +18,106 @@ from benchmarks.report import parser, present
 from benchmarks.timing import seconds
 from experiments.batches import Batch
 from experiments.config import RunConfig, SmartFreezing
+from experiments.execute import execute
 from experiments.plan import load_spec, plan
+from experiments.series import missing_prerequisites
 from experiments.setup import Run, prepare
-from experiments.train import Curves, train_step
+from experiments.train import Curves, test_scores, train_step
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
-MODELS = ("resnet50", "vgg11")
+TABLES = {"resnet50": (2, "cifar10"), "vgg11": (2, "cifar10"), "bert_mini": (6, "mrpc")}
+"""The table that a network's runs are of, and the data set."""
+
 COLUMNS = {
     "model": "Model",
+    "dataset": "Data",
+    "features": "Features of the front",
     "time": "Time / full",
     "compute": "Compute / full",
     "time_over_compute": "Time saved / compute saved",
-    "paper": "In the paper",
+    "paper_time": "Time / full, in the paper",
+    "paper": "Time saved / compute saved, in the paper",
+    "freezes": "Freezes",
+    "score": "Score (%)",
+    "full_score": "Full training's (%)",
 }
 
 
 def main() -> None:
     """Reads the command line and measures."""
-    options = parser("whole_runs", __doc__, models=MODELS).parse_args()
+    options = parser("whole_runs", __doc__, models=tuple(TABLES)).parse_args()
     present(
         "whole_runs",
         options,
-        lambda: pd.DataFrame([side_by_side(model) for model in options.models]),
+        lambda: pd.concat([side_by_side(model, options.results) for model in options.models]),
         COLUMNS,
-        "SmartFRZ beside full training: seconds of all training steps, decisions included.",
+        "SmartFRZ beside full training, seed 0: seconds of all training steps, decisions included. "
+        "What cached features save of the forward pass is not in its compute. Freezes: how often "
+        "layers froze, and compiled code would be compiled again.",
     )
 
 
 def smartfrz_run(model: str) -> RunConfig:
-    """Seed 0 of Table 2 on CIFAR-10."""
+    """Seed 0 of the network's table."""
+    table, dataset = TABLES[model]
     return next(
         config
-        for config in plan(load_spec("table2"), "small")
-        if config.model == model
-        and config.dataset == "cifar10"
+        for config in plan(load_spec(f"table{table}"), "small")
+        if (config.model, config.dataset) == (model, dataset)
         and isinstance(config.options, SmartFreezing)
     )
 
 
-def side_by_side(model: str) -> dict[str, object]:
-    """Trains both to the end."""
+def side_by_side(model: str, results: Path) -> pd.DataFrame:
+    """Trains all to the end: a row for SmartFRZ, and for BERT one with the cache."""
     config = smartfrz_run(model)
+    for each in missing_prerequisites([config], results / "runs"):
+        execute(each, results / "runs", "make bench", ignore, ignore, keep_weights=True)
     runs = [prepare(replace(config, method="full", options=None)), prepare(config)]
-    curves, times = [Curves(), Curves()], [0.0, 0.0]
+    if config.max_length:
+        runs.append(prepare(replace(config, feature_cache=True)))
+    curves, times = [Curves() for _ in runs], [0.0 for _ in runs]
     batches = [batches_of(run) for run in runs]
     for _ in tqdm(range(runs[0].total_steps), desc=model):
         for which, run in enumerate(runs):
             run.model.train()
             batch = next(batches[which])
             times[which] += seconds(partial(train_step, run, curves[which], batch))
-    time, compute = times[1] / times[0], curves[1].flops / curves[0].flops
-    return {
-        **{"model": model, "time": time, "compute": compute},
-        **{"time_over_compute": (1 - time) / (1 - compute), "paper": in_the_paper(model)},
-    }
+    scores = [100 * next(iter(test_scores(run, 0).values())) for run in runs]
+    rows = []
+    for which, run in enumerate(runs[1:], 1):
+        time, compute = times[which] / times[0], curves[which].flops / curves[0].flops
+        rows.append(
+            {
+                **{"model": model, "dataset": config.dataset},
+                "features": "cached" if run.config.feature_cache else "computed",
+                **{"time": time, "compute": compute},
+                "time_over_compute": (1 - time) / (1 - compute),
+                **in_the_paper(model),
+                "freezes": len(set(run.freezer.frozen.values())),
+                **{"score": scores[which], "full_score": scores[0]},
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def in_the_paper(model: str) -> float:
-    """The same from the paper's Table 2, CIFAR-10, by its seconds and TFLOPs."""
+def ignore(*_: object) -> None:
+    """What to call after a step or an epoch."""
+
+
+def in_the_paper(model: str) -> dict[str, str]:
+    """Time over full training's, and time saved over compute saved where the paper gives it."""
+    table, dataset = TABLES[model]
     paper = pd.read_csv(PAPER)
-    rows = paper[(paper["table"] == 2) & (paper["dataset"] == "cifar10")]
-    rows = rows[rows["model"] == model].set_index("method")
+    rows = paper[(paper["table"] == table) & (paper["dataset"] == dataset)]
+    rows = rows[rows["model"].str.startswith(model.partition("_")[0])].set_index("method")
     numbers = rows[["seconds", "tflops"]].astype(float)
-    ratios = numbers.loc["smartfrz"] / numbers.loc["full"]
-    return float((1 - ratios["seconds"]) / (1 - ratios["tflops"]))
+    time, compute = numbers.loc["smartfrz"] / numbers.loc["full"]
+    ratio = (1 - time) / (1 - compute)
+    return {
+        "paper_time": f"{time:.2f}",
+        "paper": "not given" if math.isnan(ratio) else f"{ratio:.2f}",
+    }
 
 
 def batches_of(run: Run) -> Iterator[Batch]:

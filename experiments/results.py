@@ -27,7 +27,7 @@ RUN_KEYS = frozenset({"config", "machine", "pretrained", *SCALARS, *SERIES})
 COLUMNS = (
     *("id", "status", "model", "dataset", "method", "seed", "epochs"),
     *SCALARS[2:],
-    *("machine", "pretrained_source", "pretrained_accuracy"),
+    *("machine", "pretrained_source", "pretrained_accuracy", "freezes"),
     *SERIES,
 )
 # An id such as "12e45" or a torch version such as "2.10" must not come back as a number.
@@ -125,6 +125,7 @@ def _fault(run: Any) -> str | None:
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     measured = {key: run[key] for key in (*SCALARS, *SERIES)}
     measured["machine"] = _machine_name(run["machine"])
+    measured["freezes"] = len(set(run["frozen"].values()))
     measured |= {f"pretrained_{key}": value for key, value in (run["pretrained"] or {}).items()}
     clash = sorted(measured.keys() & run["config"].keys())
     assert not clash, f"measured values and config share the names {clash}"

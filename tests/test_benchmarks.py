@@ -1,12 +1,21 @@
 """The benchmarks: what they freeze, measure and write, on small networks."""
 
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
+from digits import save_random_predictor, tiny_run
 
-from benchmarks import bookkeeping, communication, saved_activations, step_time, whole_runs
+from benchmarks import (
+    bookkeeping,
+    communication,
+    compiled_steps,
+    saved_activations,
+    step_time,
+    whole_runs,
+)
 from benchmarks.report import parser, present
 from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, MODELS, make_workload
@@ -111,11 +120,42 @@ def test_the_command_line_takes_known_models_only():
         parser("example", "What it does.").parse_args(["--models", "resnet51"])
 
 
-def test_whole_runs_are_those_of_table_2():
-    config = whole_runs.smartfrz_run("vgg11")
-    assert (config.method, config.dataset, config.seed) == ("smartfrz", "cifar10", 0)
+@pytest.mark.parametrize(("model", "dataset"), [("vgg11", "cifar10"), ("bert_mini", "mrpc")])
+def test_whole_runs_are_those_of_the_tables(model, dataset):
+    config = whole_runs.smartfrz_run(model)
+    assert (config.method, config.dataset, config.seed) == ("smartfrz", dataset, 0)
 
 
-@pytest.mark.parametrize(("model", "ratio"), [("resnet50", 0.72), ("vgg11", 0.75)])
-def test_the_paper_s_time_saved_over_compute_saved(model, ratio):
-    assert whole_runs.in_the_paper(model) == pytest.approx(ratio, abs=0.01)
+def test_compiled_steps_compile_once_for_each_freeze(monkeypatch):
+    small = make_workload("residual", batch_size=2, size=16)
+    monkeypatch.setattr(compiled_steps, "as_in_table_2", lambda model: small)
+    eager_backend = partial(torch.compile, backend="eager")
+    monkeypatch.setitem(compiled_steps.KINDS, "compiled", eager_backend)
+    frame = compiled_steps.measure(["residual"], repeats=1)
+    by_kind = frame.set_index("kind")
+    assert by_kind.loc["eager", "compilations"].eq(0).all()
+    assert by_kind.loc["compiled", "compilations"].tolist() == [1, 2, 3, 4, 5]
+    assert by_kind.loc["eager", "frozen"].tolist() == [0, 3, 5, 7, 9]
+    assert (frame["ms"] > 0).all()
+
+
+def test_whole_runs_train_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
+    config = tiny_run("smartfrz", options=save_random_predictor(tmp_path / "predictor"))
+    monkeypatch.setattr(whole_runs, "smartfrz_run", lambda model: config)
+    (row,) = whole_runs.side_by_side("vgg11", tmp_path).to_dict("records")
+    assert row.keys() == whole_runs.COLUMNS.keys()
+    assert row["features"] == "computed"
+    assert 0 < row["compute"] < 1
+    assert row["freezes"] > 0
+    assert row["time_over_compute"] == pytest.approx((1 - row["time"]) / (1 - row["compute"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "time", "ratio"),
+    [("resnet50", 0.75, "0.72"), ("vgg11", 0.58, "0.75"), ("bert_mini", 0.68, "not given")],
+)
+def test_the_paper_s_time_saved_over_compute_saved(model, time, ratio):
+    found = whole_runs.in_the_paper(model)
+    assert float(found["paper_time"]) == pytest.approx(time, abs=0.011)
+    assert found["paper"] == ratio

@@ -1,0 +1,130 @@
+"""Eager, compiled and CUDA-graph steps as layers freeze: ``python -m benchmarks.compiled_steps``.
+
+A fourth of the layers freezes at a time, from the front, as ``Gathered`` makes any policy do. At
+batches of 32 small networks are bound by kernel launches on a GPU, which compiled code has fewer of
+and a CUDA graph only one.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import SGD
+from tqdm import tqdm
+
+from benchmarks.report import parser, present
+from benchmarks.timing import Timed, median_ratio, seconds, take_turns
+from benchmarks.workloads import Workload, as_in_table_2
+from smartfrz import Freezer, Layer, fold_batch_norms
+
+PARTS = 4
+KINDS: dict[str, Callable[[nn.Module], Any]] = {
+    "eager": lambda model: model,
+    "compiled": torch.compile,
+}
+if torch.cuda.is_available():
+    KINDS["CUDA graph"] = partial(torch.compile, mode="reduce-overhead")
+COLUMNS = {
+    "model": "Model",
+    "kind": "Step",
+    "frozen": "Layers frozen",
+    "ms": "Step (ms)",
+    "over_full": "Time / eager, nothing frozen",
+    "first_s": "First step (s)",
+    "compilations": "Compilations so far",
+}
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    options = parser("compiled_steps", __doc__).parse_args()
+    present(
+        "compiled_steps",
+        options,
+        lambda: measure(options.models, options.repeats),
+        COLUMNS,
+        "Time of a training step, the optimizer's included, after each of four freezes; the first "
+        "one compiles. CUDA graphs are measured on a GPU only.",
+    )
+
+
+def measure(models: Sequence[str], repeats: int) -> pd.DataFrame:
+    """A row for each network, kind of step and number of freezes."""
+    rows = []
+    for model in tqdm(models, desc="compiled steps"):
+        torch.compiler.reset()
+        workload = as_in_table_2(model)
+        kinds = {kind: Trained(workload, kind) for kind in KINDS}
+        full = Trained(workload, "eager")
+        for part in range(PARTS + 1):
+            firsts = {kind: trained.freeze(part) for kind, trained in kinds.items()}
+            steps: dict[str, Timed] = {kind: trained.step for kind, trained in kinds.items()}
+            taken = take_turns({**steps, "full": full.step}, repeats)
+            for kind, first in firsts.items():
+                row: dict[str, Any] = {"model": model, "kind": kind}
+                row["frozen"] = len(kinds[kind].freezer.frozen)
+                row["ms"] = 1e3 * median(taken[kind])
+                row["over_full"] = median_ratio(taken[kind], taken["full"])
+                rows.append(row | {"first_s": first, "compilations": kinds[kind].compilations})
+    return pd.DataFrame(rows)
+
+
+class Trained:
+    """A copy of a workload that trains by one kind of step.
+
+    Attributes:
+        freezer: freezes the next fourth of the layers when :meth:`freeze` is called.
+        compilations: how often its forward pass was compiled.
+    """
+
+    def __init__(self, workload: Workload, kind: str) -> None:
+        self.workload = copy.deepcopy(workload)
+        if kind == "eager":
+            fold_batch_norms(self.workload.model, self.workload.inputs)
+        self._body = self.workload.body
+        self._next: Sequence[Layer] = []
+        self.workload.model = KINDS[kind](self.workload.model)
+        self.optimizer = SGD(self.workload.model.parameters(), lr=1e-3, momentum=0.9)
+        self.freezer = Freezer(
+            self.workload.model, self.optimizer, policy=self, layers=self.workload.layers
+        )
+        self.compilations = 0
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Sequence[Layer]:
+        """What was asked for, as a policy."""
+        return self._next
+
+    def freeze(self, part: int) -> float:
+        """Freezes layers up to this fourth, and says how many seconds the next step took."""
+        self._next = self._body[: math.ceil(len(self._body) * part / PARTS)]
+        if part:
+            self.step()
+        before = _graphs()
+        taken = self.step()
+        self.compilations += _graphs() - before
+        return taken
+
+    def step(self) -> float:
+        """Seconds of a training step."""
+        return seconds(self._train)
+
+    def _train(self) -> None:
+        torch.compiler.cudagraph_mark_step_begin()
+        self.workload.loss().backward()
+        self.freezer.step()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+if __name__ == "__main__":
+    main()
