@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripted import Scripted
 from torch import nn
 
 from scripts.readme import ROOT, filled, without_missing
+from smartfrz import Freezer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -70,6 +72,18 @@ def test_code_for_time_and_memory_runs():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     exec(blocks("python")[1], {"model": model, "example_inputs": torch.zeros(1, 3, 8, 8)})
     assert all("forward" in vars(module) for module in model)
+
+
+def test_code_for_cached_features_runs():
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    names = {
+        **{"model": model, "optimizer": optimizer, "loss_fn": nn.CrossEntropyLoss()},
+        "freezer": Freezer(model, optimizer, Scripted({1: ["0"]})),
+        "loader": [([0, 1, 2, 3], torch.eye(4, 8), torch.zeros(4, dtype=torch.long))] * 5,
+    }
+    exec(blocks("python")[2], names)
+    assert names["cached"].cut == "1"
 
 
 @pytest.mark.parametrize("command", commands())
