@@ -124,6 +124,21 @@ class Comparison:
             family: pooled(rows.loc[rows["family"] == family, "bins"]) for family in self.families
         }
 
+    def best_shared_calibration(self) -> float:
+        """The calibration error that the best map of probabilities shared by all families leaves.
+
+        A lower bound for any recalibration that does not know the family: the map gives each bin
+        the rate of "freeze" among the judged examples themselves, families counting alike. The mean
+        over families and seeds; NaN where a family is missing.
+        """
+        rows = self._usual().query("candidate == @BUNDLED")
+        errors = []
+        for _, of_seed in rows.groupby("seed"):
+            bins = dict(zip(of_seed["family"], of_seed["bins"], strict=True))
+            complete = set(bins) == set(self.families)
+            errors.append(_shared_map_error(list(bins.values())) if complete else math.nan)
+        return sum(errors) / len(errors) if errors else math.nan
+
     def _usual(self) -> pd.DataFrame:
         return self.scores.query("records_per_epoch == @self.pace and tolerance == @self.tolerance")
 
@@ -159,6 +174,22 @@ def pooled(found: Sequence[Sequence[tuple[int, float, float]]]) -> list[tuple[in
         index = min(int(probability * BINS), BINS - 1)
         of_bin.setdefault(index, []).append((count, probability, rate))
     return [_pooled(of_bin[index]) for index in sorted(of_bin)]
+
+
+def _shared_map_error(bins: Sequence[Sequence[tuple[int, float, float]]]) -> float:
+    """The mean calibration error over families once all are mapped to the same rates."""
+    weight: dict[int, float] = {}
+    rate: dict[int, float] = {}
+    parts = []
+    for family in bins:
+        total = sum(count for count, *_ in family)
+        for count, probability, own in family:
+            index = min(int(probability * BINS), BINS - 1)
+            parts.append((index, count / total, own))
+            weight[index] = weight.get(index, 0.0) + count / total
+            rate[index] = rate.get(index, 0.0) + count / total * own
+    off = sum(share * abs(own - rate[index] / weight[index]) for index, share, own in parts)
+    return off / len(bins)
 
 
 def _pooled(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:

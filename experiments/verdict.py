@@ -75,7 +75,9 @@ def claims(comparison: Comparison) -> Iterator[Claim]:
     yield Claim(
         "Its mean calibration error is at most 0.05",
         _at_least(-error.mean(skipna=False), -0.05),
-        f"It is {_number(error.mean(skipna=False))}; {_listed(error)}.",
+        f"It is {_number(error.mean(skipna=False))}; {_listed(error)}. The best map of "
+        "probabilities that all families share, fitted to the judged examples themselves, would "
+        f"leave {_number(comparison.best_shared_calibration())}.",
     )
     paces = comparison.paces().set_index("records_per_epoch")
     yield Claim(

@@ -121,3 +121,20 @@ def test_the_reliability_is_the_bundled_predictor_s():
     (low, high), nothing = frame.reliability().values()
     assert low == pytest.approx((180, 0.04, 0.1)) and high == pytest.approx((120, 0.95, 0.9))
     assert nothing == [] and row("depth", "plain")["bins"] == []
+
+
+def test_the_best_shared_calibration_is_a_bound_that_families_set_by_disagreeing():
+    assert comparison().best_shared_calibration() == pytest.approx(0)
+    # At the same probability, one family freezes in all cases and the other in none.
+    apart = comparison(lambda r: r | {"bins": [(50, 0.5, float(r["family"] == "plain"))]})
+    assert apart.best_shared_calibration() == pytest.approx(0.5)
+    # More examples of one family count no more than fewer.
+    more = comparison(
+        lambda r: (
+            r | {"bins": [(900 if r["family"] == "plain" else 9, 0.5, r["family"] == "plain")]}
+        )
+    )
+    assert more.best_shared_calibration() == pytest.approx(0.5)
+    assert math.isnan(
+        comparison(lambda r: r if r["family"] == "plain" else None).best_shared_calibration()
+    )
