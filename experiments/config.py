@@ -67,9 +67,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class AutoFreezing:
-    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50."""
+    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50.
 
-    intervals_per_epoch: int = 4
+    A fraction of an interval per epoch is for epochs that are shorter than the paper's.
+    """
+
+    intervals_per_epoch: int | float = 4
     percentile: float = 50.0
 
 
@@ -203,8 +206,9 @@ class RunConfig:
             raise ValueError("epochs, batch_size and lr have to be positive.")
         if getattr(self.options, "records_per_epoch", 1) < 1:
             raise ValueError("records_per_epoch has to be at least 1.")
-        if getattr(self.options, "looks_per_epoch", 1) <= 0:
-            raise ValueError("looks_per_epoch has to be positive.")
+        for name in ("looks_per_epoch", "intervals_per_epoch"):
+            if getattr(self.options, name, 1) <= 0:
+                raise ValueError(f"{name} has to be positive.")
 
     @property
     def id(self) -> str:

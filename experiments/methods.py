@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -46,7 +47,8 @@ def make_policy(
         case Linear(t0=t0, how=how, scale=scale):
             return FreezeOut(optimizer, total_steps, t0, how, scale)
         case AutoFreezing(intervals_per_epoch=intervals, percentile=percentile):
-            return AutoFreeze(steps_per_epoch, intervals, percentile)
+            exact = Fraction(intervals).limit_denominator(100)
+            return AutoFreeze(steps_per_epoch * exact.denominator, exact.numerator, percentile)
         case SmartFreezing() as options:
             return SmartFRZ(
                 load_predictor(options),
