@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 METHODS = (
     *("full", "shorter", "linear", "autofreeze", "smartfrz", "similarity", "displacement"),
-    "record",
+    *("random", "simfreeze", "record"),
 )
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
@@ -112,6 +112,30 @@ class Displacement:
 
 
 @dataclass(frozen=True)
+class RandomOrdering:
+    """Freezes layers in random order, which shows what a criterion is worth.
+
+    The last freezes after ``span`` of the run. ``match`` names the method whose compute, with the
+    same seed, decides the span; empty, it is that of the config.
+    """
+
+    match: str = "smartfrz"
+    span: float = 1.0
+
+
+@dataclass(frozen=True)
+class InitialSimilarity:
+    """Freezes by SimFreeze's criterion: CKA to the model that the run started from has stabilised.
+
+    It is measured on the first ``probe_images`` training images.
+    """
+
+    looks_per_epoch: int | float = 1
+    tolerance: float = 0.01
+    probe_images: int = 128
+
+
+@dataclass(frozen=True)
 class Recording:
     """Freezes nothing and records the predictor's training data.
 
@@ -130,6 +154,8 @@ OPTIONS: dict[str, type] = {
     "smartfrz": SmartFreezing,
     "similarity": Similarity,
     "displacement": Displacement,
+    "random": RandomOrdering,
+    "simfreeze": InitialSimilarity,
     "record": Recording,
 }
 
@@ -181,6 +207,8 @@ class RunConfig:
         | SmartFreezing
         | Similarity
         | Displacement
+        | RandomOrdering
+        | InitialSimilarity
         | Recording
         | None
     ) = field(default=None)

@@ -1,12 +1,14 @@
-"""How many epochs a run gets, so that it spends what another method spent (Table 2)."""
+"""What a run gets, epochs or time to freeze in, so that it spends what another one spent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from baselines.freezeout import freeze_step
-from experiments.compute import steps_per_epoch, traced
-from experiments.config import Linear, RunConfig, Shorter
+from baselines.random_order import freeze_moments
+from experiments.compute import Traced, steps_per_epoch, traced
+from experiments.config import Linear, RandomOrdering, RunConfig, Shorter
 from experiments.execute import run_file
 from experiments.results import read_run
 from smartfrz.cost import training_flops
@@ -22,9 +24,34 @@ def matched_epochs(config: RunConfig, tflops: float) -> float:
     return max(1, round(steps)) / steps_per_epoch(config)
 
 
+def matched_span(config: RunConfig, tflops: float) -> float:
+    """The span with which a run that freezes in random order spends ``tflops``.
+
+    Found by halving, since the compute grows with the span.
+
+    Raises:
+        ValueError: even with all layers frozen from the start it spends more.
+    """
+    assert isinstance(config.options, RandomOrdering)
+    steps = config.epochs * steps_per_epoch(config)
+    target = tflops * 1e12 / (config.batch_size * round(steps))
+
+    def too_much(span: float) -> bool:
+        options = replace(config.options, span=span)  # type: ignore[type-var]
+        return mean_flops(replace(config, options=options)) > target
+
+    low, high = 0.0, 64.0
+    if too_much(1e-6):
+        raise ValueError(f"{config.cell} can't be matched: it would spend more than {tflops:.4g}.")
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if too_much(middle) else (middle, high)
+    return low
+
+
 def mean_flops(config: RunConfig) -> float:
-    """FLOPs for one image, averaged over a run of linear freezing or a shorter one."""
-    steps, run = 10_000, traced(config)
+    """FLOPs for one example, averaged over a run whose layers freeze by a schedule, if at all."""
+    steps, run = 10_000, _traced(config)
     body = [layer for layer in run.layers if not layer.is_head]
     trains = {id(param): param for param in run.model.parameters()}
     total = since = 0
@@ -37,6 +64,15 @@ def mean_flops(config: RunConfig) -> float:
     return total / steps
 
 
+@lru_cache(maxsize=1)
+def _traced_workload(config: RunConfig) -> Traced:
+    return traced(config)
+
+
+def _traced(config: RunConfig) -> Traced:
+    return _traced_workload(_workload(config))
+
+
 def _moments_of_freezing(
     config: RunConfig, body: Sequence[Layer], steps: int
 ) -> Iterator[tuple[Layer, int]]:
@@ -45,6 +81,10 @@ def _moments_of_freezing(
         case Linear(t0=t0, how=how):
             for i, layer in enumerate(body):
                 yield layer, min(freeze_step(steps, i, len(body), t0, how), steps)
+        case RandomOrdering(span=span):
+            by_name = {layer.name: layer for layer in body}
+            for name, step in freeze_moments(list(by_name), steps, span, config.seed).items():
+                yield by_name[name], min(step + 1, steps)
         case other:
             assert isinstance(other, Shorter)
 
@@ -58,7 +98,8 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
         runs: the folder of the run files.
 
     Returns:
-        The run with its epochs; ``None`` while the other one is not finished, or has diverged.
+        The run with its epochs or its span; ``None`` while the other one is not finished, or has
+        diverged.
     """
     match = getattr(config.options, "match", "")
     if not match:
@@ -68,8 +109,15 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
             file = run_file(other, runs)
             found = read_run(file) if file.exists() else None
             if found and found["status"] == "finished":
-                return replace(config, epochs=matched_epochs(config, found["tflops"]))
+                return _with_compute(config, found["tflops"])
     return None
+
+
+def _with_compute(config: RunConfig, tflops: float) -> RunConfig:
+    if isinstance(config.options, RandomOrdering):
+        span = matched_span(config, tflops)
+        return replace(config, options=replace(config.options, span=span))
+    return replace(config, epochs=matched_epochs(config, tflops))
 
 
 def _workload(config: RunConfig) -> RunConfig:

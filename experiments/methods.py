@@ -8,13 +8,15 @@ from fractions import Fraction
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from baselines import AutoFreeze, DisplacementRule, FreezeOut
+from baselines import AutoFreeze, DisplacementRule, FreezeOut, RandomOrder
 from baselines.freezeout import param_groups
 from experiments.batches import Batches
 from experiments.config import (
     AutoFreezing,
     Displacement,
+    InitialSimilarity,
     Linear,
+    RandomOrdering,
     Recording,
     RunConfig,
     Similarity,
@@ -69,6 +71,16 @@ def make_policy(
             )
         case Displacement(records_per_epoch=records, threshold=threshold):
             return DisplacementRule(interval(steps_per_epoch, records), threshold)
+        case RandomOrdering(span=span):
+            return RandomOrder(total_steps, span, config.seed)
+        case InitialSimilarity(looks_per_epoch=looks, tolerance=tolerance, probe_images=images):
+            return SimilarityGuided(
+                model,
+                copy.deepcopy(unwrap(model)),
+                batches.probe(images),
+                interval(steps_per_epoch, looks),
+                tolerance,
+            )
         case Recording(records_per_epoch=records, probe_images=images, sampled_weights=size):
             probe = [images for images, _ in batches.test(images, batch_size=32)]
             return HistoryRecorder(model, probe, interval(steps_per_epoch, records), size)

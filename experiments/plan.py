@@ -99,6 +99,31 @@ def load_spec(table: str) -> Spec:
     return spec
 
 
+def with_controls(spec: Spec) -> Spec:
+    """A table with the rows of ``specs/controls.toml`` that can be told from what it has.
+
+    Those that are matched with a method that the table does not have are left out.
+    """
+    controls = load_spec("controls")
+    matches = {name: options.get("match") for name, options in controls.options.items()}
+    added = [
+        name
+        for name in controls.methods
+        if name not in spec.methods and matches[name] in (None, *spec.methods)
+    ]
+    scales = {}
+    for name, values in spec.scales.items():
+        own = controls.scales.get(name, {}).get("options", {})
+        options = {method: own[method] for method in added if method in own}
+        scales[name] = _merged(values, {"options": options})
+    return replace(
+        spec,
+        methods=[*spec.methods, *added],
+        options=spec.options | {name: controls.options[name] for name in added},
+        scales=scales,
+    )
+
+
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
     """The runs of a table, see :func:`labelled_plan`."""
     return list(labelled_plan(spec, scale))

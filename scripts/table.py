@@ -13,7 +13,14 @@ from experiments.compute import full_tflops
 from experiments.config import RunConfig, SmartFreezing
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
-from experiments.plan import SCALES, check_data, labelled_plan, load_spec, recipes
+from experiments.plan import (
+    SCALES,
+    check_data,
+    labelled_plan,
+    load_spec,
+    recipes,
+    with_controls,
+)
 from experiments.predictors import Recipe, kept
 from experiments.results import read_run, runs_to_frame, write_csv, write_text_atomic
 from experiments.series import missing_prerequisites, prerequisites, run_series
@@ -34,11 +41,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     parser.add_argument("--models", nargs="+", help="only these models of the table")
     parser.add_argument("--datasets", nargs="+", help="only these data sets of the table")
+    parser.add_argument("--controls", action="store_true", help="add a sceptic's rows")
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
 
     spec = load_spec(options.table)
+    if options.controls:
+        spec = with_controls(spec)
     planned = labelled_plan(spec, options.scale)
     check_asked(options.models, {config.model for config in planned}, "model")
     check_asked(options.datasets, {config.dataset for config in planned}, "data set")
@@ -113,7 +123,7 @@ def run_all(
 ) -> None:
     """Does the missing runs under one progress bar."""
     sources = {source for config in chosen for source in prerequisites(config)}
-    command = f"make {options.table} SCALE={options.scale}"
+    command = f"make {options.table} SCALE={options.scale}{' CONTROLS=1' * options.controls}"
     tracks = options.wandb and is_main_process()
 
     def run_one(planned: RunConfig, on_step: OnStep) -> None:
