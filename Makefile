@@ -14,7 +14,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench readme
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench report readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -75,6 +75,9 @@ bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
 bench: $(addprefix bench-,step_time saved_activations bookkeeping communication whole_runs compiled_steps)  ## what freezing costs and saves, measured here
+
+report: setup  ## one page of all results, to open in a browser: results/report.html
+	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)
 
 readme: setup  ## puts the result tables into the README
 	$(BIN)/python -m scripts.readme

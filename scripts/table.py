@@ -9,6 +9,7 @@ import pandas as pd
 import torch.distributed as dist
 
 from experiments import figures, tables
+from experiments.claims import claims
 from experiments.compute import full_tflops
 from experiments.config import RunConfig, SmartFreezing
 from experiments.execute import execute, is_finished, run_file
@@ -160,6 +161,8 @@ def draw(
     write_csv(table, folder / "table.csv")
     write_text_atomic(folder / "table.md", tables.to_markdown(table, caption))
     write_text_atomic(folder / "table.tex", tables.to_latex(table, caption))
+    if found := claims(frame):
+        write_text_atomic(folder / "claims.md", found)
     if (frame["status"] == "finished").any():
         figures.save(figures.accuracy_against_compute(frame), folder / "accuracy_against_compute")
         figures.save(figures.layers_frozen_over_time(frame), folder / "layers_frozen_over_time")

@@ -1,0 +1,90 @@
+"""Which of the paper's claims a table's runs bear out, which not, and which can't be told."""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from experiments.scores import t_interval
+from experiments.tables import display_name, with_ratios
+
+LOSS = 0.3
+"""Points of accuracy that SmartFRZ may lose beside full training."""
+COMPUTE = 0.6
+"""Part of full training's compute that it may spend."""
+
+_VERDICTS = {True: "holds", False: "does not hold", None: "can't be told"}
+
+
+def claims(frame: pd.DataFrame) -> str:
+    """What a table's runs say of SmartFRZ, in Markdown: a line for each claim.
+
+    Differences are paired by seed. A claim about them holds or not if their 95% t-interval is on
+    one side of its bound, and can't be told if it is on both, or there is one seed only.
+
+    Args:
+        frame: the runs of a table.
+
+    Returns:
+        The lines; empty if no SmartFRZ has been run beside full training.
+    """
+    runs = with_ratios(frame)
+    finished = runs[runs["status"] == "finished"]
+    if not (finished["method"] == "smartfrz").any():
+        return ""
+    lines = [
+        _line(
+            f"SmartFRZ loses no more than {LOSS:g} points beside full training",
+            {name: _within(of["difference"], -LOSS) for name, of in _smartfrz(finished)},
+        ),
+        _line(
+            f"it spends at most {COMPUTE:.0%} of full training's compute",
+            {name: _at_most(of["compute_ratio"], COMPUTE) for name, of in _smartfrz(finished)},
+        ),
+    ]
+    for rival in ("linear", "autofreeze", "shorter", "random"):
+        found = {name: _within(gain, 0) for name, gain in _gains(finished, rival) if len(gain)}
+        if found:
+            lines.append(_line(f"it is more accurate than {display_name(rival)}", found))
+    return "\n".join(lines) + "\n"
+
+
+def _smartfrz(finished: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    own = finished[finished["method"] == "smartfrz"]
+    for (model, dataset), of in own.groupby(["model", "dataset"], sort=False):
+        yield f"{display_name(str(model))} on {display_name(str(dataset))}", of
+
+
+def _gains(finished: pd.DataFrame, rival: str) -> Iterator[tuple[str, pd.Series]]:
+    """By how many points SmartFRZ is ahead of a rival with the same seed."""
+    rivals = finished[finished["method"] == rival]
+    for name, own in _smartfrz(finished):
+        keys = ["model", "dataset", "seed"]
+        both = own.merge(rivals, on=keys, suffixes=("", "_rival"))
+        yield name, 100 * (both["final_accuracy"] - both["final_accuracy_rival"])
+
+
+def _within(differences: pd.Series, bound: float) -> tuple[bool | None, str]:
+    known = differences.dropna()
+    half = t_interval(known)
+    if known.empty:
+        return None, "not run"
+    if math.isnan(half):
+        return None, f"{known.mean():+.2f}, one seed"
+    low, high = known.mean() - half, known.mean() + half
+    verdict = True if low >= bound else False if high < bound else None
+    return verdict, f"{known.mean():+.2f} ± {half:.2f}"
+
+
+def _at_most(ratios: pd.Series, bound: float) -> tuple[bool | None, str]:
+    mean = ratios.mean()
+    return (None if math.isnan(mean) else bool(mean <= bound)), f"{mean:.2f}"
+
+
+def _line(claim: str, found: dict[str, tuple[bool | None, str]]) -> str:
+    parts = []
+    for verdict in (True, False, None):
+        names = [f"{name} ({words})" for name, (held, words) in found.items() if held is verdict]
+        if names:
+            parts.append(f"{_VERDICTS[verdict]} for {', '.join(names)}")
+    return f"- **{claim[0].upper() + claim[1:]}:** {'; '.join(parts)}."

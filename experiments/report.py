@@ -1,0 +1,144 @@
+"""One page of all results: made from the files under ``results/`` and nothing else."""
+
+import base64
+import html
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+_PICTURE = re.compile(r'<img src="([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Section:
+    """A result: its heading, its folder without the scale, and what makes it."""
+
+    heading: str
+    name: str
+    command: str
+    has_scale: bool = True
+
+    def folder(self, scale: str) -> str:
+        """Name of the folder under ``results/``."""
+        return f"{self.name}-{scale}" if self.has_scale else self.name
+
+
+SECTIONS = (
+    Section("Table 1: similarity-guided freezing, the oracle", "table1", "make table1"),
+    Section("Table 2: four methods, fine-tuning", "table2", "make table2"),
+    Section("SmartFRZ beside rules, controls and the oracle", "policies", "make policies"),
+    Section("The same where training has not converged", "unconverged", "make unconverged"),
+    Section("Table 3: training from scratch", "table3", "make table3"),
+    Section("Table 4: how many records are attended to", "table4", "make table4"),
+    Section("Table 5: how many weights of a layer are seen", "table5", "make table5"),
+    Section("Table 6: BERT on sentences", "table6", "make table6"),
+    Section("Table 7: DeiT-T from scratch", "table7", "make table7"),
+    Section("Table 8: when linear freezing begins", "table8", "make table8"),
+    Section("Table 9: how often AutoFreeze decides", "table9", "make table9"),
+    Section("Figure 3: sampled against all gradients", "fig3", "make fig3"),
+    Section("Figure 4: CKA over time", "fig4", "make fig4"),
+    Section("Figure 5: memory, and when layers freeze", "fig5", "make fig5"),
+    Section("How soon to freeze", "thresholds", "make thresholds"),
+    Section("Who tells best which layers are done", "evidence", "make evidence"),
+    Section("What the attention looks at (Figure 2a)", "attention", "make attention"),
+    Section("Appendix C: overhead", "overhead", "make overhead"),
+    Section("Step time against what is frozen", "bench-step_time", "make bench", False),
+    Section("Whole runs: time saved over compute saved", "bench-whole_runs", "make bench", False),
+    Section("Compiled steps", "bench-compiled_steps", "make bench", False),
+    Section("Saved activations", "bench-saved_activations", "make bench", False),
+    Section("Bookkeeping", "bench-bookkeeping", "make bench", False),
+    Section("Communication", "bench-communication", "make bench", False),
+)
+_TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto;
+  padding: 1rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 3rem; border-top: 1px solid #ddd;
+  padding-top: 1rem; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+th { border-bottom: 1.5px solid #888; text-align: left; }
+img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
+p, li { max-width: 46rem; overflow-wrap: anywhere; }
+nav ul { columns: 2 16rem; padding-left: 1.2rem; }
+@media (prefers-color-scheme: dark) { body { background: #161616; color: #ddd; }
+  img { background: #fff; padding: .3rem; border-radius: 4px; box-sizing: border-box; }
+  th, td { border-color: #333; } h2 { border-color: #333; } a { color: #8ab4f8; } }
+"""
+
+
+def report(results: Path, scale: str) -> str:
+    """All results of a scale in Markdown; pictures are named relative to ``results``."""
+    done = [section for section in SECTIONS if _parts(section, results, scale)]
+    missing = [section for section in SECTIONS if section not in done]
+    lines = [
+        "# SmartFRZ: results",
+        "",
+        f"Everything that has been measured at scale {scale}, beside the paper's numbers where it "
+        "has any; where, with what and by which command stands under each title.",
+        "",
+    ]
+    for section in done:
+        lines += [f"## {section.heading}", "", *_parts(section, results, scale)]
+    lines += ["## Not run", ""]
+    lines += [f"- {each.heading} (`{_command(each, scale)}`)" for each in missing] or ["Nothing."]
+    return "\n".join(lines) + "\n"
+
+
+def page(text: str, results: Path) -> str:
+    """A report as one HTML file that asks nobody for anything: pictures are in it."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    body = _PICTURE.sub(lambda found: f'<img src="{_inlined(results / found[1])}"', body)
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    headings = re.findall(r"<h2>(.*?)</h2>", body)
+    for number, heading in enumerate(headings):
+        body = body.replace(f"<h2>{heading}</h2>", f'<h2 id="s{number}">{heading}</h2>', 1)
+    links = "".join(f'<li><a href="#s{i}">{each}</a></li>' for i, each in enumerate(headings))
+    body = body.replace("<h2", f"<nav><ul>{links}</ul></nav>\n<h2", 1)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>SmartFRZ: results</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}</body></html>\n"
+    )
+
+
+def _parts(section: Section, results: Path, scale: str) -> list[str]:
+    """The texts of a section, then its pictures that no text shows."""
+    folder = results / section.folder(scale)
+    if not folder.is_dir():
+        return []
+    texts = [folder / name for name in (*_TEXTS, f"{section.name}.md")]
+    parts = [_relative(file, results) for file in texts if file.exists()]
+    shown = "\n".join(parts)
+    for picture in sorted(folder.glob("*.png")):
+        name = picture.relative_to(results).as_posix()
+        if name not in shown:
+            parts.append(f"![{_alternative(picture)}]({name})")
+    return [line for part in parts for line in (part, "")]
+
+
+def _relative(file: Path, results: Path) -> str:
+    """A text with its headings made smaller, its pictures named from ``results``."""
+    text = file.read_text(encoding="utf-8").strip()
+    text = re.sub(r"^(#+) ", r"##\1 ", text, flags=re.MULTILINE)
+    folder = file.parent.relative_to(results).as_posix()
+    return re.sub(r"!\[(.*?)\]\((?!https?:)(.*?)\)", rf"![\1]({folder}/\2)", text)
+
+
+def _alternative(picture: Path) -> str:
+    return picture.stem.replace("_", " ")
+
+
+def _inlined(picture: Path) -> str:
+    name = html.unescape(str(picture))
+    data = base64.b64encode(Path(name).read_bytes()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def _command(section: Section, scale: str) -> str:
+    return f"{section.command} SCALE={scale}" if section.has_scale else section.command

@@ -1,0 +1,63 @@
+"""What a table says of the paper's claims: by paired differences and their intervals."""
+
+import pandas as pd
+import pytest
+
+from experiments.claims import claims
+
+
+def frame(accuracies: dict[str, list[float]], compute: float = 0.5) -> pd.DataFrame:
+    """Runs of ResNet50 on CIFAR-10 with the seeds 0, 1, ...; accuracies are in percent."""
+    rows = [
+        {
+            **{"model": "resnet50", "dataset": "cifar10", "method": method, "seed": seed},
+            **{"status": "finished", "machine": "one", "train_seconds": 1.0},
+            "final_accuracy": accuracy / 100,
+            "tflops": 1.0 if method == "full" else compute,
+        }
+        for method, found in accuracies.items()
+        for seed, accuracy in enumerate(found)
+    ]
+    return pd.DataFrame(rows)
+
+
+FULL = [90.0, 91.0, 92.0]
+
+
+@pytest.mark.parametrize(
+    ("own", "verdict"),
+    [
+        ([90.1, 91.1, 92.1], "holds for ResNet50 on CIFAR-10 (+0.10 ± 0.00)"),
+        ([89.0, 90.0, 91.0], "does not hold for ResNet50 on CIFAR-10 (-1.00 ± 0.00)"),
+        ([89.0, 91.0, 93.0], "can't be told for ResNet50 on CIFAR-10 (+0.00 ± 2.48)"),
+    ],
+)
+def test_no_loss_is_told_by_the_interval_of_paired_differences(
+    own: list[float], verdict: str
+) -> None:
+    first, *_ = claims(frame({"full": FULL, "smartfrz": own})).splitlines()
+    assert first == (
+        f"- **SmartFRZ loses no more than 0.3 points beside full training:** {verdict}."
+    )
+
+
+def test_one_seed_tells_nothing_of_accuracy() -> None:
+    first, *_ = claims(frame({"full": [90.0], "smartfrz": [95.0]})).splitlines()
+    assert "can't be told for ResNet50 on CIFAR-10 (+5.00, one seed)" in first
+
+
+@pytest.mark.parametrize(("compute", "verdict"), [(0.6, "holds"), (0.61, "does not hold")])
+def test_compute_is_a_matter_of_its_mean(compute: float, verdict: str) -> None:
+    lines = claims(frame({"full": FULL, "smartfrz": FULL}, compute)).splitlines()
+    assert f"compute:** {verdict} for" in lines[1]
+
+
+def test_rivals_are_compared_where_they_were_run() -> None:
+    runs = frame({"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 91.5]})
+    lines = claims(runs).splitlines()
+    assert len(lines) == 3
+    assert "more accurate than Linear freezing:** holds for" in lines[2]
+
+
+def test_without_smartfrz_there_is_nothing_to_say() -> None:
+    assert claims(frame({"full": FULL})) == ""
