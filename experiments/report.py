@@ -8,6 +8,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+# Figures have 200 dots per inch; letters are to be as large as those of the text around them.
+_PIXELS_PER_DOT = 0.7
 _PICTURE = re.compile(r'<img src="([^"]+)"')
 
 
@@ -53,7 +55,7 @@ SECTIONS = (
 )
 _TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 0 auto;
   padding: 1rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 3rem; border-top: 1px solid #ddd;
   padding-top: 1rem; }
@@ -91,7 +93,7 @@ def report(results: Path, scale: str) -> str:
 def page(text: str, results: Path) -> str:
     """A report as one HTML file that asks nobody for anything: pictures are in it."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    body = _PICTURE.sub(lambda found: f'<img src="{_inlined(results / found[1])}"', body)
+    body = _PICTURE.sub(lambda found: _inlined(results / html.unescape(found[1])), body)
     body = body.replace("<table>", '<div class="table"><table>')
     body = body.replace("</table>", "</table></div>")
     headings = re.findall(r"<h2>(.*?)</h2>", body)
@@ -135,9 +137,11 @@ def _alternative(picture: Path) -> str:
 
 
 def _inlined(picture: Path) -> str:
-    name = html.unescape(str(picture))
-    data = base64.b64encode(Path(name).read_bytes()).decode()
-    return f"data:image/png;base64,{data}"
+    """The beginning of an ``img`` that holds a picture, in the size of print."""
+    data = picture.read_bytes()
+    width = int.from_bytes(data[16:20], "big")  # where a PNG says it
+    encoded = base64.b64encode(data).decode()
+    return f'<img width="{round(width * _PIXELS_PER_DOT)}" src="data:image/png;base64,{encoded}"'
 
 
 def _command(section: Section, scale: str) -> str:
