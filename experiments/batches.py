@@ -45,36 +45,15 @@ class Batches(ABC):
                 f"batches of {config.batch_size}."
             )
 
+    @abstractmethod
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, in an order, and with random changes, of their own."""
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        order = torch.randperm(self._num_train, generator=generator)
-        size = self.config.batch_size
-        mine = slice(self.rank, None, self.world_size)
-        for step in range(self.steps_per_epoch):
-            chosen = order[step * size : (step + 1) * size]
-            uniform = torch.rand(len(chosen), self._random_numbers, generator=generator)
-            inputs, labels = self._train_batch(chosen[mine], uniform[mine])
-            yield Batch(inputs, labels, chosen[mine])
-
-    def test(self, examples: int = 0, batch_size: int = 250) -> Iterator[tuple[Inputs, Tensor]]:
-        """The first test examples (0 for all)."""
-        end = min(examples or self._num_test, self._num_test)
-        for start in range(0, end, batch_size):
-            yield self._test_batch(slice(start, min(start + batch_size, end)))
-
-    @property
-    @abstractmethod
-    def _random_numbers(self) -> int:
-        """How many random numbers a training example takes."""
 
     @abstractmethod
-    def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of training examples, changed at random."""
-
-    @abstractmethod
-    def _test_batch(self, chosen: slice) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of test examples."""
+    def test(
+        self, examples: int = 0, batch_size: int = 250, shared: bool = False
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """The first test examples (0 for all); ``shared``: only this process's part of them."""
 
     @abstractmethod
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
@@ -84,8 +63,59 @@ class Batches(ABC):
     def example(self) -> Inputs:
         """One example to trace the model with, on the CPU."""
 
+    def _order(
+        self, seed: int, epoch: int, random_numbers: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each step of an epoch this process's examples, and random numbers for each."""
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = torch.randperm(self._num_train, generator=generator)
+        size = self.config.batch_size
+        mine = slice(self.rank, None, self.world_size)
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * size : (step + 1) * size]
+            uniform = torch.rand(len(chosen), random_numbers, generator=generator)
+            yield chosen[mine], uniform[mine]
 
-class ImageBatches(Batches):
+    def _parts(self, examples: int, batch_size: int, shared: bool) -> Iterator[slice]:
+        """The test examples batch by batch."""
+        end = min(examples or self._num_test, self._num_test)
+        starts = range(0, end, batch_size)
+        for start in starts[self.rank :: self.world_size] if shared else starts:
+            yield slice(start, min(start + batch_size, end))
+
+
+class StoredBatches(Batches):
+    """Batches of examples that are all in memory, see :class:`Batches`.
+
+    Attributes:
+        random_numbers: how many a training example takes.
+    """
+
+    random_numbers = 0
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, in an order, and with random changes, of their own."""
+        for chosen, uniform in self._order(seed, epoch, self.random_numbers):
+            inputs, labels = self._train_batch(chosen, uniform)
+            yield Batch(inputs, labels, chosen)
+
+    def test(
+        self, examples: int = 0, batch_size: int = 250, shared: bool = False
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """The first test examples (0 for all); ``shared``: only this process's part of them."""
+        for chosen in self._parts(examples, batch_size, shared):
+            yield self._test_batch(chosen)
+
+    @abstractmethod
+    def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Inputs, Tensor]:
+        """Inputs and labels of training examples, changed at random."""
+
+    @abstractmethod
+    def _test_batch(self, chosen: slice) -> tuple[Inputs, Tensor]:
+        """Inputs and labels of test examples."""
+
+
+class ImageBatches(StoredBatches):
     """Batches of images, see :class:`Batches`.
 
     Args:
@@ -95,7 +125,7 @@ class ImageBatches(Batches):
         rank, world_size: as in :class:`Batches`.
     """
 
-    _random_numbers = 3
+    random_numbers = 3
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ METHODS = (
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
 # Fields that came later count for a run's id only where they are set: older runs keep theirs.
-_LATER = {"optimizer": "sgd", "warmup": 0.0, "max_length": 0, "feature_cache": False}
+_LATER = {"optimizer": "sgd", "warmup": 0.0, "max_length": 0, "recipe": "", "feature_cache": False}
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ class RunConfig:
         optimizer: ``sgd``, or ``adamw``, which has no use for the momentum.
         warmup: the part of the run in which the learning rate rises from zero, linearly.
         max_length: tokens that sentences are cut or padded to; for images unused.
+        recipe: further random changes of images that are read from folders: ``deit``.
         feature_cache: remember what the frozen front says of each example; its dropout is off then.
     """
 
@@ -215,6 +216,7 @@ class RunConfig:
     optimizer: str = "sgd"
     warmup: float = 0.0
     max_length: int = 0
+    recipe: str = ""
     feature_cache: bool = False
 
     def __post_init__(self) -> None:

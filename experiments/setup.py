@@ -24,7 +24,7 @@ from experiments.pretraining import load_pretrained
 from experiments.workload import load, make_batches
 from smartfrz import FeatureCache, Freezer, Gathered, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
-from smartfrz.distributed import unwrap
+from smartfrz.distributed import gathered, unwrap
 from smartfrz.tracing import Call, Inputs, call, trace
 
 
@@ -97,16 +97,18 @@ class Run:
         return self.config.batch_size * training_flops(self.calls, trains, as_in_paper)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on, in all processes, which all have to ask."""
         return {
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "scaler": self.scaler.state_dict(),
             "freezer": self.freezer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "rngs": gathered([torch.get_rng_state(), *self._gpu_rng()]),
         }
+
+    def _gpu_rng(self) -> list[Tensor]:
+        return [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
@@ -116,9 +118,11 @@ class Run:
             self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.freezer.load_state_dict(state["freezer"])
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda_rng"]])
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        own, *gpu = (each.cpu() for each in state["rngs"][rank])
+        torch.set_rng_state(own)
+        if gpu:
+            torch.cuda.set_rng_state(gpu[0], self.device)
         self.count_flops()
 
 
@@ -144,6 +148,8 @@ def prepare(config: RunConfig) -> Run:
     policy = make_policy(config, wrapped, optimizer, batches, total_steps)
     if config.compile and policy is not None:
         policy = Gathered(policy)
+    if rank:  # else all processes would drop the same activations
+        torch.manual_seed(1_000_003 * rank + config.seed)
     return Run(
         config=config,
         device=device,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiments.batches import Batches
+from experiments.batches import StoredBatches
 from experiments.config import RunConfig
 from experiments.text import CLS, MASK, SEP, VOCABULARY, TextData
 from smartfrz.tracing import Inputs
@@ -13,7 +13,7 @@ _MASKED = 0.15
 _IGNORED = -100
 
 
-class TextBatches(Batches):
+class TextBatches(StoredBatches):
     """Batches of sentences to classify, see :class:`experiments.batches.Batches`.
 
     Args:
@@ -22,8 +22,6 @@ class TextBatches(Batches):
         device: where the examples are kept and the batches come out.
         rank, world_size: as in :class:`experiments.batches.Batches`.
     """
-
-    _random_numbers = 0
 
     def __init__(
         self,
@@ -71,7 +69,8 @@ class MaskedTextBatches(TextBatches):
     """
 
     @property
-    def _random_numbers(self) -> int:  # type: ignore[override]
+    def random_numbers(self) -> int:  # type: ignore[override]
+        """Two for each word: whether it is to be predicted, and what it is replaced by."""
         return 2 * self._train["ids"].shape[1]
 
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -80,7 +79,7 @@ class MaskedTextBatches(TextBatches):
     def _test_batch(self, chosen: slice) -> tuple[dict[str, Tensor], Tensor]:
         generator = torch.Generator().manual_seed(chosen.start)
         inputs = self._prepared(self._test, chosen)
-        size = len(inputs["input_ids"]), self._random_numbers
+        size = len(inputs["input_ids"]), self.random_numbers
         return self._masked(inputs, torch.rand(size, generator=generator))
 
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:

@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from experiments.batches import Batch
 from experiments.checkpoint import load_checkpoint, save_checkpoint, set_aside
@@ -18,6 +20,7 @@ from experiments.machine import peak_memory, reset_peak_memory
 from experiments.paths import cache_folder
 from experiments.scoring import metrics_of, score
 from experiments.setup import Run, prepare
+from smartfrz.distributed import gathered
 from smartfrz.tracing import call
 
 OnStep = Callable[[Run, "Curves"], None]
@@ -63,8 +66,9 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
         train_epoch(run, curves, on_step)
         evaluate_epoch(run, curves)
         on_epoch(run, curves)
+        state = {"run": run.state_dict(), "curves": vars(curves)}  # of all processes
         if run.is_main:
-            save_checkpoint({"run": run.state_dict(), "curves": vars(curves)}, checkpoint)
+            save_checkpoint(state, checkpoint)
     return run, curves
 
 
@@ -108,7 +112,7 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     """One step; the three lines that a training loop needs to freeze are in the middle."""
     with run.autocast():
         logits = run.forward(batch.inputs, batch.keys)
-        loss = F.cross_entropy(logits.flatten(0, -2), batch.labels.flatten())
+        loss = loss_of(logits, batch.labels)
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
 
@@ -129,6 +133,13 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     return run.loss
 
 
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with classes, (B,) or (B, K) of positions, or with probabilities (B, C)."""
+    if labels.is_floating_point():
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
 def evaluate_epoch(run: Run, curves: Curves) -> None:
     """Measures how good it is: on ``curve_images`` along the way, on ``test_images`` at the end."""
     started = run.clock()
@@ -143,11 +154,20 @@ def evaluate_epoch(run: Run, curves: Curves) -> None:
 
 @torch.no_grad()
 def test_scores(run: Run, examples: int) -> dict[str, float]:
-    """The metrics of the run's data set on the first test examples (0 for all), the main first."""
+    """The metrics of the run's data set on the first test examples (0 for all), the main first.
+
+    Processes share the examples; the running statistics that they use are those of the first.
+    """
     run.model.eval()
+    for buffer in run.model.buffers() if dist.is_initialized() else ():
+        dist.broadcast(buffer, 0)
+    # DDP would wait for the others at every batch, of which they may have fewer.
+    model = run.model.module if isinstance(run.model, DistributedDataParallel) else run.model
     predictions, truth = [], []
-    for inputs, labels in run.batches.test(examples):
+    for inputs, labels in run.batches.test(examples, shared=True):
         with run.autocast():
-            predictions.append(call(run.model, inputs).argmax(-1).flatten())
-        truth.append(labels.flatten())
-    return score(torch.cat(predictions), torch.cat(truth), metrics_of(run.config.dataset))
+            predictions.append(call(model, inputs).argmax(-1).flatten().cpu())
+        truth.append(labels.flatten().cpu())
+    found = gathered((predictions, truth))
+    parts = [torch.cat([each for of_process in found for each in of_process[i]]) for i in (0, 1)]
+    return score(parts[0], parts[1], metrics_of(run.config.dataset))

@@ -5,13 +5,15 @@ import torch
 from experiments.batches import Batches, ImageBatches
 from experiments.config import RunConfig
 from experiments.data import CLASSES, ImageData, load_data, parse_name
+from experiments.folder_batches import FolderBatches
+from experiments.folders import FOLDERS, FolderData, load_folders
 from experiments.text import SENTENCES, TASKS, TextData, load_text
 from experiments.text_batches import MaskedTextBatches, TextBatches
 
 _TEXTS = (*TASKS, SENTENCES)
 
 
-def load(config: RunConfig) -> ImageData | TextData:
+def load(config: RunConfig) -> ImageData | TextData | FolderData:
     """Loads the data set of a run.
 
     Raises:
@@ -19,6 +21,8 @@ def load(config: RunConfig) -> ImageData | TextData:
     """
     if config.dataset in _TEXTS:
         return load_text(config.dataset, config.max_length)
+    if config.dataset in FOLDERS:
+        return load_folders(config.dataset)
     check_dataset(config.dataset)
     return load_data(config.dataset)
 
@@ -29,10 +33,10 @@ def check_dataset(name: str) -> None:
     Raises:
         ValueError: there is not.
     """
-    if name in _TEXTS:
+    if name in _TEXTS or name in FOLDERS:
         return
     if name.partition("[")[0] not in CLASSES:
-        known = ", ".join((*CLASSES, *_TEXTS))
+        known = ", ".join((*CLASSES, *FOLDERS, *_TEXTS))
         raise ValueError(f"There is no data set {name!r}: choose from {known}.")
     parse_name(name)
 
@@ -44,5 +48,7 @@ def make_batches(
     data = load(config)
     if isinstance(data, ImageData):
         return ImageBatches(config, data, device, rank, world_size)
+    if isinstance(data, FolderData):
+        return FolderBatches(config, data, device, rank, world_size)
     kind = MaskedTextBatches if config.dataset == SENTENCES else TextBatches
     return kind(config, data, device, rank, world_size)

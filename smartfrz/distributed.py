@@ -1,8 +1,12 @@
 """Wrapped models; and several processes: one decides, all freeze the same layers."""
 
+from typing import Any, TypeVar
+
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -36,6 +40,15 @@ def agree(names: list[str]) -> list[str]:
     said: list[list[str]] = [names]
     dist.broadcast_object_list(said, src=0)
     return said[0]
+
+
+def gathered(value: T) -> list[T]:
+    """What each process has, by rank. A collective call."""
+    if not is_distributed():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def rebuild_reducers(model: nn.Module) -> None:
