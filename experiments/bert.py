@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
-_SIZES = {"bert_mini": (4, 256), "bert_base": (12, 768)}
+_SIZES = {"bert_tiny": (2, 128), "bert_mini": (4, 256), "bert_base": (12, 768)}
 """Encoder layers, and their width."""
 
 

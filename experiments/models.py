@@ -72,6 +72,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg11": _vgg11,
     "mobilenet_v2": _mobilenet_v2,
     "deit_tiny": _deit_tiny,
+    "bert_tiny": _bert("bert_tiny"),
     "bert_mini": _bert("bert_mini"),
     "bert_base": _bert("bert_base"),
     "bert_mini_masked": _masked_bert("bert_mini"),
@@ -93,7 +94,14 @@ FAMILIES = {
     "residual": ("resnet50", "residual", "residual_deep"),
     "plain": ("vgg11", "plain", "plain_deep"),
     "mobile": ("mobilenet_v2", "mobile", "mobile_deep"),
-    "attention": ("deit_tiny", "bert_mini", "bert_base", "attention", "attention_deep"),
+    "attention": (
+        "deit_tiny",
+        "bert_tiny",
+        "bert_mini",
+        "bert_base",
+        "attention",
+        "attention_deep",
+    ),
 }
 """The networks that are alike: a predictor is new to a family if it has seen none of them."""
 

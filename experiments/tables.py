@@ -21,6 +21,7 @@ NAMES = {
     "deit_tiny": "DeiT-T",
     "bert_base": "BERT-base",
     "bert_mini": "BERT-mini",
+    "bert_tiny": "BERT-tiny",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "imagenet": "ImageNet",

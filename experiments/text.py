@@ -21,6 +21,9 @@ TASKS = {
 SENTENCES = "sentences"
 """The training sentences of all tasks in a row, to predict masked words of."""
 
+MADE = "made"
+"""Sentences made on the spot, of random words: is a certain one among them?"""
+
 SENTENCES_LENGTH = 80
 """Tokens of the pieces that words are predicted in; few pairs of MRPC are longer."""
 
@@ -51,10 +54,10 @@ class TextData:
 
 @lru_cache(maxsize=4)
 def load_text(name: str, length: int) -> TextData:
-    """Loads a task of GLUE, whose validation split is the test set, or :data:`SENTENCES`.
+    """Loads a task of GLUE, whose validation split is the test set, or other sentences.
 
     Args:
-        name: which.
+        name: one of :data:`TASKS`, :data:`SENTENCES` or :data:`MADE`.
         length: tokens that examples are cut or padded to.
 
     Raises:
@@ -63,6 +66,8 @@ def load_text(name: str, length: int) -> TextData:
     """
     if length < 8:
         raise ValueError(f"max_length = {length} leaves no room for a sentence: say at least 8.")
+    if name == MADE:
+        return _made(length)
     return _sentences(length) if name == SENTENCES else _task(name, length)
 
 
@@ -99,6 +104,23 @@ def _sentences(length: int) -> TextData:
         train_labels=torch.zeros(len(train), dtype=torch.int64),
         test_labels=torch.zeros(len(test), dtype=torch.int64),
         num_classes=VOCABULARY,
+    )
+
+
+def _made(length: int, train: int = 1024, test: int = 256, words: int = 200) -> TextData:
+    generator = torch.Generator().manual_seed(0)
+    count = train + test
+    labels = torch.arange(count) % 2
+    # The first word is the one that is asked for.
+    ids = torch.randint(1001, 1000 + words, (count, length), generator=generator)
+    places = torch.randint(1, length - 1, (count,), generator=generator)
+    rows = torch.arange(count)
+    ids[rows, places] = torch.where(labels == 1, 1000, ids[rows, places])
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    types = torch.zeros_like(ids)
+    first, rest = slice(train), slice(train, count)
+    return TextData(
+        *(ids[first], types[first], labels[first]), *(ids[rest], types[rest], labels[rest]), 2
     )
 
 

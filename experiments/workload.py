@@ -7,10 +7,10 @@ from experiments.config import RunConfig
 from experiments.data import CLASSES, ImageData, load_data, parse_name
 from experiments.folder_batches import FolderBatches
 from experiments.folders import FOLDERS, FolderData, load_folders
-from experiments.text import SENTENCES, TASKS, TextData, load_text
+from experiments.text import MADE, SENTENCES, TASKS, TextData, load_text
 from experiments.text_batches import MaskedTextBatches, TextBatches
 
-_TEXTS = (*TASKS, SENTENCES)
+_TEXTS = (*TASKS, SENTENCES, MADE)
 
 
 def load(config: RunConfig) -> ImageData | TextData | FolderData:
