@@ -14,7 +14,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench report readme
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench report smoke readme
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -78,6 +78,11 @@ bench: $(addprefix bench-,step_time saved_activations bookkeeping communication 
 
 report: setup  ## one page of all results, to open in a browser: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)
+
+SMOKE = $(addprefix table,1 2 3 4 5 6 7 8 9) policies predictor evidence attention \
+	fig3 fig4 fig5 overhead report
+smoke: setup  ## every target once, at the smallest scale
+	@set -e; for target in $(SMOKE); do $(MAKE) --no-print-directory $$target SCALE=demo; done
 
 readme: setup  ## puts the result tables into the README
 	$(BIN)/python -m scripts.readme

@@ -10,6 +10,8 @@ import torch
 from scripted import Scripted
 from torch import nn
 
+from experiments.plan import SCALES, SPECS
+from experiments.report import SECTIONS
 from scripts.readme import ROOT, filled, without_missing
 from smartfrz import Freezer
 
@@ -99,6 +101,32 @@ def test_make_alone_lists_the_targets():
     said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "demo", "test", "lint", "predictor", "table"):
         assert re.search(rf"^make {target}\S* +\S", said, re.MULTILINE)
+
+
+TARGETS = [
+    *(f"table{i}" for i in range(1, 10)),
+    *("policies", "unconverged", "thresholds", "predictor", "evidence", "attention"),
+    *("fig3", "fig4", "fig5", "overhead", "report", "smoke"),
+]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_target_has_every_scale(scale: str) -> None:
+    said = subprocess.run(
+        ["make", "-n", *TARGETS, f"SCALE={scale}", "DRY=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    for target in TARGETS[:10]:
+        assert f"scripts.table {target} --scale {scale}" in said.stdout
+
+
+def test_every_table_has_a_target_and_a_place_in_the_report() -> None:
+    specs = {spec.stem for spec in SPECS.glob("*.toml")} - {"controls"}
+    assert specs <= set(TARGETS)
+    assert {section.name for section in SECTIONS} >= specs - {"predictor"}
 
 
 @pytest.mark.slow
