@@ -17,7 +17,7 @@ from experiments.fitting import Training
 from experiments.models import MODELS
 from experiments.predictors import Recipe
 from experiments.pretraining import PUBLISHED, has_published_weights
-from experiments.workload import check_dataset, load
+from experiments.workload import check_dataset
 from smartfrz.predictor import AttentionPredictor
 
 SPECS = Path(__file__).parent / "specs"
@@ -262,13 +262,3 @@ def _fingerprint(predictor: str) -> tuple[str, float]:
     """A hash of a predictor's weights, and its threshold."""
     found = AttentionPredictor.from_pretrained(predictor)
     return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold
-
-
-def check_data(configs: list[RunConfig]) -> None:
-    """Loads every data set once, so that a missing one is known before the first run.
-
-    Raises:
-        ValueError: a data set is unknown or missing.
-    """
-    for config in {(each.dataset, each.max_length): each for each in configs}.values():
-        load(config)

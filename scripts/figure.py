@@ -23,7 +23,8 @@ from experiments.config import RunConfig
 from experiments.execute import execute, is_finished, run_file
 from experiments.histories import is_recorded, load_history
 from experiments.measured import Measurement, counted, measured_once, where_and_when
-from experiments.plan import SCALES, check_data, load_spec, plan
+from experiments.needs import check_needs
+from experiments.plan import SCALES, load_spec, plan
 from experiments.results import read_run, runs_to_frame, write_text_atomic
 from experiments.series import missing_prerequisites, run_series
 from experiments.tables import display_name
@@ -62,7 +63,7 @@ def fig3(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
     config, *_ = plan(load_spec("fig3"), options.scale)
 
     def measure() -> Measurement:
-        check_data([config])
+        check_needs([config])
         runs = options.results / "runs"
         run_series(
             missing_prerequisites([config], runs),
@@ -129,7 +130,7 @@ def fig5(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
     runs = options.results / "runs"
 
     def measure() -> Measurement:
-        check_data(configs)
+        check_needs(configs)
         missing = [config for config in configs if not is_finished(config, runs)]
         sources = missing_prerequisites(missing, runs)
         run_series(

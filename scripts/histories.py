@@ -7,7 +7,8 @@ from pathlib import Path
 from experiments.config import Recording, RunConfig
 from experiments.execute import execute
 from experiments.histories import is_recorded, record_history, write_readme
-from experiments.plan import SCALES, check_data, load_spec, plan
+from experiments.needs import check_needs
+from experiments.plan import SCALES, load_spec, plan
 from experiments.series import missing_prerequisites, run_series
 from experiments.train import OnStep
 from scripts.cli import check_asked, run_command
@@ -29,7 +30,7 @@ def main() -> None:
 
 def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
     """Does the missing runs, pretraining first; each goes on where it stopped."""
-    check_data(list(recordings))
+    check_needs(list(recordings))
     missing = [config for config in recordings if not is_recorded(config)]
     todo = missing_prerequisites(missing, runs) + missing
     print(f"{len(recordings)} trainings to record, {len(todo)} runs to do.")

@@ -8,7 +8,8 @@ from experiments import figures_of_layers, overhead
 from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig, SmartFreezing
 from experiments.measured import Measurement, measured_once, where_and_when
-from experiments.plan import SCALES, check_data, load_spec, plan
+from experiments.needs import check_needs
+from experiments.plan import SCALES, load_spec, plan
 from experiments.setup import device_and_rank
 from scripts.cli import run_command
 from scripts.figure import network_on_data, write
@@ -38,7 +39,7 @@ def main() -> None:
 
 def measure(config: RunConfig) -> Measurement:
     """Counts and times everything for one of Table 2's runs."""
-    check_data([config])
+    check_needs([config])
     assert isinstance(config.options, SmartFreezing)
     predictor = AttentionPredictor.from_pretrained(config.options.predictor)
     print("Timing SmartFRZ beside the training of", network_on_data(config))

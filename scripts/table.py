@@ -14,16 +14,16 @@ from experiments.compute import full_tflops
 from experiments.config import RunConfig, SmartFreezing
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
+from experiments.needs import check_needs, needs
 from experiments.plan import (
     SCALES,
-    check_data,
     labelled_plan,
     load_spec,
     recipes,
     with_controls,
 )
 from experiments.predictors import Recipe, kept
-from experiments.results import read_run, runs_to_frame, write_csv, write_text_atomic
+from experiments.results import load_runs, read_run, runs_to_frame, write_csv, write_text_atomic
 from experiments.series import missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
 from experiments.train import OnStep
@@ -60,13 +60,15 @@ def main() -> None:
         and config.dataset in (options.datasets or [config.dataset])
     }
     runs = options.results / "runs"
-    check_data(list(chosen))
     todo = missing_runs(chosen, runs)
     needed = needed_predictors(todo, recipes(spec, options.scale))
+    if options.dry:
+        print_dry(spec.title, chosen, todo, needed, runs)
+        return
+    check_needs([*chosen, *todo])
     if is_main_process():
         print_plan(spec.title, chosen, todo, needed)
-    if options.dry:
-        return
+        print_needs(chosen, todo, runs)
     make_for_table(needed, options.scale, options.results)
     run_all(options, chosen, todo, runs)
     if is_main_process():
@@ -97,14 +99,8 @@ def print_plan(
     todo: list[RunConfig],
     predictors: Mapping[str, Recipe],
 ) -> None:
-    """Says what there is to do before it starts, and what full training would compute."""
+    """Says what there is to do before it starts."""
     print(title)
-    for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
-        exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
-        print(
-            f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
-            f" (as the paper counts: {as_in_paper:,.2f})"
-        )
     if missing := [name for name, recipe in predictors.items() if recipe.id not in kept()]:
         print(f"Predictors to make first: {', '.join(missing)}.")
     print(f"{len(chosen)} cells, {len(todo)} runs to do, pretraining included:")
@@ -114,6 +110,33 @@ def print_plan(
             f"  {config.model} {config.dataset} {method} seed {config.seed}, "
             f"{config.epochs:g} epochs"
         )
+
+
+def print_needs(chosen: Mapping[RunConfig, str], todo: list[RunConfig], runs: Path) -> None:
+    """Says what full training computes, and what the runs to come need."""
+    for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
+        exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
+        print(
+            f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
+            f" (as the paper counts: {as_in_paper:,.2f})"
+        )
+    print("\n".join(needs(todo, load_runs(runs))))
+
+
+def print_dry(
+    title: str,
+    chosen: Mapping[RunConfig, str],
+    todo: list[RunConfig],
+    predictors: Mapping[str, Recipe],
+    runs: Path,
+) -> None:
+    """The plan, and whether all that it needs is here."""
+    print_plan(title, chosen, todo, predictors)
+    try:
+        check_needs([*chosen, *todo])
+        print_needs(chosen, todo, runs)
+    except ValueError as error:
+        print(f"Not to be started here: {error}")
 
 
 def run_all(

@@ -178,10 +178,24 @@ def test_a_dry_run_says_what_is_to_do_and_writes_nothing(empty, monkeypatch, cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Some digits."
     compute = r"full training: [\d.]+ TFLOPs \(as the paper counts: [\d.]+\)"
-    assert re.fullmatch(rf"  residual digits\[5:10\], {compute}", lines[1])
+    assert any(re.fullmatch(rf"  residual digits\[5:10\], {compute}", line) for line in lines)
     assert "8 cells, 10 runs to do, pretraining included:" in lines
     assert "  residual digits[0:5] full seed 0, 1 epochs" in lines
     assert "  plain digits[5:10] linear seed 0, 6 epochs" in lines
+    assert (
+        "Data: digits[5:10], digits[0:5]." in lines or "Data: digits[0:5], digits[5:10]." in lines
+    )
+
+
+def test_a_dry_run_without_the_data_says_so_and_all_else(empty, monkeypatch, capsys):
+    monkeypatch.delenv("SMARTFRZ_DATA", raising=False)
+    spec = empty / "specs" / "table2.toml"
+    spec.write_text(spec.read_text().replace('"digits[5:10]"', '"imagefolder"'))
+    assert run_table(monkeypatch, "--dry") == 0
+    said = capsys.readouterr().out
+    assert "  residual imagefolder full seed 0, 6 epochs" in said
+    assert "Not to be started here: imagefolder was looked for" in said
+    assert run_table(monkeypatch) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "wrong keys"])
