@@ -8,7 +8,7 @@ from experiments.config import RunConfig
 from experiments.machine import provenance
 from experiments.paths import cache_folder
 from experiments.pretraining import has_weights, save_weights
-from experiments.results import read_run, write_json_atomic
+from experiments.results import read_run, sealed, write_json_atomic
 from experiments.scoring import metrics_of
 from experiments.setup import Run
 from experiments.train import Curves, OnStep, diverged, train
@@ -38,7 +38,7 @@ def execute(
         return
     if keep_weights and not diverged(curves):
         save_weights(config, unwrap(run.model), curves.accuracy[-1])
-    write_json_atomic(run_file(config, runs), record(run, curves, command))
+    write_json_atomic(run_file(config, runs), sealed(record(run, curves, command)))
     (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)
 
 

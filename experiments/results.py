@@ -5,6 +5,7 @@ A run file, ``results/runs/<id>.json``, holds one finished or diverged run with 
 ``frozen`` maps a layer's name to the step at which it was frozen.
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -27,7 +28,7 @@ RUN_KEYS = frozenset({"config", "machine", "pretrained", *SCALARS, *SERIES})
 COLUMNS = (
     *("id", "status", "model", "dataset", "method", "seed", "epochs"),
     *SCALARS[2:],
-    *("machine", "pretrained_source", "pretrained_accuracy", "freezes"),
+    *("machine", "pretrained_source", "pretrained_accuracy", "freezes", "is_intact"),
     *SERIES,
 )
 # An id such as "12e45" or a torch version such as "2.10" must not come back as a number.
@@ -50,6 +51,20 @@ def write_json_atomic(path: Path, obj: Any) -> None:
         OSError: The file cannot be written, as on a full disk. Nothing is left behind.
     """
     write_text_atomic(path, json.dumps(obj, indent=1) + "\n")
+
+
+def sealed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run with a hash of all that it holds, by which a later edit is noticed."""
+    return {**run, "sha256": _digest(run)}
+
+
+def is_intact(run: Mapping[str, Any]) -> bool:
+    """Whether a run still is what was sealed."""
+    return run.get("sha256") == _digest({k: v for k, v in run.items() if k != "sha256"})
+
+
+def _digest(run: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
@@ -126,6 +141,7 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     measured = {key: run[key] for key in (*SCALARS, *SERIES)}
     measured["machine"] = _machine_name(run["machine"])
     measured["freezes"] = len(set(run["frozen"].values()))
+    measured["is_intact"] = is_intact(run)
     measured |= {f"pretrained_{key}": value for key, value in (run["pretrained"] or {}).items()}
     clash = sorted(measured.keys() & run["config"].keys())
     assert not clash, f"measured values and config share the names {clash}"

@@ -31,12 +31,14 @@ NAMES = {
     "sentences": "sentences",
 }
 COLUMNS = (
-    *("model", "dataset", "method", "accuracy_mean", "accuracy_std", "n", "planned", "diverged"),
+    *("model", "dataset", "method", "accuracy_mean", "accuracy_std"),
+    *("n", "planned", "diverged", "edited"),
     *("difference_mean", "difference_std", "time_ratio", "compute_ratio", "epochs"),
     *("paper_accuracy", "paper_accuracy_std", "paper_time_ratio", "paper_compute_ratio"),
 )
 BLANK = "\N{EN DASH}"
 _CELL = ["model", "dataset", "method"]
+_COUNTS = ("n", "planned", "diverged", "edited")
 _LABELS = 3  # the first columns of a rendered table are words, the others numbers
 
 
@@ -232,6 +234,7 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
         "difference_std": runs["difference"].std(ddof=1),
         "n": len(runs),
         "diverged": int((runs["status"] == "diverged").sum()),
+        "edited": int((~runs["is_intact"].astype(bool)).sum()),
         "time_ratio": runs["time_ratio"].median(),
         "compute_ratio": runs["compute_ratio"].mean(),
         "epochs": runs["epochs"].mean(),
@@ -269,13 +272,15 @@ def _words(row: pd.Series) -> list[str]:
 
 
 def _measured_accuracy(row: pd.Series) -> str:
-    n, planned, diverged = (int(row[key]) for key in ("n", "planned", "diverged"))
+    n, planned, diverged, edited = (int(row[key]) for key in _COUNTS)
     if n == 0:
         return f"not run (0/{planned})"
     partly = f"{n}/{planned}" if n < planned else ""
     failed = f"diverged {diverged}/{n}" if diverged else ""
+    changed = f"edited by hand {edited}/{n}" if edited else ""
     accuracy = _accuracy(row["accuracy_mean"], row["accuracy_std"])
     value, remarks = (failed, [partly]) if diverged == n else (accuracy, [partly, failed])
+    remarks.append(changed)
     notes = ", ".join(filter(None, remarks))
     return f"{value} ({notes})" if notes else value
 

@@ -12,10 +12,12 @@ from pandas.testing import assert_frame_equal
 
 from experiments.results import (
     RUN_KEYS,
+    is_intact,
     load_runs,
     read_csv,
     read_run,
     runs_to_frame,
+    sealed,
     write_csv,
     write_json_atomic,
 )
@@ -199,3 +201,14 @@ def test_a_config_that_hides_a_measurement_is_refused():
 def test_the_diverged_run_has_no_accuracy():
     frame = runs_to_frame([make_run(), diverged_run()])
     assert pd.isna(frame.set_index("status").at["diverged", "final_accuracy"])
+
+
+def test_a_sealed_run_is_intact_until_it_is_edited(tmp_path):
+    for i, run in enumerate([make_run(), diverged_run()]):
+        path = tmp_path / f"{i}.json"
+        write_json_atomic(path, sealed(run))
+        found = read_run(path)
+        assert is_intact(found)
+        for key, value in {"final_accuracy": 0.31, "seed": 5, "frozen": {}}.items():
+            assert not is_intact(found | {key: value})
+        assert sorted(runs_to_frame([found, make_run()])["is_intact"]) == [False, True]

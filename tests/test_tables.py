@@ -29,6 +29,7 @@ NO_PAPER = PAPER[:0]
 def run(method="full", seed=0, accuracy=0.9, seconds=100.0, tflops=10.0, **changes):
     return {
         "status": "finished",
+        "is_intact": True,
         "model": "resnet50",
         "dataset": "cifar10",
         "method": method,
@@ -350,3 +351,10 @@ def test_a_caption_names_other_metrics():
 
 def test_a_caption_without_runs_says_so():
     assert caption(runs_to_frame([]), "Fine-tuning.") == "Fine-tuning. Nothing has been run yet."
+
+
+def test_runs_that_were_edited_by_hand_show():
+    runs = [run(seed=0), run(seed=1, is_intact=False), run(seed=2)]
+    made = table(runs, plan("full"))
+    assert made["edited"].tolist() == [1]
+    assert "90.00 ± 0.00 (edited by hand 1/3)" in to_markdown(made, "A table.")
