@@ -17,7 +17,7 @@ from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer
 from smartfrz.module_calls import ModuleCall, ModuleCalls
 from smartfrz.prefix import Prefix, longest_prefix
-from smartfrz.tracing import evaluating
+from smartfrz.tracing import evaluating, without_fused_layers
 
 
 class FeatureCache:
@@ -29,10 +29,12 @@ class FeatureCache:
         for keys, inputs, labels in loader:
             loss = criterion(cached(keys, inputs), labels)
 
-    After each freeze, the next forward pass finds the last place at which the network can be cut
-    (:func:`smartfrz.prefix.longest_prefix`), and features are gathered anew from there. What comes
-    out equals the model's own output up to the rounding of batches of another size. In eval mode
-    the model is simply called.
+    Once layers are frozen in front, the next forward pass finds the last place at which the network
+    can be cut (:func:`smartfrz.prefix.longest_prefix`), and features are gathered from there. When
+    more layers are frozen it is cut anew, but not before all samples seen are remembered where it
+    is cut now: their new features are then computed from those, and the old ones are forgotten.
+    What comes out equals the model's own output up to the rounding of batches of another size. In
+    eval mode the model is simply called.
 
     It is for inputs that repeat unchanged: padded to one length, not augmented. Modules that are
     skipped are not called, their forward hooks are, with arbitrary numbers. Several processes each
@@ -73,8 +75,8 @@ class FeatureCache:
         self._keeps_dropout = dropout == "keep"
         self._fingerprints: dict[int, int] = {}
         self._front: list[Layer] | None = None
-        self._prefix: Prefix | None = None
-        self._store: FeatureStore | None = None
+        self._stage: _Stage | None = None
+        self._is_due = False  # for another cut
 
     def __call__(self, keys: Tensor | Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """The model's output for a batch.
@@ -91,59 +93,56 @@ class FeatureCache:
         if not self.freezer.model.training:
             return self.freezer.model(*args, **kwargs)
         samples = keys.tolist() if isinstance(keys, Tensor) else list(keys)
+        # Frozen layers may be in eval mode.
+        with without_fused_layers():
+            return self._called(samples, args, kwargs)
+
+    def _called(self, samples: list[int], args: Any, kwargs: Any) -> Any:
         self._check_inputs_repeat(samples, (args, kwargs))
         front = self._frozen_in_front()
         if front != self._front:
-            self._front = front
+            self._front, self._is_due = front, True
+            if not self._keeps_dropout:
+                self._switch_off_dropout(args, kwargs)
+        if self._is_due and self._is_complete():
             return self._cut_anew(args, kwargs)
-        if self._prefix is None:
+        if self._stage is None:
             return self.freezer.model(*args, **kwargs)
-        with self._prefix.replaced(self._features(samples, args, kwargs)):
+        features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
+        if self._is_complete():
+            self._stage.below = None  # it has served
+        with self._stage.prefix.replaced(features):
             return self.freezer.model(*args, **kwargs)
 
-    def _features(self, samples: list[int], args: Any, kwargs: Any) -> Tensor:
-        assert self._prefix is not None
-        known = [False] * len(samples) if self._store is None else self._store.has(samples)
-        missing = [i for i, is_known in enumerate(known) if not is_known]
-        if not missing:
-            assert self._store is not None
-            return self._store.get(samples)
-        rows = torch.tensor(missing)
-        some_args, some_kwargs = tree_map(
-            lambda leaf: leaf[rows] if _has_rows(leaf, len(samples)) else leaf, (args, kwargs)
-        )
-        model = unwrap(self.freezer.model)
-        computed = self._prefix.features(lambda: model(*some_args, **some_kwargs))
-        if self._store is None:
-            self._store = FeatureStore(computed[0], self._budget_bytes, self._folder)
-        features = computed.new_empty(len(samples), *computed.shape[1:])
-        features[rows] = computed
-        if len(missing) < len(samples):
-            kept = [i for i, is_known in enumerate(known) if is_known]
-            features[torch.tensor(kept)] = self._store.get([samples[i] for i in kept])
-        self._store.put([samples[i] for i in missing], computed)
-        return features
+    def _is_complete(self) -> bool:
+        """Whether all samples seen are remembered, or as many as can be."""
+        store = self._stage.store if self._stage else None
+        return store is None or len(store) >= min(store.capacity, len(self._fingerprints))
 
     def _cut_anew(self, args: Any, kwargs: Any) -> Any:
-        assert self._front is not None
         model = unwrap(self.freezer.model)
-        self._store, self._prefix, self.cut = None, None, ""
-        if not self._keeps_dropout:
-            with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
-                model(*args, **kwargs)
-            switch_off_dropout(recorded.calls, self._front)
         with ModuleCalls(model) as recorded:
             output = self.freezer.model(*args, **kwargs)
         if self._keeps_dropout:
             self._check_nothing_is_random(recorded.calls)
+        self._is_due = False
         if self._front:
-            self._prefix = longest_prefix(model, recorded.calls, lambda: model(*args, **kwargs))
+            prefix = longest_prefix(model, recorded.calls, lambda: model(*args, **kwargs))
+            self._stage = (
+                _Stage(prefix, self._stage, self._budget_bytes, self._folder) if prefix else None
+            )
             self._say_where()
         return output
 
+    def _switch_off_dropout(self, args: Any, kwargs: Any) -> None:
+        model = unwrap(self.freezer.model)
+        with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+        switch_off_dropout(recorded.calls, self._front or [])
+
     def _say_where(self) -> None:
-        if self._prefix is not None:
-            self.cut = self._name(self._prefix.cut.module)
+        self.cut = self._name(self._stage.prefix.cut.module) if self._stage else ""
+        if self._stage:
             return
         warnings.warn(
             "Layers are frozen in front, but there is no module after which the forward pass can "
@@ -175,6 +174,62 @@ class FeatureCache:
                 f"{self._name(module)} draws random numbers, as dropout does, so that no forward "
                 "pass is like the one before: set its probability to 0, or say dropout='eval'."
             )
+
+
+class _Stage:
+    """A place at which the network is cut, and the features there that are remembered.
+
+    Args:
+        prefix: what is skipped.
+        below: an earlier one, which the features of further samples are computed from.
+        budget_bytes: how much this stage and the one below it remember.
+        folder: as in :class:`FeatureCache`.
+    """
+
+    def __init__(
+        self, prefix: Prefix, below: "_Stage | None", budget_bytes: int, folder: Path | None
+    ) -> None:
+        self.prefix, self.folder = prefix, folder
+        self.below = below
+        self.budget_bytes = budget_bytes
+        self.store: FeatureStore | None = None
+
+    def features(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
+        """The features of a batch, (B, ...); what is missing is computed and, if it fits, kept."""
+        known = [False] * len(samples) if self.store is None else self.store.has(samples)
+        missing = [i for i, is_known in enumerate(known) if not is_known]
+        if not missing and self.store is not None:
+            return self.store.get(samples)
+        rows = torch.tensor(missing)
+        some_args, some_kwargs = tree_map(
+            lambda leaf: leaf[rows] if _has_rows(leaf, len(samples)) else leaf, (args, kwargs)
+        )
+        new = [samples[i] for i in missing]
+        computed = self._computed(model, new, some_args, some_kwargs)
+        if self.store is None:
+            self.store = self._make_store(computed[0])
+        features = computed.new_empty(len(samples), *computed.shape[1:])
+        features[rows] = computed
+        if len(missing) < len(samples):
+            kept = [i for i, is_known in enumerate(known) if is_known]
+            features[torch.tensor(kept)] = self.store.get([samples[i] for i in kept])
+        self.store.put(new, computed)
+        return features
+
+    def _computed(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
+        if self.below is None:
+            return self.prefix.features(lambda: model(*args, **kwargs))
+        earlier = self.below.features(model, samples, args, kwargs)
+        with self.below.prefix.replaced(earlier):
+            return self.prefix.features(lambda: model(*args, **kwargs), self.below.prefix)
+
+    def _make_store(self, row: Tensor) -> FeatureStore:
+        """As large as the budget allows beside the stage below, or without it if that is little."""
+        held = self.below.store.nbytes if self.below and self.below.store else 0
+        left = self.budget_bytes - held
+        if left < held:
+            self.below, left = None, self.budget_bytes
+        return FeatureStore(row, left, self.folder)
 
 
 def _has_rows(leaf: Any, count: int) -> bool:

@@ -33,6 +33,15 @@ class FeatureStore:
         self._device = row.device
         self._place: dict[int, int] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows that are kept."""
+        row = self._rows[:1]
+        return len(self._place) * row.numel() * row.element_size()
+
+    def __len__(self) -> int:
+        return len(self._place)
+
     def has(self, keys: Sequence[int]) -> list[bool]:
         """Whether each sample's row is kept."""
         return [key in self._place for key in keys]

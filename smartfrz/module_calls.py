@@ -56,6 +56,10 @@ class ModuleCall:
             return []
         return self.parent.before() + self.parent.children[: self.parent.children.index(self)]
 
+    def count(self, module: nn.Module) -> int:
+        """How often a module is called in this call, itself included."""
+        return (self.module is module) + sum(child.count(module) for child in self.children)
+
 
 class ModuleCalls:
     """While entered, lists the calls of all modules of ``model``, in the order of their end."""

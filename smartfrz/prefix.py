@@ -36,18 +36,20 @@ class Prefix:
     skipped: tuple[ModuleCall, ...]
     batch_size: int
 
-    def features(self, forward: Forward) -> Tensor:
+    def features(self, forward: Forward, below: "Prefix | None" = None) -> Tensor:
         """Runs a forward pass as far as the cut, and no further.
 
         Args:
             forward: calls the model without any DDP wrapper around it.
+            below: a shorter prefix that is :meth:`replaced` at the same time.
 
         Returns:
             The features, (B, ...), without a graph.
         """
 
         def stop(original: Callable[..., Any]) -> Callable[..., Any]:
-            calls = iter(range(self.cut.nth))
+            inside = below.calls_inside(self.cut.module) if below else 0
+            calls = iter(range(self.cut.nth - inside))
 
             def run(*args: Any, **kwargs: Any) -> Any:
                 output = original(*args, **kwargs)
@@ -63,6 +65,11 @@ class Prefix:
             except _Reached as reached:
                 return next(leaf for leaf in tree_iter(reached.output) if isinstance(leaf, Tensor))
         raise AssertionError("The forward pass no longer comes by the module that it was cut at.")
+
+    def calls_inside(self, module: nn.Module) -> int:
+        """How often a module is called inside others of this prefix, and not if it is replaced."""
+        parts = [child for part in (*self.skipped, self.cut) for child in part.children]
+        return sum(part.count(module) for part in parts)
 
     @contextmanager
     def replaced(self, features: Tensor, value: float | None = None) -> Iterator[None]:

@@ -76,18 +76,27 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with the fused transformer layers off: they hide which parameter is used when."""
+    """Eval mode, with the fused transformer layers off."""
     training = {module: module.training for module in model.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
     for module in training:
         module.training = False
+    try:
+        with without_fused_layers():
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def without_fused_layers() -> Iterator[None]:
+    """PyTorch's transformer layers call their modules, which in eval mode they may go around."""
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, flag in training.items():
-            module.training = flag
 
 
 class _Recorder(TorchDispatchMode):

@@ -86,12 +86,18 @@ def test_a_front_of_any_architecture_is_skipped_with_the_same_gradients(
     inputs = architecture.inputs()
     layers = find_layers(model, inputs)
     front = [layer.name for layer in layers[: (len(layers) + 1) // 2] if not layer.is_head]
-    cache = FeatureCache(frozen(model, front, layers=layers), dropout="eval")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # In two goes, so that the second features are computed from the first.
+    script = {0: front[: len(front) // 2], 1: front}
+    freezer = Freezer(model, optimizer, Scripted(script), layers)
+    cache = FeatureCache(freezer, dropout="eval")
     model.train()
     called = _Called(cache, [0, 1])
-    loss_of(called, inputs)
+    for _ in range(2):
+        freezer.step()
+        for _ in range(2):
+            loss_of(called, inputs)
     state = copy.deepcopy(model.state_dict())
-    model.zero_grad()
 
     torch.manual_seed(1)
     loss_of(model, inputs).backward()
@@ -133,7 +139,7 @@ def test_the_rest_trains_as_without_a_cache() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         freezer = Freezer(model, optimizer, Scripted({2: ["first.0"], 5: ["second.0"]}))
         cache = FeatureCache(freezer)
-        for step in range(9):
+        for step in range(20):
             keys = torch.randperm(12, generator=torch.Generator().manual_seed(step))[:4]
             logits = cache(keys, x[keys]) if is_cached else model(x[keys])
             F.cross_entropy(logits, labels[keys]).backward()
@@ -145,15 +151,18 @@ def test_the_rest_trains_as_without_a_cache() -> None:
         torch.testing.assert_close(cached, stock)
 
 
-def test_features_are_forgotten_when_the_front_grows_and_only_then() -> None:
-    class Deeper(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.third = nn.Conv2d(4, 4, 1)
+class Deeper(Net):
+    """With a third convolution, of one pixel."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.third(self.second(self.first(x))).mean((2, 3)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.third = nn.Conv2d(4, 4, 1)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.third(self.second(self.first(x))).mean((2, 3)))
+
+
+def test_when_the_front_grows_features_are_computed_from_those_that_are_there() -> None:
     model = Deeper().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     script = {0: ["first.0"], 1: ["third"], 2: ["second.0"]}
@@ -161,21 +170,70 @@ def test_features_are_forgotten_when_the_front_grows_and_only_then() -> None:
     cache = FeatureCache(freezer)
     x = images()[BATCH]
 
-    def step() -> int:
-        seen(model)
-        cache(BATCH, x)
-        return seen(model)
+    def step() -> tuple[int, int]:
+        for name in ("first", "second"):
+            seen(model, name)
+        torch.testing.assert_close(cache(BATCH, x), expected)
+        return seen(model, "first"), seen(model, "second")
 
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
     freezer.step()
+    expected = model(x)
     step()
     assert cache.cut == "first"
-    assert [step(), step()] == [4, 0]
+    assert [step(), step()] == [(4, 4), (0, 4)]
     freezer.step()
-    assert [step(), step()] == [0, 0]
+    expected = model(x)
+    assert [step(), step()] == [(0, 4), (0, 4)]
+    assert cache.cut == "first"
     freezer.step()
+    expected = model(x)
     step()
     assert cache.cut == "third"
-    assert [step(), step()] == [4, 0]
+    assert [step(), step()] == [(0, 4), (0, 0)]
+
+
+def test_it_is_cut_anew_only_when_all_samples_are_remembered() -> None:
+    model = Deeper().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0", "third"]}))
+    cache = FeatureCache(freezer)
+    x = images()
+    cuts = []
+    for keys in ([0, 1, 2, 3], [4, 5, 6, 7]):
+        cache(keys, x[keys])
+    freezer.step()
+    cache(BATCH, x[BATCH])
+    cache(BATCH, x[BATCH])
+    freezer.step()
+    for keys in ([0, 1, 4, 5], [6, 7, 0, 1], [2, 3, 4, 5], [0, 1, 6, 7], [2, 3, 4, 5]):
+        seen(model)
+        torch.testing.assert_close(cache(keys, x[keys]), model(x[keys]))
+        cuts.append((cache.cut, seen(model) - 4))
+    assert cuts[:2] == [("first", 2), ("first", 2)]
+    assert [cut for cut, _ in cuts[2:]] == ["third"] * 3
+    # What was computed up to the first cut is not computed again.
+    assert [images for _, images in cuts[3:]] == [0, 0]
+
+
+def test_both_generations_of_features_keep_within_the_budget() -> None:
+    row = 4 * 6 * 6 * 4
+    model = Deeper().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0", "third"]}))
+    cache = FeatureCache(freezer, budget_bytes=5 * row)
+    x = images()[BATCH]
+    freezer.step()
+    for _ in range(2):
+        cache(BATCH, x)
+    freezer.step()
+    for _ in range(4):
+        torch.testing.assert_close(cache(BATCH, x), model(x))
+    assert cache.cut == "third"
+    seen(model)
+    cache(BATCH, x)
+    assert seen(model) == 0
 
 
 def test_no_more_is_remembered_than_the_budget_allows() -> None:
