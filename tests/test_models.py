@@ -4,10 +4,30 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.models import FAMILIES, MODELS, build_model, family
+from experiments.models import FAMILIES, MODELS, PRETRAINED_AS, build_model, family
 
 
-@pytest.mark.parametrize("name", MODELS)
+IMAGES = [name for name in MODELS if not name.startswith("bert")]
+SENTENCES = [name for name in MODELS if name.startswith("bert") and not name.endswith("_masked")]
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_every_bert_is_of_one_family_and_classifies(name):
+    assert name in FAMILIES[family(name)]
+    model = build_model(name, num_classes=7, image_size=0).eval()
+    ids = torch.randint(1, 1000, (2, 5))
+    inputs = {"token_type_ids": 0 * ids, "attention_mask": 0 * ids + 1}
+    assert model(input_ids=ids, **inputs).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", PRETRAINED_AS)
+def test_a_masked_bert_has_all_weights_of_the_classifier_but_its_head(name):
+    classifier = build_model(name, 7, 0).state_dict()
+    masked = build_model(PRETRAINED_AS[name], 7, 0).state_dict()
+    assert {key for key in classifier if not key.startswith("classifier.")} <= masked.keys()
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_every_network_is_of_one_family_and_classifies(name):
     assert name in FAMILIES[family(name)]
     model = build_model(name, num_classes=7, image_size=32).eval()
