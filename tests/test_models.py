@@ -6,7 +6,6 @@ from torch import nn
 
 from experiments.models import FAMILIES, MODELS, PRETRAINED_AS, build_model, family
 
-
 IMAGES = [name for name in MODELS if not name.startswith("bert")]
 SENTENCES = [name for name in MODELS if name.startswith("bert") and not name.endswith("_masked")]
 
