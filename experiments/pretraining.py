@@ -55,8 +55,8 @@ def weights_file(config: RunConfig) -> Path:
 
 def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     """Keeps the final weights of a run, tied ones once, and the accuracy that they reach."""
-    once = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}
     state = model.state_dict()
+    once = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in reversed(once.values())}
     with replacing(weights_file(config)) as partial:
         save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})

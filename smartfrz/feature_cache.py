@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,11 @@ def _fingerprints(inputs: Any, count: int) -> list[int]:
             rows = leaf.detach().reshape(count, -1).contiguous()
             size = rows.shape[1] * rows.element_size()
             bits = rows.view(torch.int32 if size % 4 == 0 else torch.uint8)
-            generator = torch.Generator().manual_seed(0)
-            factors = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator)
-            total = 31 * total + (bits * factors.to(bits.device)).sum(1).cpu()
+            total = 31 * total + (bits * _factors(bits.shape[1], bits.device)).sum(1).cpu()
     return total.tolist()
+
+
+@lru_cache(maxsize=8)
+def _factors(count: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator).to(device)

@@ -1,6 +1,20 @@
 """Processes that start at once: they fork from one that has imported what is slow to import."""
 
 import multiprocessing
+from collections.abc import Callable
+from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["scripts.table", "timm", "sklearn.datasets"])
+
+
+def in_processes(count: int, work: Callable[..., None], *arguments: Any, exitcode: int = 0) -> None:
+    """Calls ``work(rank, *arguments)`` in each; all have to end with the exit code."""
+    processes = [
+        CONTEXT.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [exitcode] * count

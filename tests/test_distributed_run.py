@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from digits import ignore, save_random_predictor, tiny_run
-from processes import CONTEXT
+from processes import in_processes
 
 from experiments import plan as planning
 from experiments.execute import execute
@@ -39,18 +39,6 @@ pretraining = { dataset = "digits[0:5]", epochs = 1, lr = 0.05 }
 """
 
 
-def in_two_processes(work, *arguments) -> None:
-    """Calls ``work(rank, *arguments)`` in both; both have to end well."""
-    processes = [
-        CONTEXT.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0] * RANKS
-
-
 def run_one(rank: int, config, folder: Path) -> None:
     """Executes a run as one of the processes; keeps what it ended with."""
     torch.set_num_threads(1)
@@ -75,7 +63,7 @@ def test_two_processes_freeze_the_same_layers_at_the_same_steps(tmp_path, method
         "displacement": {"threshold": 0.02},
     }
     config = tiny_run(method, options=options.get(method))
-    in_two_processes(run_one, config, tmp_path)
+    in_processes(RANKS, run_one, config, tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(RANKS))
     assert first["frozen"] and first["frozen"] == second["frozen"]
     assert first["loss"] == second["loss"]
@@ -91,7 +79,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, monk
     # Without batch norms, which each process would feed with its own half of the batch.
     config = tiny_run("autofreeze", model="plain", augment=True)
     alone, curves = train(config, ignore, ignore)
-    in_two_processes(run_one, config, tmp_path)
+    in_processes(RANKS, run_one, config, tmp_path)
     ended = torch.load(tmp_path / "rank0.pt")
     assert ended["frozen"] == alone.freezer.frozen
     assert ended["loss"] == pytest.approx(curves.loss, rel=1e-4)
@@ -121,7 +109,7 @@ def test_the_table_command_runs_under_torchrun(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    in_two_processes(run_table, tmp_path, port)
+    in_processes(RANKS, run_table, tmp_path, port)
 
     runs = load_runs(tmp_path / "results" / "runs").set_index(["dataset", "method"])
     assert len(runs) == 4

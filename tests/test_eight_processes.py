@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from folders import write_folders
-from processes import CONTEXT
+from processes import in_processes
 
 from experiments.config import RunConfig, make_config
 from experiments.execute import execute
@@ -47,25 +47,13 @@ def work(rank: int, config: RunConfig, folder: Path, name: str, last_step: int) 
     dist.destroy_process_group()
 
 
-def in_eight(config: RunConfig, folder: Path, name: str, last_step: int, exitcode: int = 0) -> None:
-    arguments = (config, folder, name, last_step)
-    processes = [
-        CONTEXT.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-    assert {process.exitcode for process in processes} == {exitcode}
-
-
 def test_killed_and_resumed_they_end_as_an_unbroken_run(tmp_path: Path) -> None:
     write_folders(tmp_path / "shared" / "imagefolder")
     config = run_of()
-    in_eight(config, tmp_path, "unbroken", last_step=-1)
-    in_eight(config, tmp_path, "broken", last_step=8, exitcode=KILLED)
+    in_processes(RANKS, work, config, tmp_path, "unbroken", -1)
+    in_processes(RANKS, work, config, tmp_path, "broken", 8, exitcode=KILLED)
     assert not (tmp_path / "runs" / "broken").exists()
-    in_eight(config, tmp_path, "broken", last_step=-1)
+    in_processes(RANKS, work, config, tmp_path, "broken", -1)
     expected, *_ = ends = [torch.load(tmp_path / f"unbroken{rank}.pt") for rank in range(RANKS)]
     assert expected["frozen"]
     for rank, end in enumerate(ends):
