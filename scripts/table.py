@@ -196,13 +196,16 @@ def draw(
 
 def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:
     """The finished runs of a table, one row each, with their methods as the table has them."""
-    found = []
+    found, methods = [], {}
     for config, method in planned.items():
         known = matched(config, planned, runs)
         file = run_file(known or config, runs)
         if known and file.exists() and (run := read_run(file)):
-            found.append(run | {"config": run["config"] | {"method": method}})
-    return runs_to_frame(found)
+            found.append(run)
+            methods[run["id"]] = method
+    frame = runs_to_frame(found)
+    # Not before, or the runs would no longer be what was sealed.
+    return frame.assign(method=frame["id"].map(methods))
 
 
 if __name__ == "__main__":

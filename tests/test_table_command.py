@@ -252,6 +252,7 @@ def test_variants_of_a_method_are_rows_of_their_own(empty, monkeypatch, capsys):
         *("Full training", "SmartFRZ", "SmartFRZ idle"),
         *("Displacement rule", "Similarity-guided", "Linear freezing"),
     ]
+    assert "edited by hand" not in (drawn / "table.md").read_text()
     runs = read_csv(drawn / "runs.csv").set_index("method")
     frozen = {method: bool(json.loads(layers)) for method, layers in runs["frozen"].items()}
     assert frozen.pop("full") is frozen.pop("smartfrz idle") is False
