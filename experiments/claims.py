@@ -20,7 +20,8 @@ def claims(frame: pd.DataFrame) -> str:
     """What a table's runs say of SmartFRZ, in Markdown: a line for each claim.
 
     Differences are paired by seed. A claim about them holds or not if their 95% t-interval is on
-    one side of its bound, and can't be told if it is on both, or there is one seed only.
+    one side of its bound, and can't be told if it is on both, or there is one seed only. On average
+    over all networks and data sets the mean difference of each counts as one value.
 
     Args:
         frame: the runs of a table.
@@ -35,7 +36,7 @@ def claims(frame: pd.DataFrame) -> str:
     lines = [
         _line(
             f"SmartFRZ loses no more than {LOSS:g} points beside full training",
-            {name: _within(of["difference"], -LOSS) for name, of in _smartfrz(finished)},
+            _within_each({name: of["difference"] for name, of in _smartfrz(finished)}, -LOSS),
         ),
         _line(
             f"it spends at most {COMPUTE:.0%} of full training's compute",
@@ -43,9 +44,10 @@ def claims(frame: pd.DataFrame) -> str:
         ),
     ]
     for rival in ("linear", "autofreeze", "shorter", "random"):
-        found = {name: _within(gain, 0) for name, gain in _gains(finished, rival) if len(gain)}
-        if found:
-            lines.append(_line(f"it is more accurate than {display_name(rival)}", found))
+        gains = {name: gain for name, gain in _gains(finished, rival) if len(gain)}
+        if gains:
+            claim = f"it is more accurate than {display_name(rival)}"
+            lines.append(_line(claim, _within_each(gains, 0)))
     return "\n".join(lines) + "\n"
 
 
@@ -62,6 +64,17 @@ def _gains(finished: pd.DataFrame, rival: str) -> Iterator[tuple[str, pd.Series]
         keys = ["model", "dataset", "seed"]
         both = own.merge(rivals, on=keys, suffixes=("", "_rival"))
         yield name, 100 * (both["final_accuracy"] - both["final_accuracy_rival"])
+
+
+def _within_each(
+    differences: dict[str, pd.Series], bound: float
+) -> dict[str, tuple[bool | None, str]]:
+    """A verdict for each network and data set, and for their average if there are several."""
+    found = {name: _within(of_seeds, bound) for name, of_seeds in differences.items()}
+    if len(differences) > 1:
+        means = pd.Series([of_seeds.mean() for of_seeds in differences.values()])
+        found[f"the average over these {len(differences)}"] = _within(means, bound)
+    return found
 
 
 def _within(differences: pd.Series, bound: float) -> tuple[bool | None, str]:

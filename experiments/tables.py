@@ -132,8 +132,12 @@ def caption(frame: pd.DataFrame, title: str) -> str:
     return (
         f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
         f"compute (mean) beside full training of the same seed, time on the same machine."
-        f"{_other_metrics(frame)} Measured: {provenance}."
+        f"{_other_metrics(frame)} Measured: {provenance}.{_mixed(facts['commit'])}"
     )
+
+
+def _mixed(commits: Sequence[str]) -> str:
+    return f" Its runs are of {len(commits)} versions of the code." if len(commits) > 1 else ""
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:

@@ -59,5 +59,19 @@ def test_rivals_are_compared_where_they_were_run() -> None:
     assert "more accurate than Linear freezing:** holds for" in lines[2]
 
 
+def test_the_average_over_workloads_takes_each_as_one_value() -> None:
+    gains = {"resnet50": [2.0, 3.0, 4.0], "vgg11": [0.5, 1.0, 1.5], "mobilenet_v2": [2.0, 2.0, 2.0]}
+    parts = [
+        frame({"full": FULL, "smartfrz": [a + g for a, g in zip(FULL, gain, strict=True)]}).assign(
+            model=model
+        )
+        for model, gain in gains.items()
+    ]
+    first, *_ = claims(pd.concat(parts, ignore_index=True)).splitlines()
+    half = 4.303 * 1.0 / 3**0.5  # of 3, 1 and 2
+    assert f"the average over these 3 (+2.00 ± {half:.2f})" in first
+    assert "can't be told for" in first.partition("the average")[0]
+
+
 def test_without_smartfrz_there_is_nothing_to_say() -> None:
     assert claims(frame({"full": FULL})) == ""

@@ -344,6 +344,12 @@ def test_a_caption_says_where_numbers_come_from():
         assert fact in text
 
 
+def test_a_caption_marks_a_mixture_of_versions_of_the_code():
+    mixed = pd.DataFrame([run(git="abc1234"), run(git="def5678")])
+    assert caption(mixed, "T.").endswith(" Its runs are of 2 versions of the code.")
+    assert "versions of the code" not in caption(mixed[:1], "T.")
+
+
 def test_a_caption_names_other_metrics():
     frame = pd.DataFrame([run(), run(dataset="cola", metric="matthews")])
     assert " CoLA: matthews." in caption(frame, "NLP.")
