@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 # GPUS=8 starts that many processes with torchrun.
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
-FLAGS = $(if $(WANDB),--wandb) $(if $(DRY),--dry) $(if $(CONTROLS),--controls) $(if $(MODELS),--models $(MODELS)) \
+FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(MODELS),--models $(MODELS)) \
 	$(if $(DATASETS),--datasets $(DATASETS))
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
+DRY_RUN = $(if $(DRY),--dry)
 TABLE = $(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)
 
 # Its networks are so small that a second thread would only get in the way.
@@ -42,11 +43,11 @@ lint: setup  ## style and types
 	$(BIN)/mypy
 
 predictor: setup  ## records trainings and trains the predictor on them
-	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) \
+	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) $(DRY_RUN) \
 		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained)
 
 evidence: setup  ## who tells best which layers are done, in networks of a family new to them
-	$(BIN)/python -m scripts.evidence --scale $(SCALE) --results $(RESULTS)
+	$(BIN)/python -m scripts.evidence --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
 
 table%: setup  ## a table of the paper, for instance table2: runs what is missing, draws it
 	$(TABLE)
@@ -61,7 +62,7 @@ thresholds: setup  ## a table of our own: how far to go, for SmartFRZ and the ru
 	$(TABLE)
 
 fig3 fig4 fig5 attention: setup
-	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS)
+	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
 
 fig3:  ## are the 1,024 sampled weights like all of a layer's? Their gradients (Figure 3)
 fig4:  ## when each layer's CKA to the final model stabilises (Figure 4)
@@ -69,7 +70,7 @@ fig5:  ## memory as layers freeze, and when they do (Figure 5)
 attention:  ## what the predictor attends to, in the trainings that are recorded
 
 overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
-	$(BIN)/python -m scripts.overhead --scale $(SCALE) --results $(RESULTS)
+	$(BIN)/python -m scripts.overhead --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*

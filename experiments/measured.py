@@ -37,17 +37,28 @@ def measured_once(
     Returns:
         What the files hold; its facts say, too, where and when it was measured.
     """
-    job = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
-    if (kept := _kept(folder, job)) is not None:
+    if (kept := measured(folder, inputs)) is not None:
         return kept
     made = measure()
     for name, frame in made.frames.items():
         write_csv(frame, folder / f"{name}.csv")
-    facts = {"id": job, **made.facts, "frames": list(made.frames), **provenance(command)}
+    facts = {"id": _id(inputs), **made.facts, "frames": list(made.frames), **provenance(command)}
     write_json_atomic(folder / _FACTS, facts)
-    kept = _kept(folder, job)
+    kept = measured(folder, inputs)
     assert kept is not None
     return kept
+
+
+def measured(folder: Path, inputs: Any) -> Measurement | None:
+    """What a folder holds of the same inputs; ``None`` if a file is missing or not whole."""
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        if facts["id"] != _id(inputs):
+            return None
+        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in facts["frames"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Measurement(facts, frames)
 
 
 def where_and_when(facts: dict[str, Any]) -> str:
@@ -65,13 +76,5 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _kept(folder: Path, job: str) -> Measurement | None:
-    """What a folder holds of a job; ``None`` if a file is missing or not whole."""
-    try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        if facts["id"] != job:
-            return None
-        frames = {name: pd.read_csv(folder / f"{name}.csv") for name in facts["frames"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return Measurement(facts, frames)
+def _id(inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]

@@ -20,7 +20,8 @@ from experiments.results import write_csv, write_json_atomic, write_text_atomic
 from experiments.scores import BUNDLED, Comparison, read_scores, write_scores
 from experiments.verdict import verdict
 from scripts.cli import check_asked, run_command
-from scripts.histories import record_all
+from scripts.dry import print_todo
+from scripts.histories import record_all, to_record
 
 SCORES = "scores.csv"
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     parser.add_argument("--families", nargs="+", help="only fit what is judged on these families")
+    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
 
     learning, judging = load_spec("predictor"), load_spec("evidence")
@@ -45,9 +47,14 @@ def main() -> None:
     asked = options.families or families
     done = known(planned, folder / SCORES)
     todo = [job for job in planned if job.family in asked and job not in done]
+    recordings, runs = [*learned, *judged], options.results / "runs"
+    if options.dry:
+        print(f"{len(planned)} jobs, {len(todo)} to do.")
+        print_todo(recordings, to_record(recordings, runs) if todo else [], runs)
+        return
     if todo:
         command = f"make evidence SCALE={options.scale}"
-        record_all([*learned, *judged], options.results / "runs", command)
+        record_all(recordings, runs, command)
         do_all(todo, learned, judged, evidence, command)
         done = known(planned, folder / SCORES)
     write_scores([row for job in planned for row in done.get(job, [])], folder / SCORES)

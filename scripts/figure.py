@@ -3,7 +3,10 @@
 import argparse
 import dataclasses
 import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,18 +25,38 @@ from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig
 from experiments.execute import execute, is_finished, run_file
 from experiments.histories import is_recorded, load_history
-from experiments.measured import Measurement, counted, measured_once, where_and_when
+from experiments.measured import Measurement, counted, measured, measured_once, where_and_when
 from experiments.needs import check_needs
 from experiments.plan import SCALES, load_spec, plan
 from experiments.results import read_run, runs_to_frame, write_text_atomic
 from experiments.series import missing_prerequisites, run_series
 from experiments.tables import display_name
 from scripts.cli import run_command
-from scripts.histories import record_all
+from scripts.dry import print_refusal, print_todo
+from scripts.histories import record_all, to_record
 from smartfrz.predictor import AttentionPredictor
 
 EPOCHS_BEFORE = 1
 """How long a network trains before its gradients are looked at (Figure 3)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a figure is made.
+
+    Attributes:
+        configs: the runs that it is about.
+        todo: what is to be run first.
+        inputs: all that its measurement depends on.
+        measure: does the runs and measures.
+        draw: makes the figure and its caption of what was measured.
+    """
+
+    configs: list[RunConfig]
+    todo: list[RunConfig]
+    inputs: Any
+    measure: Callable[[], Measurement]
+    draw: Callable[[Measurement], tuple[Figure, str]]
 
 
 def main() -> None:
@@ -43,10 +66,29 @@ def main() -> None:
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     parser.add_argument("--predictor", help="whose attention it is; by default the bundled one's")
+    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
-    folder = options.results / f"{options.figure}-{options.scale}"
-    figure, caption = FIGURES[options.figure](options, folder)
-    write(folder, options.figure, figure, caption)
+    options.folder = options.results / f"{options.figure}-{options.scale}"
+    options.command = f"make {options.figure} SCALE={options.scale}"
+    if options.dry:
+        print_dry(options)
+        return
+    planned = FIGURES[options.figure](options)
+    made = measured_once(options.folder, planned.inputs, options.command, planned.measure)
+    figure, text = planned.draw(made)
+    write(options.folder, options.figure, figure, f"{text} {where_and_when(made.facts)}")
+
+
+def print_dry(options: argparse.Namespace) -> None:
+    """The plan, and whether all that it needs is here."""
+    try:
+        planned = FIGURES[options.figure](options)
+    except ValueError as error:
+        print_refusal(error)
+        return
+    done = measured(options.folder, planned.inputs) is not None
+    print("Measured already." if done else "To be measured.")
+    print_todo(planned.configs, [] if done else planned.todo, options.results / "runs")
 
 
 def write(folder: Path, name: str, figure: Figure, text: str) -> None:
@@ -57,52 +99,45 @@ def write(folder: Path, name: str, figure: Figure, text: str) -> None:
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
-def fig3(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
+def fig3(options: argparse.Namespace) -> Plan:
     """The gradients of all weights against the sampled."""
-    command = f"make fig3 SCALE={options.scale}"
     config, *_ = plan(load_spec("fig3"), options.scale)
+    todo = missing_prerequisites([config], options.results / "runs")
 
     def measure() -> Measurement:
-        check_needs([config])
-        runs = options.results / "runs"
-        run_series(
-            missing_prerequisites([config], runs),
-            lambda each, on_step: execute(
-                each, runs, command, on_step, lambda run, curves: None, keep_weights=True
-            ),
-        )
+        run_all(options, [config], todo, todo)
         with tqdm(total=EPOCHS_BEFORE * steps_per_epoch(config), desc=config.cell) as bar:
-            measured = gradients.gradients_after(
+            found = gradients.gradients_after(
                 config, EPOCHS_BEFORE, lambda run, curves: bar.update()
             )
-        shown = figures_of_layers.shown_layers(len(measured))[2]
+        shown = figures_of_layers.shown_layers(len(found))[2]
         frames = {
-            "layers": gradients.distances(measured),
-            "histogram": gradients.histogram(measured[shown - 1]),
+            "layers": gradients.distances(found),
+            "histogram": gradients.histogram(found[shown - 1]),
         }
         return Measurement({"shown": shown, "run": dataclasses.asdict(config)}, frames)
 
-    made = measured_once(folder, [config.id, EPOCHS_BEFORE], command, measure)
-    shown, layers = made.facts["shown"], made.frames["layers"]
-    training = (
-        f"after {counted(EPOCHS_BEFORE, 'epoch')} of training {network_on_data(config)}, "
-        f"seed {config.seed}"
-    )
-    figure = figures_of_layers.sampled_gradients(
-        layers, made.frames["histogram"], f"Layer {shown} of {len(layers)}"
-    )
-    text = gradients.caption(layers, shown, training)
-    return figure, f"{text} {where_and_when(made.facts)}"
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        shown, layers = made.facts["shown"], made.frames["layers"]
+        training = (
+            f"after {counted(EPOCHS_BEFORE, 'epoch')} of training {network_on_data(config)}, "
+            f"seed {config.seed}"
+        )
+        figure = figures_of_layers.sampled_gradients(
+            layers, made.frames["histogram"], f"Layer {shown} of {len(layers)}"
+        )
+        return figure, gradients.caption(layers, shown, training)
+
+    return Plan([config], todo, [config.id, EPOCHS_BEFORE], measure, draw)
 
 
-def fig4(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
+def fig4(options: argparse.Namespace) -> Plan:
     """CKA of layers while they train, and when it stabilises."""
-    command = f"make fig4 SCALE={options.scale}"
-    configs = plan(load_spec("fig4"), options.scale)
+    configs, runs = plan(load_spec("fig4"), options.scale), options.results / "runs"
     tolerance = label_tolerance(options.scale)
 
     def measure() -> Measurement:
-        record_all(configs, options.results / "runs", command)
+        record_all(configs, runs, options.command)
         histories = [(config, load_history(config)) for config in configs]
         curves = [stabilisation.cka_curves(*each) for each in histories]
         layers = pd.concat([stabilisation.stable_epochs(*each, tolerance) for each in histories])
@@ -113,50 +148,43 @@ def fig4(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
         }
         return Measurement({"tolerance": tolerance, "runs": [c.id for c in configs]}, frames)
 
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        layers = made.frames["layers"]
+        shown = figures_of_layers.shown_layers(layers["layer"].max())
+        training = f"while training {network_on_data(configs[0])}"
+        figure = figures_of_layers.cka_while_training(made.frames["curves"], layers)
+        return figure, stabilisation.caption(layers, shown, training, tolerance)
+
     inputs = [[config.id for config in configs], tolerance]
-    made = measured_once(folder, inputs, command, measure)
-    layers = made.frames["layers"]
-    shown = figures_of_layers.shown_layers(layers["layer"].max())
-    training = f"while training {network_on_data(configs[0])}"
-    figure = figures_of_layers.cka_while_training(made.frames["curves"], layers)
-    text = stabilisation.caption(layers, shown, training, tolerance)
-    return figure, f"{text} {where_and_when(made.facts)}"
+    return Plan(configs, to_record(configs, runs), inputs, measure, draw)
 
 
-def fig5(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
+def fig5(options: argparse.Namespace) -> Plan:
     """Memory as layers freeze, from runs of SmartFRZ that are made if they are missing."""
-    command = f"make fig5 SCALE={options.scale}"
-    configs = plan(load_spec("fig5"), options.scale)
-    runs = options.results / "runs"
+    configs, runs = plan(load_spec("fig5"), options.scale), options.results / "runs"
+    missing = [config for config in configs if not is_finished(config, runs)]
+    sources = missing_prerequisites(missing, runs)
 
     def measure() -> Measurement:
-        check_needs(configs)
-        missing = [config for config in configs if not is_finished(config, runs)]
-        sources = missing_prerequisites(missing, runs)
-        run_series(
-            sources + missing,
-            lambda each, on_step: execute(
-                each, runs, command, on_step, lambda run, curves: None, keep_weights=each in sources
-            ),
-        )
+        run_all(options, configs, sources + missing, sources)
         records = [read_run(run_file(config, runs)) for config in configs]
         with tqdm(records, desc="replay") as bar:
             frames = [memory_over_time.memory_over_time(each) for each in bar if each]
         return Measurement({}, {"memory": pd.concat(frames)})
 
-    made = measured_once(folder, [config.id for config in configs], command, measure)
-    memory = made.frames["memory"]
-    finished = runs_to_frame([run for c in configs if (run := read_run(run_file(c, runs)))])
-    figures.save(figures.frozen_moments(finished), folder / "fig5b")
-    figure = figures_of_layers.memory(memory)
-    text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
-    beside = "Beside it, in fig5b.png, when each layer froze."
-    return figure, f"{text} {beside} {where_and_when(made.facts)}"
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        memory = made.frames["memory"]
+        finished = runs_to_frame([run for c in configs if (run := read_run(run_file(c, runs)))])
+        figures.save(figures.frozen_moments(finished), options.folder / "fig5b")
+        text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
+        beside = "Beside it, in fig5b.png, when each layer froze."
+        return figures_of_layers.memory(memory), f"{text} {beside}"
+
+    return Plan(configs, sources + missing, [config.id for config in configs], measure, draw)
 
 
-def attention_figure(options: argparse.Namespace, folder: Path) -> tuple[Figure, str]:
+def attention_figure(options: argparse.Namespace) -> Plan:
     """What the predictor attends to in the recorded trainings that there are."""
-    command = f"make attention SCALE={options.scale}"
     configs = recorded(options.scale)
     predictor = AttentionPredictor.from_pretrained(options.predictor)
     fingerprint = hashlib.sha256(save(predictor.state_dict())).hexdigest()[:12]
@@ -167,14 +195,35 @@ def attention_figure(options: argparse.Namespace, folder: Path) -> tuple[Figure,
             looks = [attention.look(predictor, each, load_history(each), per_epoch) for each in bar]
         return Measurement({"predictor": fingerprint}, attention.summary(looks))
 
-    made = measured_once(
-        folder, [[config.id for config in configs], fingerprint, per_epoch], command, measure
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        ages, runs, example = (made.frames[name] for name in ("ages", "runs", "example"))
+        interval = attention.bootstrap_interval(runs["rise_effect"])
+        figure = figures_of_layers.attention(ages, example, runs, interval)
+        return figure, attention.caption(ages, runs, network_on_data(configs[0]))
+
+    inputs = [[config.id for config in configs], fingerprint, per_epoch]
+    return Plan(configs, [], inputs, measure, draw)
+
+
+def run_all(
+    options: argparse.Namespace,
+    configs: Sequence[RunConfig],
+    todo: Sequence[RunConfig],
+    sources: Sequence[RunConfig],
+) -> None:
+    """Does the missing runs; the weights of ``sources`` are kept for those that start from them."""
+    check_needs(configs)
+    run_series(
+        todo,
+        lambda each, on_step: execute(
+            each,
+            options.results / "runs",
+            options.command,
+            on_step,
+            lambda run, curves: None,
+            keep_weights=each in sources,
+        ),
     )
-    ages, runs, example = (made.frames[name] for name in ("ages", "runs", "example"))
-    interval = attention.bootstrap_interval(runs["rise_effect"])
-    figure = figures_of_layers.attention(ages, example, runs, interval)
-    text = attention.caption(ages, runs, network_on_data(configs[0]))
-    return figure, f"{text} {where_and_when(made.facts)}"
 
 
 def recorded(scale: str) -> list[RunConfig]:

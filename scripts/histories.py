@@ -31,8 +31,7 @@ def main() -> None:
 def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
     """Does the missing runs, pretraining first; each goes on where it stopped."""
     check_needs(list(recordings))
-    missing = [config for config in recordings if not is_recorded(config)]
-    todo = missing_prerequisites(missing, runs) + missing
+    todo = to_record(recordings, runs)
     print(f"{len(recordings)} trainings to record, {len(todo)} runs to do.")
 
     def run_one(config: RunConfig, on_step: OnStep) -> None:
@@ -43,6 +42,12 @@ def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> Non
 
     run_series(todo, run_one)
     write_readme(recordings, command)
+
+
+def to_record(recordings: Sequence[RunConfig], runs: Path) -> list[RunConfig]:
+    """The recordings that are missing, after the pretraining that they need."""
+    missing = [config for config in recordings if not is_recorded(config)]
+    return missing_prerequisites(missing, runs) + missing
 
 
 if __name__ == "__main__":

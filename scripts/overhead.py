@@ -7,11 +7,12 @@ from pathlib import Path
 from experiments import figures_of_layers, overhead
 from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig, SmartFreezing
-from experiments.measured import Measurement, measured_once, where_and_when
+from experiments.measured import Measurement, measured, measured_once, where_and_when
 from experiments.needs import check_needs
 from experiments.plan import SCALES, load_spec, plan
 from experiments.setup import device_and_rank
 from scripts.cli import run_command
+from scripts.dry import print_todo
 from scripts.figure import network_on_data, write
 from smartfrz.predictor import AttentionPredictor
 
@@ -21,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
+    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
     folder = options.results / f"overhead-{options.scale}"
     config = next(
@@ -28,6 +30,11 @@ def main() -> None:
         for each in plan(load_spec("table2"), options.scale)
         if isinstance(each.options, SmartFreezing)
     )
+    if options.dry:
+        done = measured(folder, config.id) is not None
+        print(f"{'Timed already' if done else 'To be timed'}: {network_on_data(config)}.")
+        print_todo([] if done else [config], [], options.results / "runs")
+        return
     command = f"make overhead SCALE={options.scale}"
     made = measured_once(folder, config.id, command, lambda: measure(config))
     table = overhead.table(made.frames["quantities"])

@@ -18,7 +18,8 @@ from experiments.plan import SCALES, load_spec, plan, training_at
 from experiments.predictors import Recipe, keep, kept
 from experiments.results import write_json_atomic, write_text_atomic
 from scripts.cli import is_main_process, run_command
-from scripts.histories import record_all
+from scripts.dry import print_todo
+from scripts.histories import record_all, to_record
 from smartfrz.distributed import is_distributed
 from smartfrz.labeller import History
 from smartfrz.predictor import AttentionPredictor
@@ -33,11 +34,12 @@ def main() -> None:
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     parser.add_argument("--output", type=Path, required=True, help="folder of the predictors")
+    parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
 
     spec = load_spec("predictor")
     recordings = tuple(plan(spec, options.scale))
-    command = f"make predictor SCALE={options.scale}"
+    command, runs = f"make predictor SCALE={options.scale}", options.results / "runs"
     for encoding in BUNDLED:
         training = dataclasses.replace(
             training_at(options.scale, spec.predictor), encoding=encoding
@@ -45,8 +47,13 @@ def main() -> None:
         recipe = Recipe(training, recordings)
         folder = options.output / encoding
         facts = options.results / f"predictor-{options.scale}" / f"{encoding}.json"
+        if options.dry:
+            made = is_made(folder, facts, recipe.id)
+            print(f"The predictor {encoding} is {'made already' if made else 'to be made'}.")
+            print_todo(recordings, [] if made else to_record(recordings, runs), runs)
+            continue
         if not is_made(folder, facts, recipe.id):
-            record_all(recordings, options.results / "runs", command)
+            record_all(recordings, runs, command)
             make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
         print((folder / "README.md").read_text())
         print(f"The predictor is in {folder}.")

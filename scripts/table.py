@@ -28,6 +28,7 @@ from experiments.series import missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
 from experiments.train import OnStep
 from scripts.cli import check_asked, is_main_process, run_command
+from scripts.dry import print_refusal
 from scripts.predictor import make_for_table
 from smartfrz.distributed import is_distributed
 
@@ -136,7 +137,7 @@ def print_dry(
         check_needs([*chosen, *todo])
         print_needs(chosen, todo, runs)
     except ValueError as error:
-        print(f"Not to be started here: {error}")
+        print_refusal(error)
 
 
 def run_all(

@@ -88,6 +88,19 @@ def test_without_the_cache_it_draws_from_the_scores_alone(copied, monkeypatch):
     assert contents(copied) == before
 
 
+def test_a_dry_run_says_what_is_to_do_and_does_nothing(copied, monkeypatch, capsys):
+    before = contents(copied)
+    refuse(monkeypatch)
+    run(monkeypatch, copied, "--dry")
+    assert f"{JOBS} jobs, 0 to do.\n0 runs to do" in capsys.readouterr().out
+    assert contents(copied) == before
+    for folder in ("results", "cache"):
+        shutil.rmtree(copied / folder)
+    run(monkeypatch, copied, "--dry")
+    assert f"{JOBS} jobs, {JOBS} to do.\n6 runs to do" in capsys.readouterr().out
+    assert not (copied / "results").exists()
+
+
 def test_without_the_scores_it_draws_from_the_cache(copied, monkeypatch):
     before = contents(copied)
     shutil.rmtree(copied / "results")

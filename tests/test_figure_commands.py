@@ -118,6 +118,31 @@ def test_writes_tables_figure_and_caption(made, name, frames, found):
     assert f"command make {name} SCALE=demo" in text and "1 thread;" in text
 
 
+@pytest.mark.parametrize("name", ["fig3", "fig4", "fig5", "attention", "overhead"])
+def test_a_dry_run_says_what_is_to_do_and_does_nothing(workplace, monkeypatch, capsys, name):
+    before = {file: file.read_bytes() for file in workplace.rglob("*") if file.is_file()}
+    assert call(monkeypatch, workplace, name, "--dry") == 0
+    said = capsys.readouterr().out
+    assert " already" in said and "0 runs to do" in said
+    assert {file: file.read_bytes() for file in before} == before
+
+    shutil.rmtree(workplace / "results")
+    shutil.rmtree(workplace / "cache" / "weights")
+    runs = {"fig3": 1, "fig5": 3}.get(name, 0)  # those of Figure 4 are recorded
+    assert call(monkeypatch, workplace, name, "--dry") == 0
+    said = capsys.readouterr().out
+    assert "To be " in said and f"{runs} runs to do" in said
+    assert ("  plain digits[0:5] full seed 0, 0.2 epochs" in said) is (runs > 0)
+    assert ("Disk: up to" in said) is (runs > 0)
+    assert not (workplace / "results").exists()
+
+
+def test_a_dry_run_says_why_it_can_t_be_started(workplace, monkeypatch, capsys):
+    shutil.rmtree(workplace / "cache")
+    assert call(monkeypatch, workplace, "attention", "--dry") == 0
+    assert "Not to be started here: No training is recorded" in capsys.readouterr().out
+
+
 def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypatch):
     for missing in ("cache/weights", "cache/checkpoints"):
         shutil.rmtree(workplace / missing)

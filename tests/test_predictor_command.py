@@ -38,9 +38,9 @@ SPEC = Spec(
 )
 
 
-def run(patch, folder):
+def run(patch, folder, *options):
     places = ["--results", str(folder / "results"), "--output", str(folder / "predictor")]
-    patch.setattr(sys, "argv", ["predictor", "--scale", "demo", *places])
+    patch.setattr(sys, "argv", ["predictor", "--scale", "demo", *places, *options])
     patch.setattr(command, "load_spec", lambda table: SPEC)
     command.main()
 
@@ -100,6 +100,19 @@ def test_done_again_it_does_nothing(copied, monkeypatch, capsys):
     run(monkeypatch, copied)
     assert contents(copied) == before
     assert capsys.readouterr().out.count("How good it is") == 2
+
+
+def test_a_dry_run_says_what_is_to_do_and_does_nothing(copied, monkeypatch, capsys):
+    before = contents(copied)
+    run(monkeypatch, copied, "--dry")
+    assert capsys.readouterr().out.count("made already.\n0 runs to do") == 2
+    shutil.rmtree(copied / "predictor")
+    shutil.rmtree(copied / "cache")
+    run(monkeypatch, copied, "--dry")
+    said = capsys.readouterr().out
+    assert said.count("is to be made.\n4 runs to do") == 2 and "Data: " in said
+    assert contents(copied).items() <= before.items()
+    assert not (copied / "predictor").exists()
 
 
 def test_does_again_only_what_is_lost(copied, monkeypatch):

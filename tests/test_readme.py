@@ -121,6 +121,8 @@ def test_every_target_has_every_scale(scale: str) -> None:
     assert said.returncode == 0, said.stderr
     for target in TARGETS[:10]:
         assert f"scripts.table {target} --scale {scale}" in said.stdout
+    commands = [line for line in said.stdout.splitlines() if "-m scripts." in line]
+    assert all("--dry" in line or "scripts.report" in line for line in commands)
 
 
 def test_every_table_has_a_target_and_a_place_in_the_report() -> None:
