@@ -52,9 +52,8 @@ def learning_rate(
         ValueError: ``how`` is unknown or ``t0`` is out of range.
     """
     end = _end(layer, num_layers, t0, how)
-    progress = min(1.0, step / (end * total_steps))
     start = base_lr / end if scale else base_lr
-    return 0.5 * start * (1.0 + math.cos(math.pi * progress))
+    return float(_annealed(np.array(start), np.array(end * total_steps), step))
 
 
 def freeze_step(
@@ -78,6 +77,11 @@ def freeze_step(
     end_step = _end(layer, num_layers, t0, how) * total_steps
     # 0.7 ** 3 * 1000 is 342.99999999999994, which would floor to 342.
     return math.floor(round(end_step, 6)) + 1
+
+
+def _annealed(starts: np.ndarray, ends: np.ndarray, step: int) -> np.ndarray:
+    """Learning rates that begin at ``starts`` and are zero from the steps ``ends`` on."""
+    return 0.5 * starts * (1.0 + np.cos(np.pi * np.minimum(1.0, step / ends)))
 
 
 def _end(layer: int, num_layers: int, t0: float, how: str) -> float:
@@ -216,8 +220,7 @@ class FreezeOut:
 
     def _set_learning_rates(self, step: int) -> None:
         # Of all groups at once: with hundreds of layers one by one would show.
-        progress = np.minimum(1.0, step / self._ends)
-        rates = 0.5 * self._starts * (1.0 + np.cos(np.pi * progress))
+        rates = _annealed(self._starts, self._ends, step)
         for group, rate in zip(self.optimizer.param_groups, rates.tolist(), strict=True):
             group["lr"] = rate
 

@@ -59,6 +59,13 @@ def test_rivals_are_compared_where_they_were_run() -> None:
     assert "more accurate than Linear freezing:** holds for" in lines[2]
 
 
+def test_linear_freezing_is_held_against_a_schedule_cut_short() -> None:
+    runs = {"full": FULL, "smartfrz": FULL, "linear": FULL, "shorter": [90.0, 91.5, 91.5]}
+    *_, last = claims(frame(runs)).splitlines()
+    assert last.startswith("- **Linear freezing is more accurate than Shorter training:** can't be")
+    assert last.endswith("for ResNet50 on CIFAR-10 (+0.00 ± 1.24).")
+
+
 def test_the_average_over_workloads_takes_each_as_one_value() -> None:
     gains = {"resnet50": [2.0, 3.0, 4.0], "vgg11": [0.5, 1.0, 1.5], "mobilenet_v2": [2.0, 2.0, 2.0]}
     parts = [
