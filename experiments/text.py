@@ -138,10 +138,18 @@ def _rows(name: str, split: str) -> Any:
     file = Path(root or "", "glue", name, f"{split}-00000.parquet")
     try:
         if root and file.exists():
-            return datasets.load_dataset("parquet", data_files=str(file), split="train")
-        return datasets.load_dataset("nyu-mll/glue", name, split=split)
+            rows = datasets.load_dataset("parquet", data_files=str(file), split="train")
+        else:
+            rows = datasets.load_dataset("nyu-mll/glue", name, split=split)
     except Exception as error:  # whatever the network, the Hub or the cache raise
         raise _missing(f"The task {name}", f"glue/{name}/{split}-00000.parquet", error) from error
+    columns = (*TASKS[name], "label")
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise ValueError(
+            f"The {split} split of {name} has no column {missing[0]!r}, but "
+            f"{', '.join(rows.column_names)}: {' and '.join(columns)} are needed."
+        )
+    return rows
 
 
 @lru_cache

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pytest
 import torch
 from digits import ignore
@@ -202,6 +203,13 @@ def test_missing_sentences_are_an_error_that_says_where(
     monkeypatch.setattr(datasets, "load_dataset", _fail_for("nyu-mll/glue"))
     with pytest.raises(ValueError, match=r"train-00000\.parquet was looked for"):
         load_text(dataset, LENGTH)
+
+
+def test_a_wrong_column_is_an_error_that_names_the_right_ones(made_up: Path) -> None:
+    file = made_up / "glue" / "mrpc" / "train-00000.parquet"
+    pd.read_parquet(file).rename(columns={"sentence2": "text"}).to_parquet(file)
+    with pytest.raises(ValueError, match=r"no column 'sentence2', but .*text.* sentence1 and"):
+        load_text("mrpc", LENGTH)
 
 
 def test_a_length_that_holds_no_sentence_is_an_error() -> None:
