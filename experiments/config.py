@@ -19,6 +19,7 @@ AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
 # Fields that came later count for a run's id only where they are set: older runs keep theirs.
 _LATER = {"optimizer": "sgd", "warmup": 0.0, "max_length": 0, "recipe": "", "feature_cache": False}
+_LATER_OPTIONS = {"finish": None}
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,15 @@ class AutoFreezing:
 class SmartFreezing:
     """SmartFRZ. ``predictor`` is the name of one that is bundled or made for the table, a folder or
     a Hub id; ``threshold`` is by default the predictor's own, and set by the plan; the fingerprint
-    is the hash of its weights, or of its recipe."""
+    is the hash of its weights, or of its recipe. Once only the head trains, it does so for another
+    ``finish``, a part of the whole run, and the run ends; by default it goes on to its end."""
 
     predictor: str = "drift"
     records_per_epoch: int = 4
     records_per_decision: int = 1
     threshold: float | None = None
     fingerprint: str = ""
+    finish: float | None = None
 
 
 @dataclass(frozen=True)
@@ -239,12 +242,16 @@ class RunConfig:
         for name in ("looks_per_epoch", "intervals_per_epoch"):
             if getattr(self.options, name, 1) <= 0:
                 raise ValueError(f"{name} has to be positive.")
+        finish = getattr(self.options, "finish", None)
+        if finish is not None and not 0 < finish <= 1:
+            raise ValueError("finish is a part of the run, above 0 and up to 1.")
 
     @property
     def id(self) -> str:
         """A hash of everything that the run's outcome depends on: 12 hexadecimal digits."""
-        values = dataclasses.asdict(self).items()
-        said = {key: value for key, value in values if key not in _LATER or value != _LATER[key]}
+        said = _without(dataclasses.asdict(self), _LATER)
+        if said["options"] is not None:
+            said["options"] = _without(said["options"], _LATER_OPTIONS)
         text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -252,6 +259,11 @@ class RunConfig:
     def cell(self) -> str:
         """What the progress bar calls the run."""
         return f"{self.model} {self.dataset} {self.method} seed {self.seed}"
+
+
+def _without(values: Mapping[str, Any], unset: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but for those that are as in ``unset``."""
+    return {key: value for key, value in values.items() if key not in unset or value != unset[key]}
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:

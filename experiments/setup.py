@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from torch.utils._pytree import tree_map
 
 from experiments.batches import Batches
@@ -30,13 +30,17 @@ from smartfrz.tracing import Call, Inputs, call, trace
 
 @dataclass
 class Run:
-    """A run in progress; ``loss`` is that of its last step."""
+    """A run in progress; ``loss`` is that of its last step.
+
+    ``finishing_since`` is the step from which it has been about to end early, see
+    :class:`experiments.config.SmartFreezing`.
+    """
 
     config: RunConfig
     device: torch.device
     model: nn.Module
     optimizer: Optimizer
-    scheduler: LambdaLR | None
+    scheduler: LRScheduler | None
     scaler: torch.amp.GradScaler
     freezer: Freezer
     batches: Batches
@@ -46,6 +50,7 @@ class Run:
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     flops_per_step: int = 0
     flops_per_step_paper: int = 0
+    finishing_since: int | None = None
 
     def __post_init__(self) -> None:
         self.full_flops_per_step = self._flops(as_in_paper=False)
@@ -84,6 +89,20 @@ class Run:
         self.flops_per_step = self._flops(as_in_paper=False)
         self.flops_per_step_paper = self._flops(as_in_paper=True)
 
+    def finish_if_only_head_trains(self, step: int) -> None:
+        """Has the run end early, if its method says so; the learning rate is annealed by then."""
+        part = getattr(self.config.options, "finish", None)
+        if part is None or not self.freezer.only_head_trains:
+            return
+        end = step + max(1, round(part * self.total_steps))
+        if end < self.total_steps:
+            self._finish(step, end)
+
+    def _finish(self, step: int, end: int) -> None:
+        self.finishing_since, self.total_steps = step, end
+        # It begins at what the learning rate is now.
+        self.scheduler = CosineAnnealingLR(self.optimizer, end - step)
+
     def mean_over_processes(self, values: list[Tensor]) -> float:
         """The mean of scalar tensors, over all processes."""
         mean = torch.stack(values).mean()
@@ -101,6 +120,7 @@ class Run:
         return {
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "finish": [self.finishing_since, self.total_steps],
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "scaler": self.scaler.state_dict(),
             "freezer": self.freezer.state_dict(),
@@ -113,6 +133,9 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         unwrap(self.model).load_state_dict(state["model"])
+        step, end = state["finish"]
+        if step is not None:
+            self._finish(step, end)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])

@@ -241,7 +241,7 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
         "edited": int((~runs["is_intact"].astype(bool)).sum()),
         "time_ratio": runs["time_ratio"].median(),
         "compute_ratio": runs["compute_ratio"].mean(),
-        "epochs": runs["epochs"].mean(),
+        "epochs": (runs["steps"] / runs["steps_per_epoch"]).mean(),
     }
 
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -99,10 +98,12 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
     batches = run.batches.epoch(run.config.seed, epoch)
     losses = []
     started = run.clock()
-    for batch in islice(batches, run.total_steps - curves.step):
+    for batch in batches:
         losses.append(train_step(run, curves, batch))
         curves.step += 1
         on_step(run, curves)
+        if curves.step == run.total_steps:
+            break
     curves.train_seconds += run.clock() - started
     curves.loss.append(run.mean_over_processes(losses))
     curves.peak_memory_bytes = max(curves.peak_memory_bytes, peak_memory(run.device))
@@ -129,6 +130,7 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     curves.flops_paper += run.flops_per_step_paper
     if newly_frozen:
         run.count_flops()
+        run.finish_if_only_head_trains(curves.step + 1)
     run.loss = loss.detach()
     return run.loss
 

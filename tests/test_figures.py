@@ -33,6 +33,7 @@ def run(method="smartfrz", seed=0, accuracy=0.9, tflops=10.0, frozen=None, **cha
         "train_seconds": 1.0,
         "tflops": tflops,
         "machine": "AMD EPYC, 2 cores",
+        "epochs": 5.0,
         "steps": 100,
         "steps_per_epoch": 20,
         "layers": json.dumps(LAYERS),
@@ -200,6 +201,13 @@ def test_layers_frozen_are_steps_at_the_moments():
     (full,) = lines(ax, "full")
     np.testing.assert_allclose(full, [[0, 0], [1, 0]])
     assert {line.get_drawstyle() for line in ax.lines} == {"steps-post"}
+
+
+def test_layers_of_a_run_that_ended_early_are_frozen_at_parts_of_the_whole():
+    runs = [run(seed=seed, frozen={"conv1": 40}, steps=50) for seed in (0, 1)]
+    (ax,) = layers_frozen_over_time(pd.DataFrame(runs)).axes
+    first, _ = lines(ax, "_smartfrz run")
+    np.testing.assert_allclose(first, np.transpose([[0, 0.4, 1], [0, 25, 25]]))
 
 
 def test_frozen_moments_are_epochs_in_execution_order():
