@@ -131,6 +131,7 @@ class FreezeOut:
         t0: the fraction of the run at which the first layer freezes, in (0, 1].
         how: ``"linear"`` or ``"cubic"``, see :func:`learning_rate`.
         scale: divides each layer's rate by its t_i, see :func:`learning_rate`.
+        warmup_steps: steps in which all rates rise to theirs, linearly; none in the papers.
 
     Raises:
         ValueError: ``how`` is unknown or ``t0`` is out of range; at the first call, a parameter
@@ -144,6 +145,7 @@ class FreezeOut:
         t0: float = 0.5,
         how: str = "linear",
         scale: bool = False,
+        warmup_steps: int = 0,
     ) -> None:
         _check_schedule(t0, how)
         self.optimizer = optimizer
@@ -151,6 +153,7 @@ class FreezeOut:
         self.t0 = t0
         self.how = how
         self.scale = scale
+        self.warmup_steps = warmup_steps
         self._names: list[str] = []
         self._layer_of_group: list[int] = []
         self._base_lrs: list[float] = []
@@ -220,7 +223,8 @@ class FreezeOut:
 
     def _set_learning_rates(self, step: int) -> None:
         # Of all groups at once: with hundreds of layers one by one would show.
-        rates = _annealed(self._starts, self._ends, step)
+        warmed_up = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        rates = warmed_up * _annealed(self._starts, self._ends, step)
         for group, rate in zip(self.optimizer.param_groups, rates.tolist(), strict=True):
             group["lr"] = rate
 

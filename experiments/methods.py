@@ -47,7 +47,8 @@ def make_policy(
     steps_per_epoch = batches.steps_per_epoch
     match config.options:
         case Linear(t0=t0, how=how, scale=scale):
-            return FreezeOut(optimizer, total_steps, t0, how, scale)
+            warmup_steps = round(config.warmup * total_steps)
+            return FreezeOut(optimizer, total_steps, t0, how, scale, warmup_steps)
         case AutoFreezing(intervals_per_epoch=intervals, percentile=percentile):
             exact = Fraction(intervals).limit_denominator(100)
             return AutoFreeze(steps_per_epoch * exact.denominator, exact.numerator, percentile)

@@ -229,6 +229,22 @@ def linear_layers(num, head):
     ]
 
 
+def test_rates_warm_up_to_those_of_the_schedule():
+    rates = []
+    for warmup_steps in (0, 4):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+        layers = find_layers(model)
+        optimizer = torch.optim.SGD(param_groups(model, layers), lr=0.1)
+        policy = FreezeOut(optimizer, 20, warmup_steps=warmup_steps)
+        rates.append([])
+        for step in range(20):
+            policy.layers_to_freeze(layers, step)
+            rates[-1].append([group["lr"] for group in optimizer.param_groups])
+    cold, warm = torch.tensor(rates[0]), torch.tensor(rates[1])
+    factors = torch.tensor([0.2, 0.4, 0.6, 0.8] + [1.0] * 16)
+    torch.testing.assert_close(warm, factors[:, None] * cold)
+
+
 def test_a_head_that_comes_first_anneals_over_the_whole_run():
     layers = linear_layers(3, head=0)
     rest = nn.Parameter(torch.zeros(1))

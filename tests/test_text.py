@@ -1,5 +1,6 @@
 """Sentences: from files to WordPieces, to batches, masked or not, to a BERT that learns."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from experiments.results import read_run
 from experiments.setup import prepare
 from experiments.text import CLS, MASK, SEP, load_text
 from experiments.text_batches import MaskedTextBatches
-from experiments.train import train
+from experiments.train import Curves, train, train_step
 from experiments.workload import load, make_batches
 
 CPU = torch.device("cpu")
@@ -179,6 +180,17 @@ def test_the_learning_rate_warms_up_and_then_falls_to_zero() -> None:
     assert rates[:7] == pytest.approx([1e-3 * (i + 1) / 7 for i in range(6)] + [1e-3])
     assert rates[6:] == sorted(rates[6:], reverse=True)
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_linear_freezing_warms_up_as_the_others_do() -> None:
+    run = prepare(run_of(method="linear", epochs=5, warmup=0.2))
+    curves = Curves()
+    rates = []
+    for batch in run.batches.epoch(0, 0):
+        train_step(run, curves, batch)
+        rates.append(run.optimizer.param_groups[-1]["lr"])
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 30)) for step in range(6)]
+    assert rates == pytest.approx([1e-3 * (i + 1) / 7 * cosine[i] for i in range(6)])
 
 
 def test_compute_of_a_run_goes_with_its_sentences() -> None:
