@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from experiments.config import RunConfig, Similarity
-from experiments.execute import is_finished
+from experiments.config import Recording, RunConfig, Similarity
+from experiments.execute import execute, is_finished
+from experiments.histories import record_history
 from experiments.methods import reference_run
+from experiments.needs import check_needs
 from experiments.pretraining import pretraining_run
 from experiments.progress import TableBar, duration, estimate
 from experiments.train import OnStep
@@ -53,3 +55,30 @@ def run_series(
         for config in todo:
             run_one(config, bar.for_run(config))
             bar.finish_run(config)
+
+
+def run_missing(
+    configs: Sequence[RunConfig], todo: Sequence[RunConfig], runs: Path, command: str
+) -> None:
+    """Does those of some runs that are missing; recordings go into the cache.
+
+    Args:
+        configs: the runs.
+        todo: what is missing of them, and of what they start from, in an order that works.
+        runs: the folder of the run files.
+        command: what the user gave, for the record.
+    """
+    check_needs(configs)
+    sources = {source for config in configs for source in prerequisites(config)}
+
+    def run_one(config: RunConfig, on_step: OnStep) -> None:
+        if isinstance(config.options, Recording):
+            record_history(config, on_step)
+        else:
+            execute(config, runs, command, on_step, ignore, keep_weights=config in sources)
+
+    run_series(todo, run_one)
+
+
+def ignore(*_: object) -> None:
+    """Tracks nothing."""

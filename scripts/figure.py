@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from experiments import (
 )
 from experiments.compute import steps_per_epoch
 from experiments.config import RunConfig
-from experiments.execute import execute, is_finished, run_file
+from experiments.execute import is_finished, run_file
 from experiments.histories import is_recorded, load_history
 from experiments.measured import Measurement, counted, measured, measured_once, where_and_when
-from experiments.needs import check_needs
 from experiments.plan import SCALES, load_spec, plan
 from experiments.results import read_run, runs_to_frame, write_text_atomic
-from experiments.series import missing_prerequisites, run_series
+from experiments.series import missing_prerequisites, run_missing
 from experiments.tables import display_name
 from scripts.cli import run_command
 from scripts.dry import print_refusal, print_todo
@@ -105,7 +104,7 @@ def fig3(options: argparse.Namespace) -> Plan:
     todo = missing_prerequisites([config], options.results / "runs")
 
     def measure() -> Measurement:
-        run_all(options, [config], todo, todo)
+        run_missing([config], todo, options.results / "runs", options.command)
         with tqdm(total=EPOCHS_BEFORE * steps_per_epoch(config), desc=config.cell) as bar:
             found = gradients.gradients_after(
                 config, EPOCHS_BEFORE, lambda run, curves: bar.update()
@@ -166,16 +165,15 @@ def fig5(options: argparse.Namespace) -> Plan:
     sources = missing_prerequisites(missing, runs)
 
     def measure() -> Measurement:
-        run_all(options, configs, sources + missing, sources)
-        records = [read_run(run_file(config, runs)) for config in configs]
-        with tqdm(records, desc="replay") as bar:
-            frames = [memory_over_time.memory_over_time(each) for each in bar if each]
+        run_missing(configs, sources + missing, runs, options.command)
+        with tqdm(finished_runs(configs, runs), desc="replay") as bar:
+            frames = [memory_over_time.memory_over_time(each) for each in bar]
         return Measurement({}, {"memory": pd.concat(frames)})
 
     def draw(made: Measurement) -> tuple[Figure, str]:
         memory = made.frames["memory"]
-        finished = runs_to_frame([run for c in configs if (run := read_run(run_file(c, runs)))])
-        figures.save(figures.frozen_moments(finished), options.folder / "fig5b")
+        moments = figures.frozen_moments(runs_to_frame(finished_runs(configs, runs)))
+        figures.save(moments, options.folder / "fig5b")
         text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
         beside = "Beside it, in fig5b.png, when each layer froze."
         return figures_of_layers.memory(memory), f"{text} {beside}"
@@ -205,25 +203,20 @@ def attention_figure(options: argparse.Namespace) -> Plan:
     return Plan(configs, [], inputs, measure, draw)
 
 
-def run_all(
-    options: argparse.Namespace,
-    configs: Sequence[RunConfig],
-    todo: Sequence[RunConfig],
-    sources: Sequence[RunConfig],
-) -> None:
-    """Does the missing runs; the weights of ``sources`` are kept for those that start from them."""
-    check_needs(configs)
-    run_series(
-        todo,
-        lambda each, on_step: execute(
-            each,
-            options.results / "runs",
-            options.command,
-            on_step,
-            lambda run, curves: None,
-            keep_weights=each in sources,
-        ),
-    )
+def finished_runs(configs: Iterable[RunConfig], runs: Path) -> list[dict[str, Any]]:
+    """What the run files hold.
+
+    Raises:
+        ValueError: one is missing or damaged.
+    """
+    missing = [config for config in configs if not is_finished(config, runs)]
+    if missing:
+        raise ValueError(
+            f"{missing[0].cell} was measured, but its run file in {runs} is missing or damaged: "
+            "restore it, or delete the figure's folder to run and measure it again."
+        )
+    found = (read_run(run_file(config, runs)) for config in configs)
+    return [run for run in found if run]
 
 
 def recorded(scale: str) -> list[RunConfig]:

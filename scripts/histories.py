@@ -4,13 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Recording, RunConfig
-from experiments.execute import execute
-from experiments.histories import is_recorded, record_history, write_readme
-from experiments.needs import check_needs
+from experiments.config import RunConfig
+from experiments.histories import is_recorded, write_readme
 from experiments.plan import SCALES, load_spec, plan
-from experiments.series import missing_prerequisites, run_series
-from experiments.train import OnStep
+from experiments.series import missing_prerequisites, run_missing
 from scripts.cli import check_asked, run_command
 
 
@@ -30,17 +27,9 @@ def main() -> None:
 
 def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
     """Does the missing runs, pretraining first; each goes on where it stopped."""
-    check_needs(list(recordings))
     todo = to_record(recordings, runs)
     print(f"{len(recordings)} trainings to record, {len(todo)} runs to do.")
-
-    def run_one(config: RunConfig, on_step: OnStep) -> None:
-        if isinstance(config.options, Recording):
-            record_history(config, on_step)
-        else:
-            execute(config, runs, command, on_step, lambda run, curves: None, keep_weights=True)
-
-    run_series(todo, run_one)
+    run_missing(recordings, todo, runs, command)
     write_readme(recordings, command)
 
 

@@ -24,7 +24,7 @@ from experiments.plan import (
 )
 from experiments.predictors import Recipe, kept
 from experiments.results import load_runs, read_run, runs_to_frame, write_csv, write_text_atomic
-from experiments.series import missing_prerequisites, prerequisites, run_series
+from experiments.series import ignore, missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
 from experiments.train import OnStep
 from scripts.cli import check_asked, is_main_process, run_command
@@ -157,7 +157,7 @@ def run_all(
             if is_main_process():
                 print(f"Not run: {planned.cell}, since the run that it is matched with diverged.")
             return
-        log, finish = start_tracking(config, options.table) if tracks else (no_op, no_op)
+        log, finish = start_tracking(config, options.table) if tracks else (ignore, ignore)
         execute(config, runs, command, on_step, log, keep_weights=config in sources)
         finish()
         if is_distributed():
@@ -166,20 +166,29 @@ def run_all(
     run_series(todo, run_one, quiet=not is_main_process())
 
 
-def no_op(*_: object) -> None:
-    """Tracks nothing."""
-
-
 def draw(
     options: argparse.Namespace, title: str, planned: Mapping[RunConfig, str], runs: Path
 ) -> None:
     """Makes CSV, tables and figures from the run files, and shows the table."""
     folder = options.results / f"{options.table}-{options.scale}"
     frame = collect(planned, runs)
+    table = write_tables(frame, planned, options.table, title, folder)
+    if (frame["status"] == "finished").any():
+        figures.save(figures.accuracy_against_compute(frame), folder / "accuracy_against_compute")
+        figures.save(figures.layers_frozen_over_time(frame), folder / "layers_frozen_over_time")
+    print(tables.to_text(table))
+    print(tables.caption(frame, title))
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+
+
+def write_tables(
+    frame: pd.DataFrame, planned: Mapping[RunConfig, str], name: str, title: str, folder: Path
+) -> pd.DataFrame:
+    """Writes all that is made of a table's runs but the figures; returns the table."""
     write_csv(frame, folder / "runs.csv")
     cells = [(c.model, c.dataset, method, c.seed) for c, method in planned.items()]
     paper = pd.read_csv(PAPER)
-    paper = paper[("table" + paper["table"].astype(str)) == options.table]
+    paper = paper[("table" + paper["table"].astype(str)) == name]
     table = tables.comparison_table(frame, cells, paper)
     caption = tables.caption(frame, title)
     write_csv(table, folder / "table.csv")
@@ -187,12 +196,7 @@ def draw(
     write_text_atomic(folder / "table.tex", tables.to_latex(table, caption))
     if found := claims(frame):
         write_text_atomic(folder / "claims.md", found)
-    if (frame["status"] == "finished").any():
-        figures.save(figures.accuracy_against_compute(frame), folder / "accuracy_against_compute")
-        figures.save(figures.layers_frozen_over_time(frame), folder / "layers_frozen_over_time")
-    print(tables.to_text(table))
-    print(caption)
-    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+    return table
 
 
 def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
+from experiments import series
 from experiments.config import checked
 from experiments.evidence import Evidence, jobs
 from experiments.plan import Spec, plan, training_at
 from experiments.scores import read_scores
 from scripts import evidence as command
-from scripts import histories
 from scripts.cli import run_command
 
 RUN = {
@@ -118,7 +118,7 @@ def test_does_only_what_is_missing(copied, monkeypatch):
     file.unlink()
     done, original = [], command.do
     monkeypatch.setattr(command, "do", lambda job, *a: (done.append(job), original(job, *a))[1])
-    monkeypatch.setattr(histories, "record_history", None)  # nor is anything recorded
+    monkeypatch.setattr(series, "record_history", None)  # nor is anything recorded
     run(monkeypatch, copied)
     (job,) = done
     assert [job.id, job.candidate, job.family] == [lost[x] for x in ("job", "candidate", "family")]

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from digits import save_random_predictor
@@ -156,6 +157,15 @@ def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypat
         before = contents(folder)
         assert call(monkeypatch, workplace, name) == 0
         assert contents(folder) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*is no run file")
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("{")])
+def test_a_run_that_is_lost_is_not_left_out_of_figure_5b(workplace, monkeypatch, capsys, damage):
+    for file in (workplace / "results" / "runs").iterdir():
+        damage(file)
+    assert call(monkeypatch, workplace, "fig5") == 2
+    assert "smartfrz seed 0 was measured, but its run file" in capsys.readouterr().err
 
 
 def test_gradients_are_of_the_run_after_its_pretraining(made):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from experiments import series
 from experiments.card import model_card
 from experiments.histories import history_file, is_recorded, load_history, record_history
 from experiments.plan import SCALES, Spec, load_spec, plan, training_at
@@ -122,8 +123,8 @@ def test_does_again_only_what_is_lost(copied, monkeypatch):
     _, plain = plan(SPEC, "demo")
     history_file(plain).write_bytes(history_file(plain).read_bytes()[:-10])
     shutil.rmtree(copied / "cache" / "weights")
-    recordings = count(monkeypatch, histories, "record_history")
-    runs = count(monkeypatch, histories, "execute")
+    recordings = count(monkeypatch, series, "record_history")
+    runs = count(monkeypatch, series, "execute")
     fits = count(monkeypatch, command, "fit")
     with pytest.warns(UserWarning, match="can't be read"):
         run(monkeypatch, copied)
