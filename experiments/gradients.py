@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from experiments.config import RunConfig
 from experiments.setup import prepare
 from experiments.train import Curves, OnStep, train_epoch
-from smartfrz.history import sample_positions
 from smartfrz.layers import Layer
+from smartfrz.tailoring import sample_positions
 
 _DRAWS, _QUANTILE, _BINS = 1000, 0.95, 41
 

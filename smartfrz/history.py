@@ -1,75 +1,14 @@
-"""The predictor's input (Sec. 3.2): layer tailoring and the attention window of past weights."""
+"""The attention window of past weights (Sec. 3.2): what is kept of a training, and of what time."""
 
 import math
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smartfrz.layers import Layer
-
-
-def sample_indices(name: str, numel: int, size: int = 1024) -> Tensor:
-    """Which weights stand for a layer: drawn at random, but always the same for the same name.
-
-    Only the layer's name seeds the draw, so that every process, platform and resumed run follows
-    the same weights.
-
-    Args:
-        name: the layer's name.
-        numel: how many weights it has.
-        size: how many to sample.
-
-    Returns:
-        (size,) int64, ascending: distinct indices below ``numel``, or, where the layer has fewer
-        weights than ``size``, every index equally often (up to one).
-    """
-    if numel < size:
-        return torch.arange(size) * numel // size
-    return torch.tensor(sorted(random.Random(name).sample(range(numel), size)))
-
-
-def sample_positions(layer: Layer, size: int = 1024) -> list[Tensor]:
-    """Splits a layer's sampled indices over its weight matrices.
-
-    Args:
-        layer: its weight matrices, seen as one flat vector, are sampled from.
-        size: how many weights to sample.
-
-    Returns:
-        For each weight matrix the sampled indices into it (int64, on its device); ``size`` in all.
-    """
-    weights = _weights(layer)
-    indices = sample_indices(layer.name, sum(weight.numel() for weight in weights), size)
-    positions = []
-    start = 0
-    for weight in weights:
-        inside = (indices >= start) & (indices < start + weight.numel())
-        positions.append((indices[inside] - start).to(weight.device))
-        start += weight.numel()
-    return positions
-
-
-def tailor(layer: Layer, positions: Sequence[Tensor] | None = None) -> Tensor:
-    """Tailors a layer to a fixed size: a random subset of its weights (Sec. 3.2).
-
-    The subset is drawn from the parameters of two or more dimensions (from all, if there are
-    none). Only the sampled weights are read, whatever the memory format of a parameter.
-
-    Args:
-        layer: the layer.
-        positions: from :func:`sample_positions`, where the layer is tailored many times; by
-            default 1024 weights are sampled.
-
-    Returns:
-        (size,) float32 on the device of the weights: a copy.
-    """
-    positions = sample_positions(layer) if positions is None else positions
-    values = [w.detach().take(p) for w, p in zip(_weights(layer), positions, strict=True)]
-    return torch.cat(values).float()
-
+from smartfrz.tailoring import Tailor
 
 KEPT = 32
 """How many records of the past are kept, evenly spaced from the first to the newest."""
@@ -127,7 +66,7 @@ class WeightHistory:
         self.size = size
         self.names: list[str] = []
         self.rows: list[int] = []
-        self._offsets: dict[str, tuple[list[Any], list[Tensor]]] = {}
+        self._tailor = Tailor(size)
         self._record = -1
         self._kept = torch.zeros(0, KEPT, size)
         self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
@@ -142,7 +81,7 @@ class WeightHistory:
         Returns:
             The weights of all layers, (L, size) float32.
         """
-        current = torch.stack([self._read(layer) for layer in layers])
+        current = torch.stack([self._tailor(layer) for layer in layers])
         if self._record < 0:
             # Before its first record, a layer is taken to have been as it is then.
             self.names = [layer.name for layer in layers]
@@ -224,36 +163,3 @@ class WeightHistory:
         self._kept, self._previous, self._newest, self._path = (
             state[name].clone() for name in ("kept", "previous", "newest", "path")
         )
-
-    def _read(self, layer: Layer) -> Tensor:
-        """As :func:`tailor`, in half the time: by offsets into memory instead of positions."""
-        weights = _weights(layer)
-        layout = [(weight.stride(), weight.device) for weight in weights]
-        known, offsets = self._offsets.get(layer.name, (None, []))
-        if known != layout:
-            positions = sample_positions(layer, self.size)
-            offsets = [_offsets(w, p) for w, p in zip(weights, positions, strict=True)]
-            self._offsets[layer.name] = layout, offsets
-        values = [_memory(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
-        return (values[0] if len(values) == 1 else torch.cat(values)).float()
-
-
-def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
-    """Where in memory the weights at these positions are, in elements."""
-    indices = torch.unravel_index(positions, weight.shape)
-    strides = weight.stride()
-    return sum(
-        (index * stride for index, stride in zip(indices, strides, strict=True)),
-        torch.zeros_like(positions),
-    )
-
-
-def _memory(weight: Tensor) -> Tensor:
-    """The weight's memory, from its first element to its last."""
-    sizes = zip(weight.shape, weight.stride(), strict=True)
-    return weight.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
-
-
-def _weights(layer: Layer) -> list[nn.Parameter]:
-    """The layer's weight matrices; all its parameters, if it has none."""
-    return [p for p in layer.params if p.ndim >= 2] or list(layer.params)

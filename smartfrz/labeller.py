@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smartfrz.cka import gram_vectors
-from smartfrz.history import sample_positions, tailor
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor
+from smartfrz.tailoring import Tailor
 from smartfrz.tracing import Inputs
 
 
@@ -51,11 +51,11 @@ class HistoryRecorder:
         self, model: nn.Module, probe: Iterable[Inputs], interval: int, size: int = 1024
     ) -> None:
         self.model, self.probe = model, list(probe)
-        self.interval, self.size = interval, size
+        self.interval = interval
         self._records: dict[str, list[Tensor]] = {"weights": [], "gram": [], "gradient": []}
         self._losses: list[float] = []
         self._gradients: dict[str, Tensor] = {}
-        self._positions: dict[str, list[Tensor]] = {}
+        self._tailor = Tailor(size)
 
     def is_due(self, step: int) -> bool:
         """Whether this step records."""
@@ -104,9 +104,7 @@ class HistoryRecorder:
                     self._gradients[key] = past.to(param.device) + param.grad
 
     def _record(self, layers: Sequence[Layer]) -> None:
-        if not self._positions:
-            self._positions = {x.name: sample_positions(x, self.size) for x in layers}
-        rows = [tailor(layer, self._positions[layer.name]) for layer in layers]
+        rows = [self._tailor(layer) for layer in layers]
         self._records["weights"].append(torch.stack(rows).cpu())
         self._records["gram"].append(gram_vectors(self.model, layers, self.probe).float().cpu())
         self._records["gradient"].append(torch.stack([self._summed(layer) for layer in layers]))

@@ -10,7 +10,7 @@ from torch import nn
 
 from baselines import DisplacementRule
 from smartfrz import Layer
-from smartfrz.history import sample_indices
+from smartfrz.tailoring import sample_indices
 
 
 def make_layers(sizes=(30, 2000, 7), dtype=torch.float32):

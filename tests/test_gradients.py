@@ -19,7 +19,7 @@ from experiments.gradients import (
     layer_gradient,
 )
 from smartfrz import find_layers
-from smartfrz.history import sample_indices
+from smartfrz.tailoring import sample_indices
 
 
 @pytest.mark.parametrize("ties", [False, True])

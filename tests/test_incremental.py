@@ -11,8 +11,8 @@ from torch import nn
 
 from smartfrz import AttentionPredictor, Layer
 from smartfrz.encodings import ENCODINGS
-from smartfrz.history import sample_positions, tailor
 from smartfrz.incremental import IncrementalPredictor
+from smartfrz.tailoring import tailor
 
 SIZE, WINDOW = 16, 5
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -59,7 +59,7 @@ class WholeHistories:
 
     def record(self, layers):
         """Who is not given stays as before."""
-        now = {layer.name: tailor(layer, sample_positions(layer, SIZE)) for layer in layers}
+        now = {layer.name: tailor(layer, SIZE) for layer in layers}
         self.records.append((self.records[-1] if self.records else {}) | now)
         self.rows = [row for row, name in enumerate(self.records[0]) if name in now]
 

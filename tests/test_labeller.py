@@ -13,9 +13,9 @@ from torch.optim import SGD
 
 from smartfrz import Freezer
 from smartfrz.cka import layer_cka
-from smartfrz.history import sample_positions, tailor
 from smartfrz.labeller import History, HistoryRecorder, stabilised, train_predictor
 from smartfrz.predictor import AttentionPredictor
+from smartfrz.tailoring import tailor
 
 # Tenths, so that differences fall exactly on the tolerance; far values; no number.
 CKA = st.sampled_from([*(i / 10 for i in range(11)), 0.999, math.nan])
@@ -76,7 +76,7 @@ def test_records_are_tailored_weights_of_all_layers_but_the_head():
     def by_hand(step):
         if step % INTERVAL == 0:
             layers = training.freezer.layers[:-1]
-            weights.append([tailor(layer, sample_positions(layer, SIZE)) for layer in layers])
+            weights.append([tailor(layer, SIZE) for layer in layers])
 
     history = training.run(range(STEPS), by_hand).recorder.history()
     assert [layer.name for layer in training.freezer.layers] == ["0", "4", "6"]

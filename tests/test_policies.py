@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
 from smartfrz.cka import layer_cka
-from smartfrz.history import sample_positions, tailor
+from smartfrz.tailoring import tailor
 
 STEPS = 10
 BODY = ["0", "2", "4"]
@@ -143,7 +143,7 @@ def test_records_at_intervals_and_decides_in_one_call(interval, records_per_deci
     body, records, expected = find_layers(model)[:-1], [], []
     for step in range(STEPS):
         if step % interval == 0:
-            records.append(torch.stack([tailor(x, sample_positions(x, 8)) for x in body]))
+            records.append(torch.stack([tailor(x, 8) for x in body]))
         is_due = step % (interval * records_per_decision) == 0
         assert freezer.policy.is_due(step) == is_due
         if is_due:
