@@ -7,6 +7,7 @@ import torch
 
 from smartfrz.history import PREVIOUS, WeightHistory
 from smartfrz.layers import Layer
+from smartfrz.tailoring import judged_by
 
 
 class DisplacementRule:
@@ -14,7 +15,8 @@ class DisplacementRule:
 
     ``w_t`` is the layer's t-th record: its tailored weights, as SmartFRZ's predictor gets them;
     norms are Euclidean. It takes two records to tell. A layer that has not moved at all has not
-    been trained yet, as in a warm-up that begins at learning rate zero, and goes on.
+    been trained yet, as in a warm-up that begins at learning rate zero, and goes on. An embedding
+    freezes with the layer behind it, see :func:`smartfrz.tailoring.judged_by`.
 
     Args:
         interval: steps between two records. The displacement is over these steps, so that the
@@ -47,7 +49,7 @@ class DisplacementRule:
         moved = torch.linalg.vector_norm(weights - self._history.earlier((PREVIOUS,)), dim=1)
         # A NaN compares false: the layer goes on training.
         done = (moved > 0) & (moved < self.threshold * torch.linalg.vector_norm(weights, dim=1))
-        of_candidates = done[self._history.rows].tolist()
+        of_candidates = done[self._history.rows][judged_by(candidates)].tolist()
         return [layer for layer, is_done in zip(candidates, of_candidates, strict=True) if is_done]
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from smartfrz.encodings import ENCODINGS
 from smartfrz.incremental import IncrementalPredictor
 from smartfrz.layers import Layer
 from smartfrz.predictor import AttentionPredictor
+from smartfrz.tailoring import judged_by
 from smartfrz.tracing import Inputs
 
 
@@ -26,6 +27,8 @@ class SmartFRZ:
     With a cumulative encoding, as the bundled predictor's ``"drift"``, a layer freezes only if all
     in front of it are frozen too: the output of a layer is not done before its input is, and a
     frozen norm, whose statistics stand still, does not survive an input that moves on.
+
+    An embedding freezes with the layer behind it, see :func:`smartfrz.tailoring.judged_by`.
 
     Args:
         predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
@@ -63,6 +66,7 @@ class SmartFRZ:
         if not self.is_due(step):
             return []
         done = self._records.freeze_probability() > self.threshold
+        done = done[judged_by(candidates)]
         if ENCODINGS[self.predictor.encoding].cumulative:
             done = done.cumprod(dim=0)
         return [layer for layer, is_done in zip(candidates, done.tolist(), strict=True) if is_done]

@@ -1,6 +1,7 @@
 """Layer tailoring (Sec. 3.2): a random subset of a layer's weights, as many of every layer."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,6 +92,23 @@ class Tailor:
             self._offsets[layer.name] = layout, offsets
         values = [_memory(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
+
+
+def judged_by(layers: Sequence[Layer]) -> list[int]:
+    """For each layer the index of the one whose weights tell whether it is done.
+
+    That is its own, but for embeddings: the first layer behind it that is none. Most rows of an
+    embedding are of words that are seldom seen, so that most of its weights stand still from the
+    start, however much it has to learn. Not in the paper.
+
+    Args:
+        layers: in execution order.
+    """
+    indices = list(range(len(layers)))
+    for i in reversed(indices[:-1]):
+        if isinstance(layers[i].modules[0], (nn.Embedding, nn.EmbeddingBag)):
+            indices[i] = indices[i + 1]
+    return indices
 
 
 def _offsets(weight: Tensor, positions: Tensor) -> Tensor:

@@ -17,10 +17,17 @@ def make_layers(sizes=(30, 2000, 7), dtype=torch.float32):
     """Layers of so many weights each, drawn at random, and a head."""
     generator = torch.Generator().manual_seed(0)
     layers = [
-        Layer(f"layer{i}", (), (nn.Parameter(torch.randn(1, n, generator=generator).to(dtype)),))
+        Layer(
+            f"layer{i}",
+            (nn.Identity(),),
+            (nn.Parameter(torch.randn(1, n, generator=generator).to(dtype)),),
+        )
         for i, n in enumerate(sizes)
     ]
-    return [*layers, Layer("head", (), (nn.Parameter(torch.ones(1, 3)),), is_head=True)]
+    return [
+        *layers,
+        Layer("head", (nn.Identity(),), (nn.Parameter(torch.ones(1, 3)),), is_head=True),
+    ]
 
 
 def shift(layer, by):

@@ -128,6 +128,41 @@ def test_with_a_cumulative_encoding_freezes_from_the_front():
     assert train(*smart(predictor, interval=3)).frozen == {"0": 3}
 
 
+class Words(nn.Module):
+    """Two embeddings in front of two linear layers, and a third as the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.place = nn.Embedding(10, 4), nn.Embedding(3, 4)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, ids):
+        embedded = self.word(ids) + self.place(torch.arange(ids.shape[1]))
+        return self.head(self.second(self.first(embedded).tanh()).tanh())
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "frozen"),
+    [
+        ([1.0, 1.0, 0.0, 1.0], {"second"}),
+        ([0.0, 0.0, 1.0, 0.0], {"word", "place", "first"}),
+        ([0.0, 1.0, 0.0, 0.0], set()),
+    ],
+)
+def test_an_embedding_freezes_with_the_first_layer_behind_it(probabilities, frozen):
+    """Its own weights stand still but for those of the few words in the batches."""
+    model, ids = Words(), torch.randint(0, 10, (8, 3))
+    optimizer = SGD(model.parameters(), 0.1)
+    policy = SmartFRZ(always(probabilities), interval=1)
+    freezer = Freezer(model, optimizer, policy, find_layers(model, ids))
+    for _ in range(2):
+        model(ids).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert freezer.frozen.keys() == frozen
+
+
 def test_freezes_above_the_threshold_only():
     """The predictor's, or the one that is given."""
     assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 4, "4": 4}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from smartfrz.layers import Layer
-from smartfrz.tailoring import Tailor, sample_indices, sample_positions, tailor
+from smartfrz.tailoring import Tailor, judged_by, sample_indices, sample_positions, tailor
 
 
 def layer_of(name, *shapes):
@@ -107,3 +107,13 @@ def test_tailored_again_and_again_it_is_the_same_whatever_the_layout():
         for _ in range(2):
             assert torch.equal(again(layer), tailor(layer, 40))
             weight.data += 1
+
+
+def test_embeddings_are_judged_by_the_first_layer_behind_them_that_is_none():
+    def layers(kinds):
+        modules = {"e": nn.Embedding(2, 2), "b": nn.EmbeddingBag(2, 2), "l": nn.Linear(2, 2)}
+        return [Layer(f"{i}", (modules[kind],), ()) for i, kind in enumerate(kinds)]
+
+    assert judged_by(layers("eblel")) == [2, 2, 2, 4, 4]
+    assert judged_by(layers("lle")) == [0, 1, 2]
+    assert judged_by([]) == []
