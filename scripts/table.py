@@ -33,6 +33,10 @@ from scripts.predictor import make_for_table
 from smartfrz.distributed import is_distributed
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
+FIGURES = {
+    "accuracy_against_compute": figures.accuracy_against_compute,
+    "layers_frozen_over_time": figures.layers_frozen_over_time,
+}
 
 
 def main() -> None:
@@ -172,10 +176,12 @@ def draw(
     """Makes CSV, tables and figures from the run files, and shows the table."""
     folder = options.results / f"{options.table}-{options.scale}"
     frame = collect(planned, runs)
+    for old in ("claims.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))):
+        (folder / old).unlink(missing_ok=True)
     table = write_tables(frame, planned, options.table, title, folder)
     if (frame["status"] == "finished").any():
-        figures.save(figures.accuracy_against_compute(frame), folder / "accuracy_against_compute")
-        figures.save(figures.layers_frozen_over_time(frame), folder / "layers_frozen_over_time")
+        for name, figure in FIGURES.items():
+            figures.save(figure(frame), folder / name)
     print(tables.to_text(table))
     print(tables.caption(frame, title))
     print("\n".join(str(file) for file in sorted(folder.iterdir())))

@@ -55,13 +55,13 @@ def test_compute_is_a_matter_of_its_mean(compute: float, verdict: str) -> None:
 def test_rivals_are_compared_where_they_were_run() -> None:
     runs = frame({"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 91.5]})
     lines = claims(runs).splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "more accurate than Linear freezing:** holds for" in lines[2]
 
 
 def test_linear_freezing_is_held_against_a_schedule_cut_short() -> None:
     runs = {"full": FULL, "smartfrz": FULL, "linear": FULL, "shorter": [90.0, 91.5, 91.5]}
-    *_, last = claims(frame(runs)).splitlines()
+    *_, last, _ = claims(frame(runs)).splitlines()
     assert last.startswith("- **Linear freezing is more accurate than Shorter training:** can't be")
     assert last.endswith("for ResNet50 on CIFAR-10 (+0.00 ± 1.24).")
 
@@ -82,3 +82,26 @@ def test_the_average_over_workloads_takes_each_as_one_value() -> None:
 
 def test_without_smartfrz_there_is_nothing_to_say() -> None:
     assert claims(frame({"full": FULL})) == ""
+
+
+@pytest.mark.parametrize(
+    ("own", "compute", "cheap", "ahead"),
+    [
+        (90.5, 0.60, "1 (ResNet50 on CIFAR-10)", "1 (ResNet50 on CIFAR-10)"),
+        (90.2, 0.60, "1 (ResNet50 on CIFAR-10)", "none"),
+        (90.5, 0.61, "none", "none"),
+        (89.6, 0.60, "none", "none"),
+    ],
+)
+def test_the_last_line_counts_by_the_means(
+    own: float, compute: float, cheap: str, ahead: str
+) -> None:
+    runs = {"full": [90.0], "smartfrz": [own], "autofreeze": [90.0], "linear": [90.3]}
+    said = f"- **Going by the means alone**, both of the first two are true of {cheap} of 1"
+    *_, last = claims(frame(runs, compute)).splitlines()
+    assert (
+        last == f"{said}; SmartFRZ is ahead of Linear freezing and AutoFreeze as well in {ahead}."
+    )
+    del runs["linear"], runs["autofreeze"]
+    *_, last = claims(frame(runs, compute)).splitlines()
+    assert last == f"{said}."

@@ -286,10 +286,17 @@ def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):
 def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     write_spec(tmp_path, ["full", "smartfrz", "linear"], lr=1e30)
     use(tmp_path, monkeypatch)
+    drawn = tmp_path / "results" / "table2-demo"
+    drawn.mkdir(parents=True)
+    for name in DRAWN:
+        (drawn / name).write_text("of runs that are gone")
     assert run_table(monkeypatch, "--models", "plain") == 0
+    assert {path.name for path in drawn.iterdir()} == {
+        *("runs.csv", "table.csv", "table.md", "table.tex"),
+    }
     said = capsys.readouterr().out
     assert "Not run: plain digits[5:10] linear seed 0" in said
-    text = (tmp_path / "results" / "table2-demo" / "table.md").read_text()
+    text = (drawn / "table.md").read_text()
     assert text.count("diverged 1/1") == 2
     assert text.count("not run (0/1)") == 4
     runs = recorded_runs(tmp_path)
