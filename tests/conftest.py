@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, and the same random numbers."""
+"""What every test starts from: one thread, the same random numbers, and an empty cache."""
 
 import shutil
 
@@ -11,6 +11,12 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory, monkeypatch) -> None:
+    """Else a test would go on from a checkpoint that an earlier one left, or the user's own."""
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
