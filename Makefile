@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 # GPUS=8 starts that many processes with torchrun.
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
-FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(MODELS),--models $(MODELS)) \
+FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) $(if $(MODELS),--models $(MODELS)) \
 	$(if $(DATASETS),--datasets $(DATASETS))
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
@@ -21,7 +21,7 @@ endif
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  DRY=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  DRY=1  WANDB=1"
 
 setup: .venv/ready  ## makes .venv and installs the project with all that it needs
 

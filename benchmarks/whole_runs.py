@@ -73,7 +73,7 @@ def side_by_side(model: str, results: Path) -> pd.DataFrame:
     config = smartfrz_run(model)
     for each in missing_prerequisites([config], results / "runs"):
         execute(each, results / "runs", "make bench", ignore, ignore, keep_weights=True)
-    runs = [prepare(replace(config, method="full", options=None)), prepare(config)]
+    runs = [prepare(config.full_training), prepare(config)]
     if config.max_length:
         runs.append(prepare(replace(config, feature_cache=True)))
     curves, times = [Curves() for _ in runs], [0.0 for _ in runs]

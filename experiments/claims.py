@@ -32,34 +32,43 @@ def claims(frame: pd.DataFrame) -> str:
         frame: the runs of a table.
 
     Returns:
-        The lines, and one that counts; empty if no SmartFRZ has been run beside full training.
+        The lines, and one that counts; once more for rows within a budget of compute. Empty if no
+        SmartFRZ has been run beside full training.
     """
     runs = with_ratios(frame)
     finished = runs[runs["status"] == "finished"]
+    found = "".join(_lines(finished))
+    within = _within_budget(finished)
+    if (within["method"] == "smartfrz").any():
+        found += f"\nWithin {COMPUTE:.0%} of full training's compute:\n\n{''.join(_lines(within))}"
+    return found
+
+
+def _within_budget(finished: pd.DataFrame) -> pd.DataFrame:
+    """The rows ``smartfrz 60%`` and its like, named as the methods that they are."""
+    names = finished["method"].str.removesuffix(f" {COMPUTE:.0%}")
+    return finished.assign(method=names)[(names != finished["method"]) | (names == "full")]
+
+
+def _lines(finished: pd.DataFrame) -> Iterator[str]:
     if not (finished["method"] == "smartfrz").any():
-        return ""
-    lines = [
-        _line(
-            f"SmartFRZ loses no more than {LOSS:g} points beside full training",
-            _within_each(
-                {name: of["difference"] for name, of in _runs_of("smartfrz", finished)}, -LOSS
-            ),
-        ),
-        _line(
-            f"it spends at most {COMPUTE:.0%} of full training's compute",
-            {
-                name: _at_most(of["compute_ratio"], COMPUTE)
-                for name, of in _runs_of("smartfrz", finished)
-            },
-        ),
-    ]
+        return
+    own = dict(_runs_of("smartfrz", finished))
+    yield _line(
+        f"SmartFRZ loses no more than {LOSS:g} points beside full training",
+        _within_each({name: of["difference"] for name, of in own.items()}, -LOSS),
+    )
+    yield _line(
+        f"it spends at most {COMPUTE:.0%} of full training's compute",
+        {name: _at_most(of["compute_ratio"], COMPUTE) for name, of in own.items()},
+    )
     for ours, rival in _PAIRS:
         gains = {name: gain for name, gain in _gains(finished, ours, rival) if len(gain)}
         if gains:
             who = "it" if ours == "smartfrz" else display_name(ours)
             claim = f"{who} is more accurate than {display_name(rival)}"
-            lines.append(_line(claim, _within_each(gains, 0)))
-    return "\n".join([*lines, _counted(finished)]) + "\n"
+            yield _line(claim, _within_each(gains, 0))
+    yield _counted(finished)
 
 
 def _counted(finished: pd.DataFrame) -> str:
@@ -81,9 +90,9 @@ def _counted(finished: pd.DataFrame) -> str:
         if rival in methods
     }
     if not rivals:
-        return f"{line}."
+        return f"{line}.\n"
     ahead = [name for name in cheap if all(gains[name].mean() > 0 for gains in rivals.values())]
-    return f"{line}; SmartFRZ is ahead of {' and '.join(rivals)} as well in {_named(ahead)}."
+    return f"{line}; SmartFRZ is ahead of {' and '.join(rivals)} as well in {_named(ahead)}.\n"
 
 
 def _named(names: list[str]) -> str:
@@ -139,4 +148,4 @@ def _line(claim: str, found: dict[str, tuple[bool | None, str]]) -> str:
         names = [f"{name} ({words})" for name, (held, words) in found.items() if held is verdict]
         if names:
             parts.append(f"{_VERDICTS[verdict]} for {', '.join(names)}")
-    return f"- **{claim[0].upper() + claim[1:]}:** {'; '.join(parts)}."
+    return f"- **{claim[0].upper() + claim[1:]}:** {'; '.join(parts)}.\n"

@@ -18,8 +18,14 @@ METHODS = (
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
 # Fields that came later count for a run's id only where they are set: older runs keep theirs.
-_LATER = {"optimizer": "sgd", "warmup": 0.0, "max_length": 0, "recipe": "", "feature_cache": False}
-_LATER_OPTIONS = {"finish": None}
+_LATER = {
+    "optimizer": "sgd",
+    "warmup": 0.0,
+    "max_length": 0,
+    "recipe": "",
+    "feature_cache": False,
+    "budget": None,
+}
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,13 @@ class AutoFreezing:
 class SmartFreezing:
     """SmartFRZ. ``predictor`` is the name of one that is bundled or made for the table, a folder or
     a Hub id; ``threshold`` is by default the predictor's own, and set by the plan; the fingerprint
-    is the hash of its weights, or of its recipe. Once only the head trains, it does so for another
-    ``finish``, a part of the whole run, and the run ends; by default it goes on to its end."""
+    is the hash of its weights, or of its recipe."""
 
     predictor: str = "drift"
     records_per_epoch: int = 4
     records_per_decision: int = 1
     threshold: float | None = None
     fingerprint: str = ""
-    finish: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,8 @@ class RunConfig:
         max_length: tokens that sentences are cut or padded to; for images unused.
         recipe: further random changes of images that are read from folders: ``deit``.
         feature_cache: remember what the frozen front says of each example; its dropout is off then.
+        budget: the run ends, its learning rate annealed, when it has spent this part of the compute
+            of full training; without, after so many epochs, whatever they cost.
     """
 
     model: str
@@ -221,6 +227,7 @@ class RunConfig:
     max_length: int = 0
     recipe: str = ""
     feature_cache: bool = False
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -242,28 +249,32 @@ class RunConfig:
         for name in ("looks_per_epoch", "intervals_per_epoch"):
             if getattr(self.options, name, 1) <= 0:
                 raise ValueError(f"{name} has to be positive.")
-        finish = getattr(self.options, "finish", None)
-        if finish is not None and not 0 < finish <= 1:
-            raise ValueError("finish is a part of the run, above 0 and up to 1.")
+        if self.budget is not None:
+            if not 0 < self.budget <= 1:
+                raise ValueError("budget is a part of full training's compute, up to 1.")
+            if isinstance(self.options, (Shorter, Linear, RandomOrdering)):
+                raise ValueError(
+                    f"Method {self.method!r} goes by a schedule of steps: match it with a method "
+                    "that has a budget instead."
+                )
 
     @property
     def id(self) -> str:
         """A hash of everything that the run's outcome depends on: 12 hexadecimal digits."""
-        said = _without(dataclasses.asdict(self), _LATER)
-        if said["options"] is not None:
-            said["options"] = _without(said["options"], _LATER_OPTIONS)
-        text = json.dumps(said, sort_keys=True)
+        said = dataclasses.asdict(self)
+        unset = {key for key, value in _LATER.items() if said[key] == value}
+        text = json.dumps({k: v for k, v in said.items() if k not in unset}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def full_training(self) -> "RunConfig":
+        """The same run with nothing frozen."""
+        return dataclasses.replace(self, method="full", options=None, budget=None)
 
     @property
     def cell(self) -> str:
         """What the progress bar calls the run."""
         return f"{self.model} {self.dataset} {self.method} seed {self.seed}"
-
-
-def _without(values: Mapping[str, Any], unset: Mapping[str, Any]) -> dict[str, Any]:
-    """The values but for those that are as in ``unset``."""
-    return {key: value for key, value in values.items() if key not in unset or value != unset[key]}
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:

@@ -70,7 +70,7 @@ def _traced_workload(config: RunConfig) -> Traced:
 
 
 def _traced(config: RunConfig) -> Traced:
-    return _traced_workload(_workload(config))
+    return _traced_workload(config.full_training)
 
 
 def _moments_of_freezing(
@@ -105,7 +105,7 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
     if not match:
         return config
     for other, method in planned.items():
-        if method == match and _workload(other) == _workload(config):
+        if method == match and other.full_training == config.full_training:
             file = run_file(other, runs)
             found = read_run(file) if file.exists() else None
             if found and found["status"] == "finished":
@@ -118,7 +118,3 @@ def _with_compute(config: RunConfig, tflops: float) -> RunConfig:
         span = matched_span(config, tflops)
         return replace(config, options=replace(config.options, span=span))
     return replace(config, epochs=matched_epochs(config, tflops))
-
-
-def _workload(config: RunConfig) -> RunConfig:
-    return replace(config, method="full", options=None)

@@ -35,7 +35,7 @@ def memory_over_time(record: Mapping[str, Any]) -> pd.DataFrame:
     """
     config = make_config(record["config"])
     # Neither the moments nor the memory depend on the weights.
-    run = prepare(dataclasses.replace(config, method="full", options=None, pretraining=None))
+    run = prepare(dataclasses.replace(config.full_training, pretraining=None))
     run.model.train()
     example = tree_map(lambda tensor: tensor.to(run.device), run.batches.example())
     batch = next(run.batches.epoch(config.seed, 0))

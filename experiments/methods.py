@@ -97,4 +97,4 @@ def interval(steps_per_epoch: int, times_per_epoch: float) -> int:
 def reference_run(config: RunConfig) -> RunConfig:
     """The full training whose finished model tells the oracle which layers are done."""
     assert isinstance(config.options, Similarity)
-    return replace(config, method="full", options=None, seed=config.options.reference_seed)
+    return replace(config.full_training, seed=config.options.reference_seed)

@@ -62,7 +62,9 @@ def hours_by_machine(todo: Sequence[RunConfig], measured: pd.DataFrame) -> dict[
             for model, of in of_machine.groupby("model")
         }
         if all(config.model in speeds for config in todo):
-            seconds = sum(full_tflops(config) / speeds[config.model] for config in todo)
+            seconds = sum(
+                full_tflops(config) * (config.budget or 1) / speeds[config.model] for config in todo
+            )
             hours[str(machine)] = seconds / 3600
     return hours
 

@@ -114,7 +114,7 @@ def training_times(
         Medians ``step_ms``, ``record_ms``, ``decide_ms`` and ``from_scratch_ms``; the number of
         ``layers`` without the head; and ``kept_bytes``, all that is kept to decide about them.
     """
-    run = prepare(replace(config, method="full", options=None, pretraining=None))
+    run = prepare(replace(config.full_training, pretraining=None))
     run.model.train()
     layers = [layer for layer in run.freezer.layers if not layer.is_head]
     records = IncrementalPredictor(predictor)

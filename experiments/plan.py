@@ -59,6 +59,7 @@ class Spec:
             its variants apart: ``smartfrz raw``.
         scales: the values of a :class:`Scale` each.
         options: by method, label included, the values of its options.
+        fields: by method, label included, fields of its runs.
         predictor: how a predictor is trained on the runs, where that is what they are for.
         predictors: made for this table, by name: what is different from how the spec ``predictor``
             trains the bundled one.
@@ -68,8 +69,9 @@ class Spec:
 
     title: str
     methods: list
-    scales: dict
+    scales: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
+    fields: dict = field(default_factory=dict)
     predictor: dict = field(default_factory=dict)
     predictors: dict = field(default_factory=dict)
     scales_of: str = ""
@@ -99,29 +101,40 @@ def load_spec(table: str) -> Spec:
     return spec
 
 
-def with_controls(spec: Spec) -> Spec:
-    """A table with the rows of ``specs/controls.toml`` that can be told from what it has.
+def with_rows(spec: Spec, of: str) -> Spec:
+    """A table with the rows of another spec that can be told from what it has.
 
-    Those that are matched with a method that the table does not have are left out.
+    A variant of a method takes over its options from the table. A row that is matched with another
+    needs that one, any other variant its method; rows that lack what they need are left out.
+
+    Args:
+        spec: the table.
+        of: ``controls``, what a sceptic would put beside SmartFRZ, or ``budget``, what methods
+            reach within a part of the compute.
     """
-    controls = load_spec("controls")
-    matches = {name: options.get("match") for name, options in controls.options.items()}
-    added = [
-        name
-        for name in controls.methods
-        if name not in spec.methods and matches[name] in (None, *spec.methods)
-    ]
-    scales = {}
+    rows, scales = load_spec(of), {}
+    added: list[str] = []
+    for row in rows.methods:
+        method, _, variant = row.partition(" ")
+        needed = rows.options.get(row, {}).get("match", method if variant else None)
+        if row not in spec.methods and needed in (None, *spec.methods, *added):
+            added.append(row)
     for name, values in spec.scales.items():
-        own = controls.scales.get(name, {}).get("options", {})
-        options = {method: own[method] for method in added if method in own}
+        own = rows.scales.get(name, {}).get("options", {})
+        options = {row: _of_variant(row, values.get("options", {}), own) for row in added}
         scales[name] = _merged(values, {"options": options})
     return replace(
         spec,
         methods=[*spec.methods, *added],
-        options=spec.options | {name: controls.options[name] for name in added},
+        options=spec.options | {row: _of_variant(row, spec.options, rows.options) for row in added},
+        fields=spec.fields | {row: rows.fields[row] for row in added if row in rows.fields},
         scales=scales,
     )
+
+
+def _of_variant(label: str, of_table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's options: the method's in the table, changed by its own."""
+    return _merged(of_table.get(label.partition(" ")[0], {}), own.get(label, {}))
 
 
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
@@ -147,6 +160,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         if name not in MODELS:
             raise ValueError(f"There is no model {name!r}: choose from {', '.join(MODELS)}.")
     _check_parts(spec.options, spec.methods, "options")
+    _check_parts(spec.fields, spec.methods, "fields")
     _check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
     for part, names in _PARTS.items():
         _check_parts(getattr(chosen, part), getattr(chosen, names), part)
@@ -209,7 +223,8 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
         values = {"dataset": dataset, "seed": seed, "model": model} | values
         for label in spec.methods:
             options = _merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
-            config = make_config({**values, "method": label.partition(" ")[0], "options": options})
+            method = {"method": label.partition(" ")[0], "options": options}
+            config = make_config({**values, **spec.fields.get(label, {}), **method})
             yield _with_fallback(config, scale.fallback), label
 
 

@@ -35,12 +35,13 @@ def estimate(configs: list[RunConfig]) -> dict[str, Estimate]:
         if workload not in measured:
             measured[workload] = _time_steps(config)
         seconds, steps_per_epoch = measured[workload]
-        estimates[config.id] = Estimate(seconds, max(1, round(config.epochs * steps_per_epoch)))
+        steps = config.epochs * steps_per_epoch * (config.budget or 1)
+        estimates[config.id] = Estimate(seconds, max(1, round(steps)))
     return estimates
 
 
 def _time_steps(config: RunConfig, steps: int = 3) -> tuple[float, int]:
-    run = prepare(replace(config, method="full", options=None, pretraining=None))
+    run = prepare(replace(config.full_training, pretraining=None))
     run.model.train()
     seconds = []
     for batch in islice(run.batches.epoch(0, 0), steps):
@@ -80,7 +81,7 @@ class TableBar:
                 f"{frozen:.0%} frozen",
                 refresh=False,
             )
-            self._bar.update(self._done + curves.step / run.total_steps * share - self._bar.n)
+            self._bar.update(self._done + run.progress(curves.step) * share - self._bar.n)
 
         return on_step
 

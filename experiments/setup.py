@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._pytree import tree_map
 
 from experiments.batches import Batches
@@ -22,7 +22,7 @@ from experiments.methods import make_optimizer, make_policy
 from experiments.models import build_model
 from experiments.pretraining import load_pretrained
 from experiments.workload import load, make_batches
-from smartfrz import FeatureCache, Freezer, Gathered, find_layers, fold_batch_norms
+from smartfrz import ComputeBudget, FeatureCache, Freezer, Gathered, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
 from smartfrz.distributed import gathered, unwrap
 from smartfrz.tracing import Call, Inputs, call, trace
@@ -32,25 +32,24 @@ from smartfrz.tracing import Call, Inputs, call, trace
 class Run:
     """A run in progress; ``loss`` is that of its last step.
 
-    ``finishing_since`` is the step from which it has been about to end early, see
-    :class:`experiments.config.SmartFreezing`.
+    It ends after ``total_steps``, or when its ``budget`` is spent, if it has one.
     """
 
     config: RunConfig
     device: torch.device
     model: nn.Module
     optimizer: Optimizer
-    scheduler: LRScheduler | None
+    scheduler: LambdaLR | None
     scaler: torch.amp.GradScaler
     freezer: Freezer
     batches: Batches
     total_steps: int
+    budget: ComputeBudget | None
     calls: list[Call]
     pretrained: dict[str, str]
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     flops_per_step: int = 0
     flops_per_step_paper: int = 0
-    finishing_since: int | None = None
 
     def __post_init__(self) -> None:
         self.full_flops_per_step = self._flops(as_in_paper=False)
@@ -89,19 +88,13 @@ class Run:
         self.flops_per_step = self._flops(as_in_paper=False)
         self.flops_per_step_paper = self._flops(as_in_paper=True)
 
-    def finish_if_only_head_trains(self, step: int) -> None:
-        """Has the run end early, if its method says so; the learning rate is annealed by then."""
-        part = getattr(self.config.options, "finish", None)
-        if part is None or not self.freezer.only_head_trains:
-            return
-        end = step + max(1, round(part * self.total_steps))
-        if end < self.total_steps:
-            self._finish(step, end)
+    def progress(self, step: int) -> float:
+        """The part of the run that is done after so many steps."""
+        return self.budget.spent if self.budget else step / self.total_steps
 
-    def _finish(self, step: int, end: int) -> None:
-        self.finishing_since, self.total_steps = step, end
-        # It begins at what the learning rate is now.
-        self.scheduler = CosineAnnealingLR(self.optimizer, end - step)
+    def is_over(self, step: int) -> bool:
+        """Whether the run ends after so many steps."""
+        return self.budget.is_spent if self.budget else step == self.total_steps
 
     def mean_over_processes(self, values: list[Tensor]) -> float:
         """The mean of scalar tensors, over all processes."""
@@ -120,10 +113,10 @@ class Run:
         return {
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "finish": [self.finishing_since, self.total_steps],
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "scaler": self.scaler.state_dict(),
             "freezer": self.freezer.state_dict(),
+            "budget": self.budget.state_dict() if self.budget else {},
             "rngs": gathered([torch.get_rng_state(), *self._gpu_rng()]),
         }
 
@@ -133,14 +126,13 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         unwrap(self.model).load_state_dict(state["model"])
-        step, end = state["finish"]
-        if step is not None:
-            self._finish(step, end)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.freezer.load_state_dict(state["freezer"])
+        if self.budget:
+            self.budget.load_state_dict(state["budget"])
         rank = dist.get_rank() if dist.is_initialized() else 0
         own, *gpu = (each.cpu() for each in state["rngs"][rank])
         torch.set_rng_state(own)
@@ -171,6 +163,10 @@ def prepare(config: RunConfig) -> Run:
     policy = make_policy(config, wrapped, optimizer, batches, total_steps)
     if config.compile and policy is not None:
         policy = Gathered(policy)
+    freezer = Freezer(wrapped, optimizer, policy, layers)
+    budget = None
+    if config.budget is not None:
+        budget = ComputeBudget(freezer, config.budget * total_steps, example)
     if rank:  # else all processes would drop the same activations
         torch.manual_seed(1_000_003 * rank + config.seed)
     return Run(
@@ -178,26 +174,31 @@ def prepare(config: RunConfig) -> Run:
         device=device,
         model=wrapped,
         optimizer=optimizer,
-        scheduler=make_scheduler(config, optimizer, total_steps),
+        scheduler=make_scheduler(config, optimizer, total_steps, budget),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
-        freezer=Freezer(wrapped, optimizer, policy, layers),
+        freezer=freezer,
         batches=batches,
         total_steps=total_steps,
+        budget=budget,
         calls=trace(model, example),
         pretrained=pretrained,
     )
 
 
-def make_scheduler(config: RunConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR | None:
+def make_scheduler(
+    config: RunConfig, optimizer: Optimizer, total_steps: int, budget: ComputeBudget | None
+) -> LambdaLR | None:
     """Cosine annealing to zero after the warmup; linear freezing sets its own learning rates."""
     if isinstance(config.options, Linear):
         return None
-    warmup = config.warmup * total_steps
+    total = budget.steps if budget else total_steps
+    warmup = config.warmup * total
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+        done = budget.spent * total if budget else step
+        if done < warmup:
+            return (done + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup)))
 
     return LambdaLR(optimizer, factor)
 

@@ -61,7 +61,7 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
     """
     checkpoint = cache_folder("checkpoints") / f"{config.id}.pt"
     run, curves = resume(config, checkpoint)
-    while curves.step < run.total_steps and not diverged(curves):
+    while not run.is_over(curves.step) and not diverged(curves):
         train_epoch(run, curves, on_step)
         evaluate_epoch(run, curves)
         on_epoch(run, curves)
@@ -102,7 +102,7 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
         losses.append(train_step(run, curves, batch))
         curves.step += 1
         on_step(run, curves)
-        if curves.step == run.total_steps:
+        if run.is_over(curves.step):
             break
     curves.train_seconds += run.clock() - started
     curves.loss.append(run.mean_over_processes(losses))
@@ -124,13 +124,14 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad()
+    if run.budget:
+        run.budget.step()
     if run.scheduler:
         run.scheduler.step()
     curves.flops += run.flops_per_step
     curves.flops_paper += run.flops_per_step_paper
     if newly_frozen:
         run.count_flops()
-        run.finish_if_only_head_trains(curves.step + 1)
     run.loss = loss.detach()
     return run.loss
 
@@ -145,8 +146,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 def evaluate_epoch(run: Run, curves: Curves) -> None:
     """Measures how good it is: on ``curve_images`` along the way, on ``test_images`` at the end."""
     started = run.clock()
-    at_end = curves.step == run.total_steps
-    images = 0 if at_end else run.config.curve_images
+    images = 0 if run.is_over(curves.step) else run.config.curve_images
     curves.scores = test_scores(run, images)
     curves.accuracy.append(next(iter(curves.scores.values())))
     curves.eval_steps.append(curves.step)

@@ -20,7 +20,7 @@ from experiments.plan import (
     labelled_plan,
     load_spec,
     recipes,
-    with_controls,
+    with_rows,
 )
 from experiments.predictors import Recipe, kept
 from experiments.results import load_runs, read_run, runs_to_frame, write_csv, write_text_atomic
@@ -32,6 +32,8 @@ from scripts.dry import print_refusal
 from scripts.predictor import make_for_table
 from smartfrz.distributed import is_distributed
 
+ROWS = ("controls", "budget")
+"""Specs of rows that can be added to any table, each with a switch of its own."""
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 FIGURES = {
     "accuracy_against_compute": figures.accuracy_against_compute,
@@ -48,13 +50,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="only these models of the table")
     parser.add_argument("--datasets", nargs="+", help="only these data sets of the table")
     parser.add_argument("--controls", action="store_true", help="add a sceptic's rows")
+    parser.add_argument("--budget", action="store_true", help="add what 60%% of the compute gives")
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
 
     spec = load_spec(options.table)
-    if options.controls:
-        spec = with_controls(spec)
+    for rows in ROWS:
+        if getattr(options, rows):
+            spec = with_rows(spec, rows)
     planned = labelled_plan(spec, options.scale)
     check_asked(options.models, {config.model for config in planned}, "model")
     check_asked(options.datasets, {config.dataset for config in planned}, "data set")
@@ -119,7 +123,7 @@ def print_plan(
 
 def print_needs(chosen: Mapping[RunConfig, str], todo: list[RunConfig], runs: Path) -> None:
     """Says what full training computes, and what the runs to come need."""
-    for config in dict.fromkeys(replace(c, method="full", options=None, seed=0) for c in chosen):
+    for config in dict.fromkeys(replace(c.full_training, seed=0) for c in chosen):
         exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
         print(
             f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
@@ -152,7 +156,8 @@ def run_all(
 ) -> None:
     """Does the missing runs under one progress bar."""
     sources = {source for config in chosen for source in prerequisites(config)}
-    command = f"make {options.table} SCALE={options.scale}{' CONTROLS=1' * options.controls}"
+    switches = [f"{rows.upper()}=1" for rows in ROWS if getattr(options, rows)]
+    command = " ".join([f"make {options.table} SCALE={options.scale}", *switches])
     tracks = options.wandb and is_main_process()
 
     def run_one(planned: RunConfig, on_step: OnStep) -> None:

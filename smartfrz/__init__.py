@@ -1,5 +1,6 @@
 """Attention-based layer freezing (SmartFRZ, ICLR 2023)."""
 
+from smartfrz.budget import ComputeBudget
 from smartfrz.cka import linear_cka
 from smartfrz.feature_cache import FeatureCache
 from smartfrz.folding import fold_batch_norms, unfold_batch_norms
@@ -12,6 +13,7 @@ from smartfrz.predictor import AttentionPredictor
 
 __all__ = [
     "AttentionPredictor",
+    "ComputeBudget",
     "FeatureCache",
     "Freezer",
     "Gathered",

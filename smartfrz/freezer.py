@@ -74,15 +74,6 @@ class Freezer:
         self._watch = GradientWatch()
         self._check_something_trains()
 
-    @property
-    def only_head_trains(self) -> bool:
-        """Whether every layer but the head is frozen.
-
-        From then on a step is a forward pass of the whole model for the sake of its last layer.
-        What is left to learn is little: anneal the learning rate over some last steps, and stop.
-        """
-        return all(layer.is_head for layer in self._active)
-
     def step(self) -> list[Layer]:
         """Asks the policy and freezes what it chose.
 

@@ -84,6 +84,18 @@ def test_without_smartfrz_there_is_nothing_to_say() -> None:
     assert claims(frame({"full": FULL})) == ""
 
 
+def test_rows_within_a_budget_are_claimed_for_among_themselves() -> None:
+    runs = {"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 91.5]}
+    within = {"smartfrz 60%": [90.5, 91.5, 92.5], "linear 60%": [91.0, 92.0, 93.0]}
+    alone, both = claims(frame(runs)), claims(frame({**runs, **within}))
+    assert both.startswith(alone)
+    heading, *lines = both.removeprefix(alone).strip().splitlines()
+    assert heading == "Within 60% of full training's compute:"
+    expected = claims(frame({"full": FULL, **{k[:-4]: v for k, v in within.items()}}))
+    assert "\n".join(lines).strip() == expected.strip()
+    assert "than Linear freezing:** does not hold" in expected
+
+
 @pytest.mark.parametrize(
     ("own", "compute", "cheap", "ahead"),
     [

@@ -1,13 +1,14 @@
 """The rows that a sceptic asks for, in any table."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from digits import ignore, tiny_run
 
 from experiments.methods import make_policy
-from experiments.plan import labelled_plan, load_spec, with_controls
+from experiments.plan import labelled_plan, load_spec, with_rows
 from experiments.setup import prepare
 from experiments.train import train
 from smartfrz import SimilarityGuided
@@ -21,7 +22,7 @@ CONTROLS = ["shorter", "random", "displacement", "simfreeze"]
 )
 def test_they_come_after_the_table_s_own_rows(table: str, scale: str) -> None:
     spec = load_spec(table)
-    more = with_controls(spec)
+    more = with_rows(spec, "controls")
     own, all_rows = labelled_plan(spec, scale), labelled_plan(more, scale)
     assert more.methods == [*spec.methods, *CONTROLS]
     assert own.items() <= all_rows.items()
@@ -30,16 +31,46 @@ def test_they_come_after_the_table_s_own_rows(table: str, scale: str) -> None:
 
 def test_what_the_table_has_already_is_not_added_again() -> None:
     spec = load_spec("policies")
-    added = [name for name in with_controls(spec).methods if name not in spec.methods]
+    added = [name for name in with_rows(spec, "controls").methods if name not in spec.methods]
     assert added == ["random", "simfreeze"]
-    runs = labelled_plan(with_controls(spec), "small")
+    runs = labelled_plan(with_rows(spec, "controls"), "small")
     assert len(runs) == len(set(runs))
 
 
 def test_what_has_nothing_to_be_matched_with_is_left_out() -> None:
-    added = with_controls(load_spec("table9")).methods[-2:]
+    added = with_rows(load_spec("table9"), "controls").methods[-2:]
     assert added == ["displacement", "simfreeze"]
-    assert "random" not in with_controls(load_spec("table9")).methods
+    assert "random" not in with_rows(load_spec("table9"), "controls").methods
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "medium", "paper"])
+@pytest.mark.parametrize("table", ["table2", "table6", "table7"])
+def test_within_a_budget_methods_are_set_as_they_are_without(table: str, scale: str) -> None:
+    spec = load_spec(table)
+    runs = labelled_plan(with_rows(spec, "budget"), scale)
+    of_label: dict[str, list] = {}
+    for config, label in runs.items():
+        of_label.setdefault(label, []).append(config)
+    assert [*of_label] == [
+        *spec.methods,
+        "smartfrz 60%",
+        "autofreeze 60%",
+        "linear 60%",
+        "shorter 60%",
+    ]
+    for method in ("smartfrz", "autofreeze"):
+        within = of_label[f"{method} 60%"]
+        assert {config.budget for config in within} == {0.6}
+        assert [replace(config, budget=None) for config in within] == of_label[method]
+    for config in of_label["linear 60%"] + of_label["shorter 60%"]:
+        assert config.budget is None and config.options.match == "smartfrz 60%"
+    assert of_label["linear 60%"][0].options.t0 == of_label["linear"][0].options.t0
+
+
+def test_rows_whose_method_or_match_is_not_there_are_left_out() -> None:
+    assert with_rows(load_spec("table9"), "budget").methods == load_spec("table9").methods
+    added = with_rows(load_spec("policies"), "budget").methods[-3:]
+    assert added == ["smartfrz 60%", "linear 60%", "shorter 60%"]
 
 
 def test_simfreeze_compares_with_the_model_at_the_start() -> None:

@@ -66,7 +66,7 @@ def test_the_methods_of_a_workload_and_seed_come_together_in_the_spec_s_order():
 def test_linear_freezing_comes_after_what_it_is_matched_with(table, scale):
     before = set()
     for config, method in labelled_plan(load_spec(table), scale).items():
-        workload = replace(config, method="full", options=None)
+        workload = config.full_training
         if isinstance(config.options, Linear) and config.options.match:
             assert (workload, config.options.match) in before
         before.add((workload, method))

@@ -1,5 +1,6 @@
 """The README's code runs, its commands exist, its numbers are those of the result files."""
 
+import math
 import re
 import shlex
 import subprocess
@@ -9,10 +10,12 @@ import pytest
 import torch
 from scripted import Scripted
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.plan import SCALES, SPECS
 from experiments.report import SECTIONS
 from scripts.readme import ROOT, filled, without_missing
+from scripts.table import ROWS
 from smartfrz import Freezer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,6 +91,24 @@ def test_code_for_cached_features_runs():
     assert names["cached"].cut == "1"
 
 
+def test_code_for_a_budget_runs():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    freezer = Freezer(model, optimizer, Scripted({5: ["0", "1"]}))
+    rates = []
+
+    def train_step() -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        model(torch.ones(1, 8)).sum().backward()
+        freezer.step()
+        optimizer.step()
+
+    names = {"freezer": freezer, "optimizer": optimizer, "train_step": train_step}
+    exec(blocks("python")[3], {**names, "total_steps": 20, "LambdaLR": LambdaLR, "math": math})
+    assert 12 < len(rates) < 36 and rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.1 and optimizer.param_groups[0]["lr"] < 1e-3
+
+
 @pytest.mark.parametrize("command", commands())
 def test_make_knows_every_command(command):
     words = [word for word in shlex.split(command) if not word.startswith("SMARTFRZ_DATA=")]
@@ -126,7 +147,7 @@ def test_every_target_has_every_scale(scale: str) -> None:
 
 
 def test_every_table_has_a_target_and_a_place_in_the_report() -> None:
-    specs = {spec.stem for spec in SPECS.glob("*.toml")} - {"controls"}
+    specs = {spec.stem for spec in SPECS.glob("*.toml")} - set(ROWS)
     assert specs <= set(TARGETS)
     assert {section.name for section in SECTIONS} >= specs - {"predictor"}
 
