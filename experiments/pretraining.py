@@ -1,11 +1,12 @@
 """The weights that fine-tuning starts from: published ones, or those of a run of our own."""
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from experiments.checkpoint import replacing, set_aside
@@ -59,7 +60,9 @@ def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     once = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in reversed(once.values())}
     with replacing(weights_file(config)) as partial:
-        save_file(tensors, partial, {"source": config.dataset, "accuracy": str(accuracy)})
+        digest = hashlib.sha256(save(tensors)).hexdigest()[:12]
+        facts = {"source": config.dataset, "accuracy": str(accuracy), "sha256": digest}
+        save_file(tensors, partial, facts)
 
 
 def has_weights(config: RunConfig) -> bool:
@@ -76,7 +79,7 @@ def has_weights(config: RunConfig) -> bool:
 
 
 def load_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The final weights of a run, and where they come from: ``source`` and ``accuracy`` there.
+    """The final weights of a run, and what they are: ``source``, ``accuracy`` there, ``sha256``.
 
     Raises:
         ValueError: they were not kept.
@@ -96,7 +99,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         head: dotted name of the output layer, which stays random.
 
     Returns:
-        Where they come from: ``source``, and ``accuracy`` there if it is known.
+        What they are: ``source``, and of our own ``accuracy`` there and ``sha256``.
 
     Raises:
         ValueError: there are no such weights, or they are not made for this model.

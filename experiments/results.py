@@ -112,7 +112,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a frame of runs that `write_csv` wrote, with its types."""
-    return pd.read_csv(path, dtype=_DTYPES, keep_default_na=False, na_values=[""])
+    dtypes = {**_DTYPES, "pretrained_sha256": str}
+    return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
 
 
 def write_text_atomic(path: Path, text: str) -> None:

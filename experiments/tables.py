@@ -52,7 +52,9 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with each finished run beside full training of the same seed.
 
     Returns:
-        The frame and three more columns. ``difference``: accuracy, in points. ``time_ratio``:
+        The frame and three more columns. ``difference``: accuracy, in points, beside full training
+        that started from the same weights, which pretraining does not give on every machine.
+        ``time_ratio``:
         training time over that of the full training measured on the same machine.
         ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such
         full training, and for diverged runs, which stop early.
@@ -64,9 +66,10 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     _check_unique(frame, [*_CELL, "seed"], "keep the runs of one scale and machine")
     finished = frame[frame["status"] == "finished"]
     benchmark = ["model", "dataset", "seed"]
+    same_start = [*benchmark, *(name for name in frame if name.startswith("pretrained_"))]
+    of_full = _of_full(finished, "final_accuracy", same_start)
     return frame.assign(
-        difference=100
-        * (finished["final_accuracy"] - _of_full(finished, "final_accuracy", benchmark)),
+        difference=100 * (finished["final_accuracy"] - of_full),
         time_ratio=_relative_to_full(finished, "train_seconds", [*benchmark, "machine"]),
         compute_ratio=_relative_to_full(finished, "tflops", benchmark),
     )
@@ -133,11 +136,23 @@ def caption(frame: pd.DataFrame, title: str) -> str:
         f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
         f"compute (mean) beside full training of the same seed, time on the same machine."
         f"{_other_metrics(frame)} Measured: {provenance}.{_mixed(facts['commit'])}"
+        f"{_other_weights(frame)}"
     )
 
 
 def _mixed(commits: Sequence[str]) -> str:
     return f" Its runs are of {len(commits)} versions of the code." if len(commits) > 1 else ""
+
+
+def _other_weights(frame: pd.DataFrame) -> str:
+    """Says so where runs have no difference, since full training started from other weights."""
+    if (frame["status"] != "finished").all():
+        return ""
+    runs = with_ratios(frame)
+    apart = runs["compute_ratio"].notna() & runs["difference"].isna()
+    if not apart.any():
+        return ""
+    return f" {apart.sum()} of its runs started from other weights than their full training."
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:

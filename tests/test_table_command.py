@@ -148,6 +148,8 @@ def test_every_cell_of_the_table_is_there_also_those_that_were_not_run(workplace
 def test_all_methods_start_from_the_same_pretraining(workplace):
     runs = recorded_runs(workplace)
     accuracy = runs.pop("pretraining")["final_accuracy"]
+    digests = {run["pretrained"].pop("sha256") for run in runs.values()}
+    assert len(digests) == 1
     for run in runs.values():
         assert run["pretrained"] == {"source": "digits[0:5]", "accuracy": accuracy}
 

@@ -347,9 +347,30 @@ def test_a_caption_says_where_numbers_come_from():
 
 
 def test_a_caption_marks_a_mixture_of_versions_of_the_code():
-    mixed = pd.DataFrame([run(git="abc1234"), run(git="def5678")])
+    mixed = pd.DataFrame([run(git="abc1234"), run(seed=1, git="def5678")])
     assert caption(mixed, "T.").endswith(" Its runs are of 2 versions of the code.")
     assert "versions of the code" not in caption(mixed[:1], "T.")
+
+
+@pytest.mark.parametrize("what", ["pretrained_accuracy", "pretrained_sha256"])
+def test_runs_that_started_from_other_weights_have_no_difference(what):
+    """Pretraining gives other weights on another machine, which count for more than a method."""
+    values = {"pretrained_accuracy": 0.33, "pretrained_sha256": "12e456789012"}
+    other = {"pretrained_accuracy": 0.34, "pretrained_sha256": math.nan}[what]
+    runs = [
+        run(**values, seed=0),
+        run(**values, seed=1),
+        run("smartfrz", seed=0, accuracy=0.91, **values),
+        run("smartfrz", seed=1, accuracy=0.95, **{**values, what: other}),
+    ]
+    found = row(runs, "smartfrz", seeds=2)
+    assert found["difference_mean"] == pytest.approx(1.0) and found["n"] == 2
+    assert found["compute_ratio"] == 1
+    frame = pd.DataFrame(runs)
+    assert caption(frame, "T.").endswith(
+        " 1 of its runs started from other weights than their full training."
+    )
+    assert "other weights" not in caption(frame[:3], "T.")
 
 
 def test_a_caption_names_other_metrics():
