@@ -1,13 +1,13 @@
 """A budget of compute: how much of it a training has spent, which its learning rate follows."""
 
+from collections.abc import Iterable
 from typing import Any
-
-from torch import nn
 
 from smartfrz.cost import training_flops
 from smartfrz.distributed import unwrap
 from smartfrz.example_inputs import trace_with_guessed_inputs
 from smartfrz.freezer import Freezer
+from smartfrz.layers import Layer
 from smartfrz.tracing import Inputs, trace
 
 
@@ -52,10 +52,11 @@ class ComputeBudget:
             self._calls = trace(model, example_inputs)
         in_layers = {param for layer in freezer.layers for param in layer.params}
         self._rest = [p for p in model.parameters() if p.requires_grad and p not in in_layers]
-        self._full = training_flops(self._calls, self._trained(frozen=()))
-        self._frozen: frozenset[str] = frozenset()
+        self._full = self._flops(freezer.layers)
+        self._frozen = 0
         self._cost = 1.0
         self._done = 0.0
+        self._count()
 
     @property
     def spent(self) -> float:
@@ -86,11 +87,12 @@ class ComputeBudget:
 
     def _count(self) -> None:
         """What a step costs now, in steps with nothing frozen."""
-        frozen = frozenset(self.freezer.frozen)
-        if frozen != self._frozen:
-            self._frozen = frozen
-            self._cost = training_flops(self._calls, self._trained(frozen)) / self._full
+        frozen = self.freezer.frozen
+        if len(frozen) != self._frozen:
+            self._frozen = len(frozen)
+            active = [layer for layer in self.freezer.layers if layer.name not in frozen]
+            self._cost = self._flops(active) / self._full
 
-    def _trained(self, frozen: frozenset[str] | tuple[()]) -> list[nn.Parameter]:
-        layers = [layer for layer in self.freezer.layers if layer.name not in frozen]
-        return [*self._rest, *(param for layer in layers for param in layer.params)]
+    def _flops(self, active: Iterable[Layer]) -> int:
+        trains = [*self._rest, *(param for layer in active for param in layer.params)]
+        return training_flops(self._calls, trains)

@@ -87,6 +87,16 @@ def test_resumed_it_goes_on() -> None:
     assert other.spent == budget.spent
 
 
+def test_what_was_frozen_before_costs_nothing_from_the_start() -> None:
+    model = net()
+    freezer = freezer_of(model, {0: ["0"]})
+    model(torch.ones(1, 2)).sum().backward()
+    freezer.step()
+    budget = ComputeBudget(freezer, steps=10)
+    step(model, freezer, budget)
+    assert 10 * budget.spent == pytest.approx((3 * 96 - 2 * 16 - 64) / (3 * 96))
+
+
 def test_what_is_in_no_layer_goes_on_costing() -> None:
     """A layer that the freezer was not given trains on, whatever is frozen."""
     model = net()
