@@ -91,8 +91,11 @@ def _counted(finished: pd.DataFrame) -> str:
     }
     if not rivals:
         return f"{line}.\n"
-    ahead = [name for name in cheap if all(gains[name].mean() > 0 for gains in rivals.values())]
-    return f"{line}; SmartFRZ is ahead of {' and '.join(rivals)} as well in {_named(ahead)}.\n"
+    ahead = [name for name in own if all(gains[name].mean() > 0 for gains in rivals.values())]
+    return (
+        f"{line}; SmartFRZ is ahead of {' and '.join(rivals)} in {_named(ahead)}; all of it is "
+        f"true of {_named([name for name in cheap if name in ahead])}.\n"
+    )
 
 
 def _named(names: list[str]) -> str:

@@ -97,23 +97,23 @@ def test_rows_within_a_budget_are_claimed_for_among_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "compute", "cheap", "ahead"),
+    ("own", "compute", "cheap", "ahead", "both"),
     [
-        (90.5, 0.60, "1 (ResNet50 on CIFAR-10)", "1 (ResNet50 on CIFAR-10)"),
-        (90.2, 0.60, "1 (ResNet50 on CIFAR-10)", "none"),
-        (90.5, 0.61, "none", "none"),
-        (89.6, 0.60, "none", "none"),
+        (90.5, 0.60, True, True, True),
+        (90.2, 0.60, True, False, False),
+        (90.5, 0.61, False, True, False),
+        (89.6, 0.60, False, False, False),
     ],
 )
 def test_the_last_line_counts_by_the_means(
-    own: float, compute: float, cheap: str, ahead: str
+    own: float, compute: float, cheap: bool, ahead: bool, both: bool
 ) -> None:
     runs = {"full": [90.0], "smartfrz": [own], "autofreeze": [90.0], "linear": [90.3]}
-    said = f"- **Going by the means alone**, both of the first two are true of {cheap} of 1"
+    count = {True: "1 (ResNet50 on CIFAR-10)", False: "none"}
+    said = f"- **Going by the means alone**, both of the first two are true of {count[cheap]} of 1"
     *_, last = claims(frame(runs, compute)).splitlines()
-    assert (
-        last == f"{said}; SmartFRZ is ahead of Linear freezing and AutoFreeze as well in {ahead}."
-    )
+    rivals = f"SmartFRZ is ahead of Linear freezing and AutoFreeze in {count[ahead]}"
+    assert last == f"{said}; {rivals}; all of it is true of {count[both]}."
     del runs["linear"], runs["autofreeze"]
     *_, last = claims(frame(runs, compute)).splitlines()
     assert last == f"{said}."
