@@ -59,22 +59,22 @@ class Spec:
             its variants apart: ``smartfrz raw``.
         scales: the values of a :class:`Scale` each.
         options: by method, label included, the values of its options.
-        fields: by method, label included, fields of its runs.
         predictor: how a predictor is trained on the runs, where that is what they are for.
         predictors: made for this table, by name: what is different from how the spec ``predictor``
             trains the bundled one.
         scales_of: another spec, whose scales these are, but for their options and what is set in
             ``scales``.
+        fields: by method, label included, fields of its runs.
     """
 
     title: str
     methods: list
     scales: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
-    fields: dict = field(default_factory=dict)
     predictor: dict = field(default_factory=dict)
     predictors: dict = field(default_factory=dict)
     scales_of: str = ""
+    fields: dict = field(default_factory=dict)
 
 
 def load_spec(table: str) -> Spec:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from digits import save_random_predictor
 
-from experiments import methods
+from experiments import methods, series
 from experiments import plan as planning
 from experiments.config import SmartFreezing
 from experiments.plan import load_spec, plan, recipes
 from experiments.predictors import keep, kept, load_predictor
-from scripts import histories, predictor, table
+from scripts import predictor, table
 from scripts.cli import run_command
 from smartfrz import AttentionPredictor
 
@@ -218,7 +218,7 @@ def test_the_predictors_are_made_and_used(made, monkeypatch):
 
 def test_a_predictor_is_made_once(done, monkeypatch, capsys):
     fitted, used = watch(monkeypatch)
-    monkeypatch.setattr(histories, "record_history", None)
+    monkeypatch.setattr(series, "record_history", None)
     for file in run_files(done, "smartfrz window 3"):
         file.unlink()
     assert run_table(monkeypatch) == 0
