@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from experiments.scores import t_interval
-from experiments.tables import display_name, with_ratios
+from experiments.tables import display_name, paired_by, with_ratios
 
 LOSS = 0.3
 """Points of accuracy that SmartFRZ may lose beside full training."""
@@ -112,8 +112,7 @@ def _gains(finished: pd.DataFrame, ours: str, rival: str) -> Iterator[tuple[str,
     """By how many points a method is ahead of a rival with the same seed."""
     rivals = finished[finished["method"] == rival]
     for name, own in _runs_of(ours, finished):
-        keys = ["model", "dataset", "seed"]
-        both = own.merge(rivals, on=keys, suffixes=("", "_rival"))
+        both = own.merge(rivals, on=paired_by(finished), suffixes=("", "_rival"))
         yield name, 100 * (both["final_accuracy"] - both["final_accuracy_rival"])
 
 

@@ -66,13 +66,17 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     _check_unique(frame, [*_CELL, "seed"], "keep the runs of one scale and machine")
     finished = frame[frame["status"] == "finished"]
     benchmark = ["model", "dataset", "seed"]
-    same_start = [*benchmark, *(name for name in frame if name.startswith("pretrained_"))]
-    of_full = _of_full(finished, "final_accuracy", same_start)
+    of_full = _of_full(finished, "final_accuracy", paired_by(frame))
     return frame.assign(
         difference=100 * (finished["final_accuracy"] - of_full),
         time_ratio=_relative_to_full(finished, "train_seconds", [*benchmark, "machine"]),
         compute_ratio=_relative_to_full(finished, "tflops", benchmark),
     )
+
+
+def paired_by(frame: pd.DataFrame) -> list[str]:
+    """The columns in which runs whose accuracies are compared agree: seed and first weights too."""
+    return ["model", "dataset", "seed", *(name for name in frame if name.startswith("pretrained_"))]
 
 
 def comparison_table(

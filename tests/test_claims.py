@@ -84,6 +84,14 @@ def test_without_smartfrz_there_is_nothing_to_say() -> None:
     assert claims(frame({"full": FULL})) == ""
 
 
+def test_runs_that_started_from_other_weights_are_not_compared() -> None:
+    runs = frame({"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 50.0]})
+    other = (runs["method"] == "linear") & (runs["seed"] == 2)
+    runs["pretrained_accuracy"] = 0.33 + 0.01 * other
+    _, _, line, _ = claims(runs).splitlines()
+    assert "than Linear freezing:** holds for ResNet50 on CIFAR-10 (+1.00 ± 0.00)" in line
+
+
 def test_rows_within_a_budget_are_claimed_for_among_themselves() -> None:
     runs = {"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 91.5]}
     within = {"smartfrz 60%": [90.5, 91.5, 92.5], "linear 60%": [91.0, 92.0, 93.0]}
