@@ -101,42 +101,6 @@ def load_spec(table: str) -> Spec:
     return spec
 
 
-def with_rows(spec: Spec, of: str) -> Spec:
-    """A table with the rows of another spec that can be told from what it has.
-
-    A variant of a method takes over its options from the table. A row that is matched with another
-    needs that one, any other variant its method; rows that lack what they need are left out.
-
-    Args:
-        spec: the table.
-        of: ``controls``, what a sceptic would put beside SmartFRZ, or ``budget``, what methods
-            reach within a part of the compute.
-    """
-    rows, scales = load_spec(of), {}
-    added: list[str] = []
-    for row in rows.methods:
-        method, _, variant = row.partition(" ")
-        needed = rows.options.get(row, {}).get("match", method if variant else None)
-        if row not in spec.methods and needed in (None, *spec.methods, *added):
-            added.append(row)
-    for name, values in spec.scales.items():
-        own = rows.scales.get(name, {}).get("options", {})
-        options = {row: _of_variant(row, values.get("options", {}), own) for row in added}
-        scales[name] = _merged(values, {"options": options})
-    return replace(
-        spec,
-        methods=[*spec.methods, *added],
-        options=spec.options | {row: _of_variant(row, spec.options, rows.options) for row in added},
-        fields=spec.fields | {row: rows.fields[row] for row in added if row in rows.fields},
-        scales=scales,
-    )
-
-
-def _of_variant(label: str, of_table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's options: the method's in the table, changed by its own."""
-    return _merged(of_table.get(label.partition(" ")[0], {}), own.get(label, {}))
-
-
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
     """The runs of a table, see :func:`labelled_plan`."""
     return list(labelled_plan(spec, scale))
@@ -219,10 +183,10 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):
         part = scale.model.get(model, {})
-        values = _merged(scale.run, scale.dataset.get(dataset, {}), part, variant)
+        values = merged(scale.run, scale.dataset.get(dataset, {}), part, variant)
         values = {"dataset": dataset, "seed": seed, "model": model} | values
         for label in spec.methods:
-            options = _merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
+            options = merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
             method = {"method": label.partition(" ")[0], "options": options}
             config = make_config({**values, **spec.fields.get(label, {}), **method})
             yield _with_fallback(config, scale.fallback), label
@@ -236,16 +200,17 @@ def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) 
         part: {key: v for key, v in scale.get(part, {}).items() if key in getattr(new, names)}
         for part, names in _PARTS.items()
     }
-    return _merged({**scale, **parts}, changes)
+    return merged({**scale, **parts}, changes)
 
 
-def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One table of several, in which later values win, also in the tables within."""
+    whole: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
-            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-            merged[key] = _merged(merged[key], value) if both else value
-    return merged
+            both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
+            whole[key] = merged(whole[key], value) if both else value
+    return whole
 
 
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -15,15 +16,17 @@ from experiments.config import RunConfig, SmartFreezing
 from experiments.execute import execute, is_finished, run_file
 from experiments.matching import matched
 from experiments.needs import check_needs, needs
-from experiments.plan import (
-    SCALES,
-    labelled_plan,
-    load_spec,
-    recipes,
-    with_rows,
-)
+from experiments.plan import SCALES, Spec, labelled_plan, load_spec, recipes
 from experiments.predictors import Recipe, kept
-from experiments.results import load_runs, read_run, runs_to_frame, write_csv, write_text_atomic
+from experiments.results import (
+    load_runs,
+    read_csv,
+    read_run,
+    runs_to_frame,
+    write_csv,
+    write_text_atomic,
+)
+from experiments.rows import ROWS, left_out, rows_among, with_rows
 from experiments.series import ignore, missing_prerequisites, prerequisites, run_series
 from experiments.tracking import start_tracking
 from experiments.train import OnStep
@@ -32,8 +35,6 @@ from scripts.dry import print_refusal
 from scripts.predictor import make_for_table
 from smartfrz.distributed import is_distributed
 
-ROWS = ("controls", "budget")
-"""Specs of rows that can be added to any table, each with a switch of its own."""
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 FIGURES = {
     "accuracy_against_compute": figures.accuracy_against_compute,
@@ -55,10 +56,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
 
-    spec = load_spec(options.table)
-    for rows in ROWS:
-        if getattr(options, rows):
-            spec = with_rows(spec, rows)
+    plain = load_spec(options.table)
+    asked = [rows for rows in ROWS if getattr(options, rows)]
+    spec = reduce(with_rows, asked, plain)
     planned = labelled_plan(spec, options.scale)
     check_asked(options.models, {config.model for config in planned}, "model")
     check_asked(options.datasets, {config.dataset for config in planned}, "data set")
@@ -72,16 +72,18 @@ def main() -> None:
     todo = missing_runs(chosen, runs)
     needed = needed_predictors(todo, recipes(spec, options.scale))
     if options.dry:
+        print_left_out(plain, asked)
         print_dry(spec.title, chosen, todo, needed, runs)
         return
     check_needs([*chosen, *todo])
     if is_main_process():
+        print_left_out(plain, asked)
         print_plan(spec.title, chosen, todo, needed)
         print_needs(chosen, todo, runs)
     make_for_table(needed, options.scale, options.results)
     run_all(options, chosen, todo, runs)
     if is_main_process():
-        draw(options, spec.title, planned, runs)
+        draw(options, plain, asked)
 
 
 def missing_runs(chosen: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
@@ -100,6 +102,13 @@ def needed_predictors(todo: Sequence[RunConfig], own: Mapping[str, Recipe]) -> d
     options = [config.options for config in todo]
     used = {each.predictor for each in options if isinstance(each, SmartFreezing)}
     return {name: recipe for name, recipe in own.items() if name in used}
+
+
+def print_left_out(spec: Spec, asked: Sequence[str]) -> None:
+    """Says which additional rows were asked for and can't be had."""
+    for of in asked:
+        if rows := left_out(spec, of):
+            print(f"Without {', '.join(rows)}: matched with what this table doesn't have.")
 
 
 def print_plan(
@@ -175,12 +184,19 @@ def run_all(
     run_series(todo, run_one, quiet=not is_main_process())
 
 
-def draw(
-    options: argparse.Namespace, title: str, planned: Mapping[RunConfig, str], runs: Path
-) -> None:
-    """Makes CSV, tables and figures from the run files, and shows the table."""
+def draw(options: argparse.Namespace, spec: Spec, asked: Sequence[str] = ()) -> None:
+    """Makes CSV, tables and figures from the run files, and shows the table.
+
+    Args:
+        options: of the command.
+        spec: the table.
+        asked: kinds of rows to add, besides those that it was last drawn with.
+    """
     folder = options.results / f"{options.table}-{options.scale}"
-    frame = collect(planned, runs)
+    there = drawn_rows(folder, spec)
+    whole = reduce(with_rows, [rows for rows in ROWS if rows in {*asked, *there}], spec)
+    planned, title = labelled_plan(whole, options.scale), spec.title
+    frame = collect(planned, options.results / "runs")
     for old in ("claims.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf"))):
         (folder / old).unlink(missing_ok=True)
     table = write_tables(frame, planned, options.table, title, folder)
@@ -190,6 +206,12 @@ def draw(
     print(tables.to_text(table))
     print(tables.caption(frame, title))
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
+
+
+def drawn_rows(folder: Path, spec: Spec) -> list[str]:
+    """The kinds of additional rows that a table was last drawn with."""
+    runs = folder / "runs.csv"
+    return rows_among(read_csv(runs)["method"], spec) if runs.exists() else []
 
 
 def write_tables(

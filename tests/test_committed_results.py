@@ -1,13 +1,15 @@
 """The tables under results/ are those of the run files beside them: none is stale or typed."""
 
+from functools import reduce
 from pathlib import Path
 
 import pytest
 
-from experiments.plan import labelled_plan, load_spec, with_rows
+from experiments.plan import labelled_plan, load_spec
 from experiments.results import is_intact, read_csv, read_run, runs_to_frame
+from experiments.rows import with_rows
 from scripts.readme import ROOT
-from scripts.table import ROWS, write_tables
+from scripts.table import drawn_rows, write_tables
 
 RESULTS = ROOT / "results"
 TABLES = sorted({file.parent for file in RESULTS.glob("table*-*/runs.csv")})
@@ -18,9 +20,7 @@ TABLES += [RESULTS / f"{name}-small" for name in ("policies", "thresholds", "unc
 def test_a_table_is_that_of_its_run_files(folder: Path, tmp_path: Path):
     name, _, scale = folder.name.rpartition("-")
     spec, written = load_spec(name), read_csv(folder / "runs.csv")
-    for rows in ROWS:
-        if set(written["method"]) & set(load_spec(rows).methods) - set(spec.methods):
-            spec = with_rows(spec, rows)
+    spec = reduce(with_rows, drawn_rows(folder, spec), spec)
     planned = labelled_plan(spec, scale)
     method_of = dict(zip(written["id"], written["method"], strict=True))
 

@@ -8,7 +8,8 @@ import torch
 from digits import ignore, tiny_run
 
 from experiments.methods import make_policy
-from experiments.plan import labelled_plan, load_spec, with_rows
+from experiments.plan import labelled_plan, load_spec
+from experiments.rows import left_out, rows_among, with_rows
 from experiments.setup import prepare
 from experiments.train import train
 from smartfrz import SimilarityGuided
@@ -40,7 +41,8 @@ def test_what_the_table_has_already_is_not_added_again() -> None:
 def test_what_has_nothing_to_be_matched_with_is_left_out() -> None:
     added = with_rows(load_spec("table9"), "controls").methods[-2:]
     assert added == ["displacement", "simfreeze"]
-    assert "random" not in with_rows(load_spec("table9"), "controls").methods
+    assert left_out(load_spec("table9"), "controls") == ["shorter", "random"]
+    assert left_out(load_spec("table2"), "controls") == []
 
 
 @pytest.mark.parametrize("scale", ["demo", "small", "medium", "paper"])
@@ -71,6 +73,13 @@ def test_rows_whose_method_or_match_is_not_there_are_left_out() -> None:
     assert with_rows(load_spec("table9"), "budget").methods == load_spec("table9").methods
     added = with_rows(load_spec("policies"), "budget").methods[-3:]
     assert added == ["smartfrz 60%", "linear 60%", "shorter 60%"]
+
+
+def test_added_rows_are_known_by_their_methods() -> None:
+    policies = load_spec("policies")
+    assert rows_among(policies.methods, policies) == []
+    assert rows_among(["full", "simfreeze"], policies) == ["controls"]
+    assert rows_among(["full", "linear 60%", "random"], policies) == ["controls", "budget"]
 
 
 def test_simfreeze_compares_with_the_model_at_the_start() -> None:

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.plan import SCALES, SPECS
 from experiments.report import SECTIONS
+from experiments.rows import ROWS
 from scripts.readme import ROOT, filled, without_missing
-from scripts.table import ROWS
 from smartfrz import Freezer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

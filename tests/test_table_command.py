@@ -50,6 +50,20 @@ augment = false
 pretraining = {{ dataset = "digits[0:5]", epochs = 1, lr = 0.05 }}
 """
 
+CONTROLS = """
+title = "Rows to add."
+methods = ["shorter", "displacement"]
+scales_of = "table2"
+options.shorter.match = "smartfrz idle"
+options.displacement = { records_per_epoch = 4, threshold = 0.01 }
+"""
+BUDGET = """
+title = "More rows to add."
+methods = ["smartfrz 60%"]
+scales_of = "table2"
+fields."smartfrz 60%".budget = 0.6
+"""
+
 
 def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
     """A table2 of our own, with a predictor of random weights."""
@@ -59,6 +73,8 @@ def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
     (folder / "specs").mkdir(parents=True, exist_ok=True)
     text = SPEC.format(methods=json.dumps(methods), lr=lr, predictor=predictor)
     (folder / "specs" / "table2.toml").write_text(text)
+    (folder / "specs" / "controls.toml").write_text(CONTROLS)
+    (folder / "specs" / "budget.toml").write_text(BUDGET)
 
 
 def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -266,6 +282,20 @@ def test_variants_of_a_method_are_rows_of_their_own(empty, monkeypatch, capsys):
     assert {run["config"]["method"] for run in written if run} == {
         *("full", "smartfrz", "displacement", "similarity", "linear")
     }
+
+
+def test_rows_that_were_added_stay_in_the_table(tmp_path, monkeypatch, capsys):
+    write_spec(tmp_path, ["full", "smartfrz", "linear"])
+    use(tmp_path, monkeypatch)
+    assert run_table(monkeypatch, "--models", "residual", "--controls") == 0
+    said = capsys.readouterr().out
+    assert "Without shorter: matched with what this table doesn't have." in said
+    drawn = tmp_path / "results" / "table2-demo" / "table.md"
+    with_controls = drawn.read_text()
+    assert "Displacement rule" in with_controls and "Shorter training" not in with_controls
+    assert run_table(monkeypatch, "--models", "residual") == 0
+    assert "3 cells, 0 runs to do" in capsys.readouterr().out
+    assert drawn.read_text() == with_controls
 
 
 def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):
