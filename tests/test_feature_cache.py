@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from architectures import ARCHITECTURES, Architecture, loss_of
+from counted import BATCH, Deeper, Net, frozen, images, seen
 from scripted import Scripted
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,53 +19,12 @@ from smartfrz import FeatureCache, Freezer, find_layers
 every_architecture = pytest.mark.parametrize(
     "architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys()
 )
-BATCH = [0, 1, 2, 3]
-
-
-class Net(nn.Module):
-    """Convolutions with a norm and dropout between them; counts the forward passes of each."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        self.dropout = nn.Dropout(dropout)
-        self.second = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Linear(4, 5)
-        self.images = {"first": 0, "second": 0}
-        for name in self.images:
-            self.get_submodule(name)[0].register_forward_hook(
-                lambda module, args, output, name=name: self.count(name, args[0])
-            )
-
-    def count(self, name: str, x: Tensor) -> None:
-        self.images[name] += len(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.dropout(self.first(x))).mean((2, 3)))
-
-
-def images(count: int = 12) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-
-
-def frozen(model: nn.Module, names: list[str], **layers: Any) -> Freezer:
-    """A freezer that has frozen these layers."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    freezer = Freezer(model, optimizer, Scripted({0: names}), **layers)
-    freezer.step()
-    return freezer
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
-
-
-def seen(model: Net, name: str = "first") -> int:
-    """How many images a convolution has seen since it was asked last."""
-    count, model.images[name] = model.images[name], 0
-    return count
 
 
 class _Called:
@@ -149,17 +109,6 @@ def test_the_rest_trains_as_without_a_cache() -> None:
     assert cache.cut == "second"
     for stock, cached in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(cached, stock)
-
-
-class Deeper(Net):
-    """With a third convolution, of one pixel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.third = nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.third(self.second(self.first(x))).mean((2, 3)))
 
 
 def test_when_the_front_grows_features_are_computed_from_those_that_are_there() -> None:
@@ -284,44 +233,6 @@ def test_in_eval_mode_the_model_is_simply_called() -> None:
         assert torch.equal(cache(BATCH, x), model(x))
 
 
-def test_what_comes_around_the_cut_is_not_lost() -> None:
-    class Around(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            early = self.first(x)
-            return self.head((self.second(early) + early[:, :, 1:-1, 1:-1]).mean((2, 3)))
-
-    model = Around().train()
-    cache = FeatureCache(frozen(model, ["first.0", "second.0"]))
-    x = images()[BATCH]
-    stock = model(x)
-    for _ in range(3):
-        torch.testing.assert_close(cache(BATCH, x), stock)
-    assert cache.cut == "first"
-
-
-def test_where_there_is_no_place_to_cut_it_says_so() -> None:
-    class Unseen(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            early = F.relu(F.conv2d(x, self.first[0].weight))
-            return self.head((self.second(early)).mean((2, 3)))
-
-    model = Unseen().train()
-    cache = FeatureCache(frozen(model, ["first.0"]))
-    x = images()[BATCH]
-    with pytest.warns(UserWarning, match="no module after which"):
-        cache(BATCH, x)
-    assert cache.cut == ""
-    torch.testing.assert_close(cache(BATCH, x), model(x))
-
-
-def test_a_norm_with_statistics_of_the_batch_is_not_skipped() -> None:
-    model = Net().train()
-    model.first[1] = nn.BatchNorm2d(4, track_running_stats=False)
-    cache = FeatureCache(frozen(model, ["first.0"]))
-    cache(BATCH, images()[BATCH])
-    assert cache.cut == "first.0"
-
-
 def test_augmented_inputs_are_refused() -> None:
     model = Net().train()
     cache = FeatureCache(frozen(model, []))
@@ -331,47 +242,6 @@ def test_augmented_inputs_are_refused() -> None:
         with pytest.raises(ValueError, match="Sample 0 came with other inputs"):
             cache(BATCH, changed)
     cache(BATCH, x)
-
-
-def test_live_dropout_is_refused_before_anything_is_frozen() -> None:
-    model = Net(dropout=0.5).train()
-    with pytest.raises(ValueError, match="dropout draws random numbers"):
-        FeatureCache(frozen(model, []))(BATCH, images()[BATCH])
-
-
-def test_dropout_behind_the_last_layer_that_can_freeze_is_no_matter() -> None:
-    model = Net().train()
-    model.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 5))
-    cache = FeatureCache(frozen(model, ["first.0", "second.0"]))
-    x = images()[BATCH]
-    outputs = []
-    for _ in range(4):
-        torch.manual_seed(1)
-        outputs.append(cache(BATCH, x))
-    torch.manual_seed(1)
-    torch.testing.assert_close(outputs[3], model(x))
-    assert not torch.allclose(cache(BATCH, x), outputs[3])
-    assert cache.cut == "second"
-
-
-def test_dropout_can_be_switched_off_in_the_frozen_front() -> None:
-    model = Net(dropout=0.5).train()
-    cache = FeatureCache(frozen(model, ["first.0", "second.0"]), dropout="eval")
-    x = images()[BATCH]
-    cache(BATCH, x)
-    model.train()
-    assert not model.dropout.training
-    assert cache.cut == "second"
-    torch.testing.assert_close(cache(BATCH, x), model(x))
-
-
-def test_dropout_stays_live_in_front_of_what_trains() -> None:
-    model = Net(dropout=0.5).train()
-    cache = FeatureCache(frozen(model, ["first.0"]), dropout="eval")
-    for _ in range(3):
-        cache(BATCH, images()[BATCH])
-    assert model.dropout.training
-    assert cache.cut == "first"
 
 
 def test_compiled_models_are_refused() -> None:
