@@ -3,56 +3,18 @@
 import base64
 import html
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+
+from experiments.overview import overview
+from experiments.sections import SECTIONS, Section
 
 # Figures have 200 dots per inch; letters are to be as large as those of the text around them.
 _PIXELS_PER_DOT = 0.7
 _PICTURE = re.compile(r'<img src="([^"]+)"')
 
 
-@dataclass(frozen=True)
-class Section:
-    """A result: its heading, its folder without the scale, and what makes it."""
-
-    heading: str
-    name: str
-    command: str
-    has_scale: bool = True
-
-    def folder(self, scale: str) -> str:
-        """Name of the folder under ``results/``."""
-        return f"{self.name}-{scale}" if self.has_scale else self.name
-
-
-SECTIONS = (
-    Section("Table 1: similarity-guided freezing, the oracle", "table1", "make table1"),
-    Section("Table 2: four methods, fine-tuning", "table2", "make table2"),
-    Section("SmartFRZ beside rules, controls and the oracle", "policies", "make policies"),
-    Section("The same where training has not converged", "unconverged", "make unconverged"),
-    Section("Table 3: training from scratch", "table3", "make table3"),
-    Section("Table 4: how many records are attended to", "table4", "make table4"),
-    Section("Table 5: how many weights of a layer are seen", "table5", "make table5"),
-    Section("Table 6: BERT on sentences", "table6", "make table6"),
-    Section("Table 7: DeiT-T from scratch", "table7", "make table7"),
-    Section("Table 8: when linear freezing begins", "table8", "make table8"),
-    Section("Table 9: how often AutoFreeze decides", "table9", "make table9"),
-    Section("Figure 3: sampled against all gradients", "fig3", "make fig3"),
-    Section("Figure 4: CKA over time", "fig4", "make fig4"),
-    Section("Figure 5: memory, and when layers freeze", "fig5", "make fig5"),
-    Section("How soon to freeze", "thresholds", "make thresholds"),
-    Section("Who tells best which layers are done", "evidence", "make evidence"),
-    Section("What the attention looks at (Figure 2a)", "attention", "make attention"),
-    Section("Appendix C: overhead", "overhead", "make overhead"),
-    Section("Step time against what is frozen", "bench-step_time", "make bench", False),
-    Section("Whole runs: time saved over compute saved", "bench-whole_runs", "make bench", False),
-    Section("Compiled steps", "bench-compiled_steps", "make bench", False),
-    Section("Saved activations", "bench-saved_activations", "make bench", False),
-    Section("Bookkeeping", "bench-bookkeeping", "make bench", False),
-    Section("Communication", "bench-communication", "make bench", False),
-)
 _TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 0 auto;
@@ -74,20 +36,20 @@ nav ul { columns: 2 16rem; padding-left: 1.2rem; }
 
 def report(results: Path, scale: str) -> str:
     """All results of a scale in Markdown; pictures are named relative to ``results``."""
-    done = [section for section in SECTIONS if _parts(section, results, scale)]
-    missing = [section for section in SECTIONS if section not in done]
     lines = [
         "# SmartFRZ: results",
         "",
         f"Everything that has been measured at scale {scale}, beside the paper's numbers where it "
         "has any; where, with what and by which command stands under each title.",
         "",
+        "## What was run",
+        "",
+        overview(results, scale),
     ]
-    for section in done:
-        lines += [f"## {section.heading}", "", *_parts(section, results, scale)]
-    lines += ["## Not run", ""]
-    lines += [f"- {each.heading} (`{_command(each, scale)}`)" for each in missing] or ["Nothing."]
-    return "\n".join(lines) + "\n"
+    for section in SECTIONS:
+        if parts := _parts(section, results, scale):
+            lines += [f"## {section.heading}", "", *parts]
+    return "\n".join(lines)
 
 
 def page(text: str, results: Path) -> str:
@@ -142,7 +104,3 @@ def _inlined(picture: Path) -> str:
     width = int.from_bytes(data[16:20], "big")  # where a PNG says it
     encoded = base64.b64encode(data).decode()
     return f'<img width="{round(width * _PIXELS_PER_DOT)}" src="data:image/png;base64,{encoded}"'
-
-
-def _command(section: Section, scale: str) -> str:
-    return f"{section.command} SCALE={scale}" if section.has_scale else section.command

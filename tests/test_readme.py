@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.plan import SCALES, SPECS
-from experiments.report import SECTIONS
 from experiments.rows import ROWS
+from experiments.sections import SECTIONS
 from scripts.readme import ROOT, filled, without_missing
 from smartfrz import Freezer
 

@@ -1,0 +1,43 @@
+"""What was run of each result, by which command, and where it is."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.results import read_csv
+from experiments.sections import SECTIONS, Section
+from experiments.tables import display_name
+
+
+def overview(results: Path, scale: str) -> str:
+    """All results in a Markdown table, those that were not run as well.
+
+    Args:
+        results: the folder of all results.
+        scale: of the results that have one.
+    """
+    rows = [
+        f"| {each.heading} | `{each.command(scale)}` | `results/{each.folder(scale)}` | "
+        f"{_what_was_run(each, results / each.folder(scale))} |\n"
+        for each in SECTIONS
+    ]
+    head = "| Result | Command | Folder | Runs |\n| :-- | :-- | :-- | :-- |\n"
+    return head + "".join(rows)
+
+
+def _what_was_run(section: Section, folder: Path) -> str:
+    """Of a table its runs, those of each data set where some are missing."""
+    if not folder.is_dir():
+        return "not run"
+    table = read_csv(folder / "table.csv") if (folder / "table.csv").exists() else pd.DataFrame()
+    if "planned" not in table:
+        return "complete"
+    done, planned = table["n"] + table["diverged"], table["planned"]
+    if done.sum() == planned.sum():
+        return f"all {planned.sum()}"
+    counts = pd.DataFrame({"done": done, "planned": planned})
+    parts = [
+        f"{display_name(str(dataset))} {of['done'].sum()} of {of['planned'].sum()}"
+        for dataset, of in counts.groupby(table["dataset"], sort=False)
+    ]
+    return ", ".join(parts)
