@@ -32,12 +32,10 @@ def _what_was_run(section: Section, folder: Path) -> str:
     table = read_csv(folder / "table.csv") if (folder / "table.csv").exists() else pd.DataFrame()
     if "planned" not in table:
         return "complete"
-    done, planned = table["n"] + table["diverged"], table["planned"]
-    if done.sum() == planned.sum():
-        return f"all {planned.sum()}"
-    counts = pd.DataFrame({"done": done, "planned": planned})
+    if table["n"].sum() == table["planned"].sum():
+        return f"all {table['planned'].sum()}"
     parts = [
-        f"{display_name(str(dataset))} {of['done'].sum()} of {of['planned'].sum()}"
-        for dataset, of in counts.groupby(table["dataset"], sort=False)
+        f"{display_name(str(dataset))} {of['n'].sum()} of {of['planned'].sum()}"
+        for dataset, of in table.groupby("dataset", sort=False)
     ]
     return ", ".join(parts)

@@ -54,10 +54,9 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The frame and three more columns. ``difference``: accuracy, in points, beside full training
         that started from the same weights, which pretraining does not give on every machine.
-        ``time_ratio``:
-        training time over that of the full training measured on the same machine.
-        ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such
-        full training, and for diverged runs, which stop early.
+        ``time_ratio``: training time over that of the full training measured on the same machine.
+        ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such full
+        training, and for diverged runs, which stop early.
 
     Raises:
         ValueError: A model, dataset, method and seed occurs twice.

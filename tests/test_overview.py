@@ -19,8 +19,8 @@ def test_runs_are_counted_by_data_set_where_some_are_missing(tmp_path: Path) -> 
     whole, part = tmp_path / "table8-small", tmp_path / "table2-small"
     for folder in (whole, part, tmp_path / "fig4-small"):
         folder.mkdir()
-    (whole / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar10,linear,1,3,2\n")
-    (part / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar100,full,0,3,1\n")
+    (whole / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar10,linear,3,3,2\n")
+    (part / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar100,full,1,3,1\n")
     found = {cells[1]: cells for cells in rows(tmp_path).values()}
     assert found["`results/table8-small`"][2] == "all 6"
     assert found["`results/table2-small`"][2] == "CIFAR-10 3 of 3, CIFAR-100 1 of 3"
