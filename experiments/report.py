@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 from experiments.overview import overview
 from experiments.sections import SECTIONS, Section
+from experiments.summary import summary
 
 # Figures have 200 dots per inch; letters are to be as large as those of the text around them.
 _PIXELS_PER_DOT = 0.7
@@ -42,6 +43,9 @@ def report(results: Path, scale: str) -> str:
         f"Everything that has been measured at scale {scale}, beside the paper's numbers where it "
         "has any; where, with what and by which command stands under each title.",
         "",
+        "## At a glance",
+        "",
+        summary(results, scale),
         "## What was run",
         "",
         overview(results, scale),

@@ -7,20 +7,27 @@ from experiments.overview import overview
 from experiments.plan import SCALES
 from experiments.report import page, report
 from experiments.results import write_text_atomic
+from experiments.summary import summary
 from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line, writes ``report.md``, ``report.html`` and ``overview.md``."""
+    """Reads the command line, writes the page and the two tables that begin it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results are")
     options = parser.parse_args()
-    text = report(options.results, options.scale)
-    write_text_atomic(options.results / "report.md", text)
-    write_text_atomic(options.results / "overview.md", overview(options.results, options.scale))
-    write_text_atomic(options.results / "report.html", page(text, options.results))
-    print(f"{options.results / 'report.html'}\n{options.results / 'report.md'}")
+    results, scale = options.results, options.scale
+    text = report(results, scale)
+    files = {
+        "summary.md": summary(results, scale),
+        "overview.md": overview(results, scale),
+        "report.md": text,
+        "report.html": page(text, results),
+    }
+    for name, content in files.items():
+        write_text_atomic(results / name, content)
+    print("\n".join(str(results / name) for name in files))
 
 
 if __name__ == "__main__":

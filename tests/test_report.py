@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from experiments.overview import overview
 from experiments.report import page, report
 from experiments.sections import SECTIONS
+from experiments.summary import summary
 from scripts.readme import ROOT
 
 
@@ -29,6 +30,7 @@ def results(tmp_path: Path) -> Path:
 
 def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
     text = report(results, "small")
+    assert text.index("## At a glance") < text.index("## What was run")
     assert text.index("## What was run") < text.index("## Table 2") < text.index("## Figure 4")
     assert "| ResNet50 | 50.8 |" in text
     assert "- **It holds:** or not." in text
@@ -51,7 +53,7 @@ def test_the_page_asks_nobody_for_anything(results: Path) -> None:
     assert "<script" not in made
     assert "&lt;b&gt;" in made
     assert '<div class="table"><table>' in made
-    assert made.count('<a href="#s') == made.count("<h2 id=") == 3
+    assert made.count('<a href="#s') == made.count("<h2 id=") == 4
 
 
 def test_another_scale_is_another_report(results: Path) -> None:
@@ -60,6 +62,7 @@ def test_another_scale_is_another_report(results: Path) -> None:
 
 def test_the_project_s_own_report_is_that_of_its_results() -> None:
     results = ROOT / "results"
+    assert (results / "summary.md").read_text() == summary(results, "small")
     assert (results / "overview.md").read_text() == overview(results, "small")
     assert (results / "report.md").read_text() == report(results, "small")
     made = page(report(results, "small"), results)
