@@ -17,7 +17,7 @@ from baselines.freezeout import param_groups
 from benchmarks.report import parser, present
 from benchmarks.timing import seconds
 from benchmarks.workloads import Workload, as_in_table_2
-from experiments.tables import display_name
+from experiments.names import display_name
 from smartfrz import AttentionPredictor, Freezer, Layer, SmartFRZ
 from smartfrz.freezer import Policy
 

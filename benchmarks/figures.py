@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from experiments.figures import LOOKS, STYLE
-from experiments.tables import display_name
+from experiments.names import display_name
 
 _OURS, _LEAN, _STOCK = LOOKS["smartfrz"][0], LOOKS["linear"][0], "0.55"
 

@@ -12,9 +12,10 @@ from pandas.api.types import is_numeric_dtype
 
 from benchmarks.workloads import MODELS
 from experiments.figures import save
+from experiments.markup import markdown
 from experiments.measured import Measurement, measured_once, where_and_when
+from experiments.names import display_name
 from experiments.results import write_text_atomic
-from experiments.tables import display_name, markdown
 
 
 def parser(

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from experiments.names import display_name
 from experiments.scores import t_interval
-from experiments.tables import display_name, paired_by, with_ratios
+from experiments.tables import paired_by, with_ratios
 
 LOSS = 0.3
 """Points of accuracy that SmartFRZ may lose beside full training."""

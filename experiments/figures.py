@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments.tables import NAMES, display_name, with_ratios
+from experiments.names import NAMES, display_name
+from experiments.tables import with_ratios
 
 STYLE: dict[Any, Any] = {
     "font.size": 7.5,

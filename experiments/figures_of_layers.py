@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.figures import LOOKS, STYLE
-from experiments.tables import display_name
+from experiments.names import display_name
 
 # From the front to the back of a network: dark to light, told apart in grey as well.
 _DEPTHS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00")

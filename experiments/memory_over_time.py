@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 from experiments.batches import Batch
 from experiments.config import make_config
 from experiments.machine import peak_memory, reset_peak_memory
+from experiments.names import display_name
 from experiments.setup import Run, prepare
-from experiments.tables import display_name
 from experiments.train import Curves, train_step
 from smartfrz import fold_batch_norms, restore_memory, save_memory, unfold_batch_norms
 from smartfrz.activations import activation_bytes

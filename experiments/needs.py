@@ -7,8 +7,8 @@ import pandas as pd
 
 from experiments.compute import full_tflops, traced
 from experiments.config import RunConfig
+from experiments.names import display_name
 from experiments.pretraining import PUBLISHED, has_published_weights, pretraining_run
-from experiments.tables import display_name
 from experiments.workload import load
 
 

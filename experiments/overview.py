@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.names import display_name
 from experiments.results import read_csv
 from experiments.sections import SECTIONS, Section
-from experiments.tables import display_name
 
 
 def overview(results: Path, scale: str) -> str:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.markup import escape_markdown, markdown
+from experiments.names import display_name
 from experiments.results import read_csv
-from experiments.tables import display_name, distinct, escape_markdown, markdown
+from experiments.tables import distinct
 
 TABLES = {"table2": "", "table3": ", from scratch", "table6": "", "table7": ", from scratch"}
 """Those in which methods are compared, and what their networks start from."""

@@ -1,51 +1,21 @@
 """Tables of runs next to the paper's numbers: pure functions of the frame of runs."""
 
-import re
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-NAMES = {
-    "full": "Full training",
-    "shorter": "Shorter training",
-    "linear": "Linear freezing",
-    "autofreeze": "AutoFreeze",
-    "smartfrz": "SmartFRZ",
-    "similarity": "Similarity-guided",
-    "displacement": "Displacement rule",
-    "random": "Random order",
-    "simfreeze": "CKA to the start",
-    "resnet50": "ResNet50",
-    "vgg11": "VGG11",
-    "mobilenet_v2": "MobileNetV2",
-    "deit_tiny": "DeiT-T",
-    "bert_base": "BERT-base",
-    "bert_mini": "BERT-mini",
-    "bert_tiny": "BERT-tiny",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "imagenet": "ImageNet",
-    "mrpc": "MRPC",
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "sentences": "sentences",
-}
+from experiments.markup import BLANK, escape_latex, escape_markdown, latex, markdown, text
+from experiments.names import display_name
+
 COLUMNS = (
     *("model", "dataset", "method", "accuracy_mean", "accuracy_std"),
     *("n", "planned", "diverged", "edited"),
     *("difference_mean", "difference_std", "time_ratio", "compute_ratio", "epochs"),
     *("paper_accuracy", "paper_accuracy_std", "paper_time_ratio", "paper_compute_ratio"),
 )
-BLANK = "\N{EN DASH}"
 _CELL = ["model", "dataset", "method"]
 _COUNTS = ("n", "planned", "diverged", "edited")
 _LABELS = 3  # the first columns of a rendered table are words, the others numbers
-
-
-def display_name(name: str) -> str:
-    """A method, model or dataset as readers know it; ``linear t0=0.3`` keeps its setting."""
-    base, space, setting = name.partition(" ")
-    return NAMES.get(base, base) + space + setting
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
@@ -168,54 +138,9 @@ def to_latex(table: pd.DataFrame, caption: str) -> str:
     return latex(*_rendered(table, escape_latex), caption, _LABELS)
 
 
-def markdown(
-    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
-) -> str:
-    """Groups of rows as GitHub Markdown, under a caption.
-
-    Args:
-        header: escaped, as are the rows.
-        groups: of rows of as many words.
-        caption: not escaped.
-        labels: how many of the first columns are words, the others numbers.
-    """
-    rule = [":--"] * labels + ["--:"] * (len(header) - labels)
-    rows = [header, rule, *(row for group in groups for row in group)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([escape_markdown(caption), "", *lines, ""])
-
-
-def latex(
-    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
-) -> str:
-    """Groups of rows as a LaTeX float, with a rule between them; arguments as :func:`markdown`."""
-    blocks = ["\n".join(f"{' & '.join(row)} \\\\" for row in group) for group in groups]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering\small",
-            rf"\caption{{{escape_latex(caption)}}}",
-            rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}",
-            r"\toprule",
-            f"{' & '.join(header)} \\\\",
-            r"\midrule",
-            "\n\\midrule\n".join(blocks),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
 def to_text(table: pd.DataFrame) -> str:
     """A comparison table for the terminal."""
-    header, groups = _rendered(table, str)
-    rows = [header, *(row for group in groups for row in group)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    line = "  ".join("-" * width for width in widths)
-    blocks = ["\n".join(_aligned(row, widths) for row in group) for group in ([header], *groups)]
-    return f"\n{line}\n".join(blocks) + "\n"
+    return text(*_rendered(table, str), _LABELS)
 
 
 def _check_unique(frame: pd.DataFrame, keys: list[str], advice: str) -> None:
@@ -323,12 +248,6 @@ def _number(value: float, how: str) -> str:
     return BLANK if pd.isna(value) else format(value, how)
 
 
-def _aligned(row: list[str], widths: list[int]) -> str:
-    pairs = list(zip(row, widths, strict=True))
-    words = [word.ljust(width) for word, width in pairs[:_LABELS]]
-    return "  ".join([*words, *(word.rjust(width) for word, width in pairs[_LABELS:])]).rstrip()
-
-
 def distinct(values: pd.Series) -> list[str]:
     """What there is among the values, sorted, as words."""
     return [str(value) for value in sorted(values.dropna().unique())]
@@ -338,24 +257,3 @@ def _other_metrics(frame: pd.DataFrame) -> str:
     others = frame.loc[frame["metric"] != "accuracy", ["dataset", "metric"]].drop_duplicates()
     pairs = others.itertuples(index=False, name=None)
     return "".join(f" {display_name(dataset)}: {metric}." for dataset, metric in pairs)
-
-
-def escape_markdown(text: str) -> str:
-    """The text so that Markdown shows it as it is."""
-    return re.sub(r"([\\|*_`<>])", r"\\\1", text)
-
-
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "\N{MINUS SIGN}": "$-$",
-    BLANK: "--",
-}
-
-
-def escape_latex(text: str) -> str:
-    """The text so that LaTeX shows it as it is."""
-    return "".join(_LATEX.get(sign, sign) for sign in text)

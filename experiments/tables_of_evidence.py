@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from experiments.markup import BLANK, escape_latex, escape_markdown, latex, markdown
 from experiments.rivals import REGRESSIONS, RULES
 from experiments.scores import Comparison
-from experiments.tables import BLANK, distinct, escape_latex, escape_markdown, latex, markdown
+from experiments.tables import distinct
 
 NOT_RUN = "not run"
 

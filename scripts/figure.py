@@ -26,10 +26,10 @@ from experiments.config import RunConfig
 from experiments.execute import is_finished, run_file
 from experiments.histories import is_recorded, load_history
 from experiments.measured import Measurement, counted, measured, measured_once, where_and_when
+from experiments.names import display_name
 from experiments.plan import SCALES, load_spec, plan
 from experiments.results import read_run, runs_to_frame, write_text_atomic
 from experiments.series import missing_prerequisites, run_missing
-from experiments.tables import display_name
 from scripts.cli import run_command
 from scripts.dry import print_refusal, print_todo
 from scripts.histories import record_all, to_record

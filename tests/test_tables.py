@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.names import display_name
 from experiments.results import runs_to_frame
 from experiments.tables import (
     caption,
     comparison_table,
-    display_name,
     to_latex,
     to_markdown,
     to_text,
