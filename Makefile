@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 # GPUS=8 starts that many processes with torchrun.
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
-FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) $(if $(MODELS),--models $(MODELS)) \
-	$(if $(DATASETS),--datasets $(DATASETS))
+FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) \
+	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS))
 # The demo's results are its user's own; those of the other scales are the project's.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
 DRY_RUN = $(if $(DRY),--dry)
@@ -44,7 +44,7 @@ lint: setup  ## style and types
 
 predictor: setup  ## records trainings and trains the predictor on them
 	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) $(DRY_RUN) \
-		--output $(if $(filter demo,$(SCALE)),$(RESULTS)/predictor,smartfrz/pretrained)
+		--output $(if $(filter small,$(SCALE)),smartfrz/pretrained,$(RESULTS)/predictor-$(SCALE))
 
 evidence: setup  ## who tells best which layers are done, in networks of a family new to them
 	$(BIN)/python -m scripts.evidence --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)

@@ -20,6 +20,7 @@ class MaskedBert(nn.Module):
     """Maps sentences and positions in them to logits of the words there.
 
     Its parameters are named as the classifier's, down to the pooler, which it does not use.
+    What has no part in its output does not train: DDP would wait for the gradients.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -27,6 +28,9 @@ class MaskedBert(nn.Module):
         self.bert = BertModel(config)
         self.cls = BertOnlyMLMHead(config)
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
+        unused = [*self.bert.get_submodule("pooler").parameters(), self.cls.predictions.bias]
+        for param in unused:
+            param.requires_grad_(False)
 
     def forward(self, positions: Tensor, **inputs: Tensor) -> Tensor:
         """Logits (B, K, words) at ``positions`` (B, K); the other inputs are the classifier's."""

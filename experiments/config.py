@@ -134,10 +134,10 @@ class RandomOrdering:
 class InitialSimilarity:
     """Freezes by SimFreeze's criterion: CKA to the model that the run started from has stabilised.
 
-    It is measured on the first ``probe_images`` training images.
+    It is measured ``looks`` times in the run, on the first ``probe_images`` training images.
     """
 
-    looks_per_epoch: int | float = 1
+    looks: int = 10
     tolerance: float = 0.01
     probe_images: int = 128
 
@@ -246,7 +246,7 @@ class RunConfig:
             raise ValueError("epochs, batch_size and lr have to be positive.")
         if getattr(self.options, "records_per_epoch", 1) < 1:
             raise ValueError("records_per_epoch has to be at least 1.")
-        for name in ("looks_per_epoch", "intervals_per_epoch"):
+        for name in ("looks", "looks_per_epoch", "intervals_per_epoch"):
             if getattr(self.options, name, 1) <= 0:
                 raise ValueError(f"{name} has to be positive.")
         if self.budget is not None:

@@ -94,10 +94,10 @@ def _digits() -> ImageData:
 def _cifar(name: str) -> ImageData:
     """Decoded once, then read from the cache."""
     files = _parquet_files(name)
-    stamp = (
-        "hub" if files is None else f"{files['train'].parent.name}-{files['train'].stat().st_size}"
-    )
-    cached = cache_folder("data") / f"{name}-{stamp}.safetensors"
+    stamp = ["hub"]
+    if files is not None:
+        stamp = [files["train"].parent.name, *(str(f.stat().st_size) for f in files.values())]
+    cached = cache_folder("data") / f"{'-'.join([name, *stamp])}.safetensors"
     tensors = _read(cached)
     if tensors is None:
         tensors = _decode(name, files)
@@ -129,19 +129,29 @@ def _parquet_files(name: str) -> dict[str, Path] | None:
 
 
 def _decode(name: str, files: dict[str, Path] | None) -> dict[str, Tensor]:
-    import datasets
     import numpy as np
 
-    if files is not None:
-        sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
-    else:
-        sets = _from_hub(name)
+    sets = _from_files(name, files) if files is not None else _from_hub(name)
     tensors = {}
     for split in ("train", "test"):
         images = np.stack([np.asarray(image.convert("RGB")) for image in sets[split]["img"]])
         tensors[f"{split}_images"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         tensors[f"{split}_labels"] = torch.tensor(sets[split][_LABELS[name]])
     return tensors
+
+
+def _from_files(name: str, files: dict[str, Path]):
+    import datasets
+
+    folder = files["train"].parent
+    try:
+        sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
+    except Exception as error:  # whatever a damaged file leads to
+        raise ValueError(f"The data set {name} in {folder} can't be read: {error}") from error
+    for column in ("img", _LABELS[name]):
+        if column not in sets["train"].column_names or column not in sets["test"].column_names:
+            raise ValueError(f"The data set {name} in {folder} has no column {column!r}.")
+    return sets
 
 
 def _from_hub(name: str):

@@ -111,7 +111,7 @@ def layers_frozen_over_time(frame: pd.DataFrame) -> Figure:
     for ax, group in panels:
         for method, of_method in _by_method(group):
             color, marker = looks[method]
-            moments = [np.sort(_frozen_steps(run) / _planned(run)) for run in _rows(of_method)]
+            moments = [np.sort(_frozen_steps(run) / run["steps"]) for run in _rows(of_method)]
             layers = [len(json.loads(text)) for text in of_method["layers"]]
             grid = np.unique(np.concatenate([[0.0, 1.0], *moments]))
             shares = [
@@ -273,11 +273,6 @@ def _rows(runs: pd.DataFrame) -> list[pd.Series]:
 
 def _frozen_steps(run: pd.Series) -> np.ndarray:
     return np.array(list(json.loads(run["frozen"]).values()), dtype=float)
-
-
-def _planned(run: pd.Series) -> float:
-    """Steps of a run that does not end early."""
-    return run["epochs"] * run["steps_per_epoch"]
 
 
 def _frozen_epochs(run: pd.Series) -> list[float]:

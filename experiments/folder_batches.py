@@ -60,8 +60,8 @@ class FolderBatches(Batches):
         self._random = create(is_training=True, **options) if config.augment else self._plain
         mixing = MIXUP.get(config.recipe)
         self._mixup = Mixup(num_classes=data.num_classes, **mixing) if mixing else None
-        num_train = min(config.train_images or data.num_train, data.num_train)
-        num_test = min(config.test_images or data.num_test, data.num_test)
+        num_train = min(config.train_images or len(data.train), len(data.train))
+        num_test = min(config.test_images or len(data.test), len(data.test))
         super().__init__(config, num_train, num_test, rank, world_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:

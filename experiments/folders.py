@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
 FOLDERS: dict[str, int | None] = {"imagenet": 1000, "imagefolder": None}
@@ -19,12 +20,10 @@ _HUB = "ILSVRC/imagenet-1k"
 
 @dataclass(frozen=True)
 class FolderData:
-    """Training and test images, which come as (picture, label)."""
+    """Training and test images, which come as (picture, label), in random order."""
 
-    train: Dataset
-    test: Dataset
-    num_train: int
-    num_test: int
+    train: Subset
+    test: Subset
     num_classes: int
 
 
@@ -48,7 +47,7 @@ def load_folders(name: str) -> FolderData:
         )
     if wanted is not None and len(train.classes) != wanted:
         raise ValueError(f"{root} is not whole: it has {len(train.classes)} classes of {wanted}.")
-    return FolderData(train, test, len(train), len(test), len(train.classes))
+    return FolderData(_shuffled(train), _shuffled(test), len(train.classes))
 
 
 def _folder(root: Path) -> ImageFolder:
@@ -72,7 +71,13 @@ def _from_hub(name: str, root: Path) -> FolderData:
             "that has accepted its terms. Set SMARTFRZ_DATA to the folder that holds imagenet/."
         ) from error
     train, test = _Rows(sets["train"]), _Rows(sets["validation"])
-    return FolderData(train, test, len(train), len(test), 1000)
+    return FolderData(_shuffled(train), _shuffled(test), 1000)
+
+
+def _shuffled(images: "ImageFolder | _Rows") -> Subset:
+    """Once and for all: folders come class by class, and the first images stand for all."""
+    generator = torch.Generator().manual_seed(0)
+    return Subset(images, torch.randperm(len(images), generator=generator).tolist())
 
 
 class _Rows(Dataset):

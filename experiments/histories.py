@@ -13,7 +13,7 @@ from experiments.config import RunConfig
 from experiments.paths import cache_folder
 from experiments.results import write_text_atomic
 from experiments.setup import Run
-from experiments.train import Curves, OnStep, train
+from experiments.train import Curves, OnStep, diverged, train
 from smartfrz.labeller import History, HistoryRecorder
 
 _README = """\
@@ -64,13 +64,18 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
     Args:
         config: the run; the weights that it starts from are in the cache.
         on_step: called after every step.
+
+    Raises:
+        ValueError: its loss diverged.
     """
 
     def observe(run: Run, curves: Curves) -> None:
         recorder_of(run).observe_loss(run.loss.item())
         on_step(run, curves)
 
-    run, _ = train(config, observe, lambda run, curves: None)
+    run, curves = train(config, observe, lambda run, curves: None)
+    if diverged(curves):
+        raise ValueError(f"{config.cell} diverged: there is nothing to learn from it.")
     file = history_file(config)
     partial = file.with_suffix(".partial")
     save_file(vars(recorder_of(run).history()), partial)

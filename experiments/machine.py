@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -24,11 +25,12 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads that torch uses, and GPU."""
+    """Processor, threads that torch uses, GPU, and how many processes there are of that kind."""
     return {
         "cpu": _cpu_name(),
         "cores": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
     }
 
 

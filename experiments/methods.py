@@ -74,12 +74,12 @@ def make_policy(
             return DisplacementRule(interval(steps_per_epoch, records), threshold)
         case RandomOrdering(span=span):
             return RandomOrder(total_steps, span, config.seed)
-        case InitialSimilarity(looks_per_epoch=looks, tolerance=tolerance, probe_images=images):
+        case InitialSimilarity(looks=looks, tolerance=tolerance, probe_images=images):
             return SimilarityGuided(
                 model,
                 copy.deepcopy(unwrap(model)),
                 batches.probe(images),
-                interval(steps_per_epoch, looks),
+                interval(total_steps, looks),
                 tolerance,
             )
         case Recording(records_per_epoch=records, probe_images=images, sampled_weights=size):
@@ -89,9 +89,9 @@ def make_policy(
             return None
 
 
-def interval(steps_per_epoch: int, times_per_epoch: float) -> int:
-    """Steps between two records or looks."""
-    return max(1, int(steps_per_epoch / times_per_epoch))
+def interval(steps: int, times: float) -> int:
+    """Steps between two records or looks, of which there are so many in an epoch or a run."""
+    return max(1, int(steps / times))
 
 
 def reference_run(config: RunConfig) -> RunConfig:

@@ -17,11 +17,11 @@ def overview(results: Path, scale: str) -> str:
         scale: of the results that have one.
     """
     rows = [
-        f"| {each.heading} | `{each.command(scale)}` | `results/{each.folder(scale)}` | "
+        f"| {each.heading} | `{each.command(scale)}` | `{each.folder(scale)}` | "
         f"{_what_was_run(each, results / each.folder(scale))} |\n"
         for each in SECTIONS
     ]
-    head = "| Result | Command | Folder | Runs |\n| :-- | :-- | :-- | :-- |\n"
+    head = "| Result | Command | Folder of results | Runs |\n| :-- | :-- | :-- | :-- |\n"
     return head + "".join(rows)
 
 
@@ -31,7 +31,7 @@ def _what_was_run(section: Section, folder: Path) -> str:
         return "not run"
     table = read_csv(folder / "table.csv") if (folder / "table.csv").exists() else pd.DataFrame()
     if "planned" not in table:
-        return "complete"
+        return "made"
     if table["n"].sum() == table["planned"].sum():
         return f"all {table['planned'].sum()}"
     parts = [

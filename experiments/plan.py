@@ -231,14 +231,14 @@ def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig
     if options.predictor in own:
         found = replace(options, fingerprint=own[options.predictor].id)
     else:
-        fingerprint, default = _fingerprint(options.predictor)
+        weights, default = fingerprint(options.predictor)
         threshold = default if options.threshold is None else options.threshold
-        found = replace(options, fingerprint=fingerprint, threshold=threshold)
+        found = replace(options, fingerprint=weights, threshold=threshold)
     return replace(config, options=found)
 
 
 @lru_cache
-def _fingerprint(predictor: str) -> tuple[str, float]:
+def fingerprint(predictor: str) -> tuple[str, float]:
     """A hash of a predictor's weights, and its threshold."""
     found = AttentionPredictor.from_pretrained(predictor)
     return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold

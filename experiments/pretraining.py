@@ -1,6 +1,7 @@
 """The weights that fine-tuning starts from: published ones, or those of a run of our own."""
 
 import hashlib
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -112,11 +113,25 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         tensors, facts = load_weights(source)
     heads = (f"{head}.", *_HEADS)
     body = {name: t for name, t in tensors.items() if not name.startswith(heads)}
-    missing, unexpected = model.load_state_dict(body, strict=False)
-    wrong = [name for name in missing if not name.startswith(heads)] + unexpected
+    body = _resized(body, model.state_dict())
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wrong = [name for name, tensor in body.items() if tensor.shape != shapes.get(name)]
+    wrong += [name for name in shapes if name not in body and not name.startswith(heads)]
     if wrong:
         raise ValueError(f"The pretrained weights do not fit {config.model}: {wrong[0]}.")
+    model.load_state_dict(body, strict=False)
     return facts
+
+
+def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with a transformer's position embeddings resampled to the model's resolution."""
+    name = "pos_embed"
+    if name not in weights or name not in own:
+        return weights
+    from timm.layers import resample_abs_pos_embed
+
+    side = math.isqrt(own[name].shape[1] - 1)
+    return weights | {name: resample_abs_pos_embed(weights[name], [side, side])}
 
 
 @lru_cache

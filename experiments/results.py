@@ -150,8 +150,9 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine_name(machine: Mapping[str, Any]) -> str:
-    cores = machine["cores"]
-    return machine["gpu"] or f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
+    cores, processes = machine["cores"], machine.get("processes", 1)
+    name = machine["gpu"] or f"{machine['cpu']}, {cores} core{'' if cores == 1 else 's'}"
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 def _flat(value: Any) -> Any:

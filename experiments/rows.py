@@ -55,4 +55,4 @@ def left_out(spec: Spec, of: str) -> list[str]:
 def rows_among(methods: Iterable[str], spec: Spec) -> list[str]:
     """The kinds of additional rows that are among the methods of a table as it was drawn."""
     found = set(methods) - set(spec.methods)
-    return [of for of in ROWS if found & set(with_rows(spec, of).methods)]
+    return [of for of in ROWS if found & set(with_rows(spec, of).methods)] if found else []

@@ -96,12 +96,16 @@ class Run:
         """Whether the run ends after so many steps."""
         return self.budget.is_spent if self.budget else step == self.total_steps
 
+    @property
+    def processes(self) -> int:
+        """How many of them share the work."""
+        return dist.get_world_size() if dist.is_initialized() else 1
+
     def mean_over_processes(self, values: list[Tensor]) -> float:
         """The mean of scalar tensors, over all processes."""
-        mean = torch.stack(values).mean()
+        mean = torch.stack(values).mean() / self.processes
         if dist.is_initialized():
             dist.all_reduce(mean)
-            mean /= dist.get_world_size()
         return mean.item()
 
     def _flops(self, as_in_paper: bool) -> int:
@@ -124,7 +128,7 @@ class Run:
         return [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Goes on from a saved state, of as many processes."""
         unwrap(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:

@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.markup import escape_markdown, markdown
 from experiments.names import display_name
 from experiments.results import read_csv
-from experiments.tables import distinct
+from experiments.tables import accuracy, difference, distinct, number, with_remarks
 
 TABLES = {"table2": "", "table3": ", from scratch", "table6": "", "table7": ", from scratch"}
 """Those in which methods are compared, and what their networks start from."""
@@ -32,7 +32,7 @@ def _rows(folder: Path, start: str) -> list[list[str]]:
     rows = []
     cells = read_csv(folder / "table.csv")
     for (model, dataset), of in cells.groupby(["model", "dataset"], sort=False):
-        methods = of.set_index("method")
+        methods = of.set_index("method", drop=False)
         if methods["n"]["full"]:
             name = f"{display_name(str(model))} on {display_name(str(dataset))}{start}"
             others = (_cell(methods.loc[m]) if m in methods.index else "not run" for m in METHODS)
@@ -41,20 +41,12 @@ def _rows(folder: Path, start: str) -> list[list[str]]:
 
 
 def _full(row: pd.Series) -> str:
-    return f"{row['accuracy_mean']:.2f}{_spread(row['accuracy_std'])}"
+    return with_remarks(accuracy(row["accuracy_mean"], row["accuracy_std"]), row)
 
 
 def _cell(row: pd.Series) -> str:
     """What a method gains or loses, and the part of the compute that it spends."""
-    if not row["n"]:
-        return "not run"
-    lost = f"{row['difference_mean']:+.2f}{_spread(row['difference_std'])}"
-    seeds = f" ({row['n']}/{row['planned']})" if row["n"] < row["planned"] else ""
-    return f"{lost} at {row['compute_ratio']:.2f}{seeds}".replace("-", "\N{MINUS SIGN}")
-
-
-def _spread(std: float) -> str:
-    return "" if pd.isna(std) else f" ± {std:.2f}"
+    return with_remarks(f"{difference(row)} at {number(row['compute_ratio'], '.2f')}", row)
 
 
 def _caption(folders: list[Path]) -> str:

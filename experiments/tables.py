@@ -207,44 +207,52 @@ def _rendered(
 def _words(row: pd.Series) -> list[str]:
     return [
         *(display_name(row[key]) for key in _CELL),
-        _measured_accuracy(row),
-        _difference(row),
-        _number(row["time_ratio"], ".2f"),
-        _number(row["compute_ratio"], ".2f"),
-        _number(row["epochs"], ".4g"),
-        _accuracy(row["paper_accuracy"], row["paper_accuracy_std"]),
-        _number(row["paper_time_ratio"], ".2f"),
-        _number(row["paper_compute_ratio"], ".2f"),
+        with_remarks(accuracy(row["accuracy_mean"], row["accuracy_std"]), row),
+        difference(row),
+        number(row["time_ratio"], ".2f"),
+        number(row["compute_ratio"], ".2f"),
+        number(row["epochs"], ".4g"),
+        accuracy(row["paper_accuracy"], row["paper_accuracy_std"]),
+        number(row["paper_time_ratio"], ".2f"),
+        number(row["paper_compute_ratio"], ".2f"),
     ]
 
 
-def _measured_accuracy(row: pd.Series) -> str:
+def with_remarks(value: str, row: pd.Series) -> str:
+    """What was measured, and which of the runs are missing, have diverged or were edited by hand.
+
+    Args:
+        value: the words for what was measured.
+        row: of a comparison table.
+    """
     n, planned, diverged, edited = (int(row[key]) for key in _COUNTS)
     if n == 0:
         return f"not run (0/{planned})"
     partly = f"{n}/{planned}" if n < planned else ""
     failed = f"diverged {diverged}/{n}" if diverged else ""
     changed = f"edited by hand {edited}/{n}" if edited else ""
-    accuracy = _accuracy(row["accuracy_mean"], row["accuracy_std"])
-    value, remarks = (failed, [partly]) if diverged == n else (accuracy, [partly, failed])
+    value, remarks = (failed, [partly]) if diverged == n else (value, [partly, failed])
     remarks.append(changed)
     notes = ", ".join(filter(None, remarks))
     return f"{value} ({notes})" if notes else value
 
 
-def _difference(row: pd.Series) -> str:
+def difference(row: pd.Series) -> str:
+    """By how many points a row of a comparison table differs from full training."""
     if row["method"] == "full" or pd.isna(row["difference_mean"]):
         return BLANK
     spread = "" if pd.isna(row["difference_std"]) else f" ± {row['difference_std']:.2f}"
     return f"{row['difference_mean']:+.2f}{spread}".replace("-", "\N{MINUS SIGN}")
 
 
-def _accuracy(mean: float, std: float) -> str:
+def accuracy(mean: float, std: float) -> str:
+    """A mean in percent and its sample standard deviation."""
     spread = "" if pd.isna(std) else f" ± {std:.2f}"
-    return _number(mean, ".2f") + spread
+    return number(mean, ".2f") + spread
 
 
-def _number(value: float, how: str) -> str:
+def number(value: float, how: str) -> str:
+    """A number in a format; a dash where there is none."""
     return BLANK if pd.isna(value) else format(value, how)
 
 

@@ -10,24 +10,35 @@ from experiments.train import Curves
 METRICS = ("loss", "accuracy", "frozen_fraction", "tflops", "memory_gib", "seconds")
 
 
-def start_tracking(config: RunConfig, table: str) -> tuple[Callable, Callable]:
+def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable, Callable]:
     """Starts a wandb run; ``WANDB_MODE=offline`` needs no account.
+
+    Args:
+        config: the run.
+        table: what it is a cell of.
+        label: its method in the table, which has variants: ``smartfrz raw``.
 
     Returns:
         What to call after each evaluation, with the run and its curves, and what to call at the
         end.
+
+    Raises:
+        ValueError: wandb can't be had: no account, no network.
     """
     import wandb
 
-    tracked = wandb.init(
-        project="smartfrz",
-        id=config.id,
-        resume="allow",
-        group=f"{table}/{config.model}-{config.dataset}",
-        job_type=config.method,
-        name=config.cell,
-        config={"table": table, **dataclasses.asdict(config)},
-    )
+    try:
+        tracked = wandb.init(
+            project="smartfrz",
+            id=config.id,
+            resume="allow",
+            group=f"{table}/{config.model}-{config.dataset}",
+            job_type=label,
+            name=f"{config.model} {config.dataset} {label} seed {config.seed}",
+            config={"table": table, **dataclasses.asdict(config), "method": label},
+        )
+    except wandb.Error as error:
+        raise ValueError(f"wandb: {error} Log in, or set WANDB_MODE=offline.") from error
 
     def log(run: Run, curves: Curves) -> None:
         tracked.log(metrics(curves), step=curves.step)

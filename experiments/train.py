@@ -72,17 +72,27 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
 
 
 def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
-    """The run as its checkpoint left it; from the start where there is none that fits."""
+    """The run as its checkpoint left it; from the start where there is none that can be read.
+
+    Raises:
+        ValueError: another number of processes began it, with which it would end otherwise.
+    """
     run = prepare(config)
     saved = load_checkpoint(checkpoint, run.device)
     if saved is None:
         return run, Curves()
     try:
-        run.load_state_dict(saved["run"])
-        return run, Curves(**saved["curves"])
+        begun_by = len(saved["run"]["rngs"])
+        if begun_by == run.processes:
+            run.load_state_dict(saved["run"])
+            return run, Curves(**saved["curves"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         set_aside(checkpoint, error)
         return prepare(config), Curves()
+    raise ValueError(
+        f"{config.cell} was begun by {begun_by} processes, and would end otherwise with "
+        f"{run.processes}: go on with GPUS={begun_by}, or delete {checkpoint}."
+    )
 
 
 def diverged(curves: Curves) -> bool:

@@ -14,7 +14,7 @@ def run_command(main: Callable[[], None]) -> None:
     warnings.showwarning = _show_warning
     try:
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            join_processes()
         main()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -25,6 +25,23 @@ def run_command(main: Callable[[], None]) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def join_processes() -> None:
+    """Joins the processes that ``torchrun`` has started, each on a GPU of its own if there are any.
+
+    Raises:
+        ValueError: there are more of them than GPUs.
+    """
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo")
+        return
+    rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if rank >= gpus:
+        raise ValueError(f"There are {gpus} GPUs here: GPUS={gpus} is the most.")
+    # What is sent as objects, and all that says just "cuda", goes by the current device.
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl", device_id=torch.device("cuda", rank))
 
 
 def check_asked(asked: list[str] | None, known: set[str], what: str) -> None:

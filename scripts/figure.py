@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from safetensors.torch import save
 from tqdm import tqdm
 
 from experiments import (
@@ -27,7 +25,7 @@ from experiments.execute import is_finished, run_file
 from experiments.histories import is_recorded, load_history
 from experiments.measured import Measurement, counted, measured, measured_once, where_and_when
 from experiments.names import display_name
-from experiments.plan import SCALES, load_spec, plan
+from experiments.plan import SCALES, fingerprint, load_spec, plan, training_at
 from experiments.results import read_run, runs_to_frame, write_text_atomic
 from experiments.series import missing_prerequisites, run_missing
 from scripts.cli import run_command
@@ -133,7 +131,7 @@ def fig3(options: argparse.Namespace) -> Plan:
 def fig4(options: argparse.Namespace) -> Plan:
     """CKA of layers while they train, and when it stabilises."""
     configs, runs = plan(load_spec("fig4"), options.scale), options.results / "runs"
-    tolerance = label_tolerance(options.scale)
+    tolerance = training_at(options.scale, load_spec("predictor").predictor).tolerance
 
     def measure() -> Measurement:
         record_all(configs, runs, options.command)
@@ -185,13 +183,13 @@ def attention_figure(options: argparse.Namespace) -> Plan:
     """What the predictor attends to in the recorded trainings that there are."""
     configs = recorded(options.scale)
     predictor = AttentionPredictor.from_pretrained(options.predictor)
-    fingerprint = hashlib.sha256(save(predictor.state_dict())).hexdigest()[:12]
+    weights, _ = fingerprint(options.predictor)
     per_epoch = load_spec("table2").options["smartfrz"]["records_per_epoch"]
 
     def measure() -> Measurement:
         with tqdm(configs, desc="trainings") as bar:
             looks = [attention.look(predictor, each, load_history(each), per_epoch) for each in bar]
-        return Measurement({"predictor": fingerprint}, attention.summary(looks))
+        return Measurement({"predictor": weights}, attention.summary(looks))
 
     def draw(made: Measurement) -> tuple[Figure, str]:
         ages, runs, example = (made.frames[name] for name in ("ages", "runs", "example"))
@@ -199,7 +197,7 @@ def attention_figure(options: argparse.Namespace) -> Plan:
         figure = figures_of_layers.attention(ages, example, runs, interval)
         return figure, attention.caption(ages, runs, network_on_data(configs[0]))
 
-    inputs = [[config.id for config in configs], fingerprint, per_epoch]
+    inputs = [[config.id for config in configs], weights, per_epoch]
     return Plan(configs, [], inputs, measure, draw)
 
 
@@ -235,12 +233,6 @@ def recorded(scale: str) -> list[RunConfig]:
             f"No training is recorded at scale {scale}: make {name} SCALE={scale} records some."
         )
     return configs
-
-
-def label_tolerance(scale: str) -> float:
-    """The tolerance of the label, as the predictor learns it at a scale."""
-    values = load_spec("predictor").predictor
-    return float(values.get(scale, {}).get("tolerance", values["tolerance"]))
 
 
 def network_on_data(config: RunConfig) -> str:

@@ -72,8 +72,9 @@ def main() -> None:
     todo = missing_runs(chosen, runs)
     needed = needed_predictors(todo, recipes(spec, options.scale))
     if options.dry:
-        print_left_out(plain, asked)
-        print_dry(spec.title, chosen, todo, needed, runs)
+        if is_main_process():
+            print_left_out(plain, asked)
+            print_dry(spec.title, chosen, todo, needed, runs)
         return
     check_needs([*chosen, *todo])
     if is_main_process():
@@ -175,7 +176,9 @@ def run_all(
             if is_main_process():
                 print(f"Not run: {planned.cell}, since the run that it is matched with diverged.")
             return
-        log, finish = start_tracking(config, options.table) if tracks else (ignore, ignore)
+        log, finish = ignore, ignore
+        if tracks:
+            log, finish = start_tracking(config, options.table, chosen.get(planned, "full"))
         execute(config, runs, command, on_step, log, keep_weights=config in sources)
         finish()
         if is_distributed():

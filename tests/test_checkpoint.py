@@ -182,3 +182,16 @@ def test_replacing_leaves_other_processes_files_alone(tmp_path):
         theirs.write_text("theirs")
     assert file.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["data"]
+
+
+def test_another_number_of_processes_does_not_go_on(cache):
+    config = tiny_run(epochs=1)
+    run, curves = train(config, ignore, ignore)
+    checkpoint = cache / "checkpoints" / f"{config.id}.pt"
+    state = run.state_dict()
+    save_checkpoint(
+        {"run": state | {"rngs": state["rngs"] * 8}, "curves": vars(curves)}, checkpoint
+    )
+    with pytest.raises(ValueError, match=r"begun by 8 processes.*1: go on with GPUS=8"):
+        train(config, ignore, ignore)
+    assert checkpoint.exists()

@@ -83,7 +83,7 @@ def test_added_rows_are_known_by_their_methods() -> None:
 
 
 def test_simfreeze_compares_with_the_model_at_the_start() -> None:
-    config = tiny_run("simfreeze", options={"looks_per_epoch": 2, "tolerance": 1.0})
+    config = tiny_run("simfreeze", options={"looks": 6, "tolerance": 1.0})
     run = prepare(config)
     start = copy.deepcopy(run.model.state_dict())
     policy = run.freezer.policy
@@ -97,7 +97,7 @@ def test_simfreeze_compares_with_the_model_at_the_start() -> None:
 
 
 def test_simfreeze_freezes_what_has_stabilised() -> None:
-    options = {"looks_per_epoch": 2, "tolerance": 1.0}
+    options = {"looks": 6, "tolerance": 1.0}
     run, _ = train(tiny_run("simfreeze", options=options), ignore, ignore)
     # Any change is within a tolerance of 1: the second look, after step 9, freezes all.
     assert set(run.freezer.frozen.values()) == {9}

@@ -128,6 +128,27 @@ def test_a_damaged_cache_is_set_aside_and_made_again(parquet, cache):
     assert sorted(path.suffix for path in cache.iterdir()) == [".corrupt", ".safetensors"]
 
 
+@pytest.mark.parametrize("fault", ["damaged", "column"])
+def test_a_bad_file_gets_a_sentence(parquet, tmp_path, fault):
+    folder = tmp_path / "shared" / "cifar100-jpeg"
+    if fault == "damaged":
+        (folder / "test-00000.parquet").write_bytes(b"PAR1, and no more")
+    else:
+        write_parquet(folder, "test", np.zeros((3, 32, 32, 3), np.uint8), "label")
+        write_parquet(folder, "train", np.zeros((3, 32, 32, 3), np.uint8), "label")
+    said = {"damaged": "can't be read", "column": "has no column 'fine_label'"}
+    with pytest.raises(ValueError, match=f"cifar100 in .*cifar100-jpeg {said[fault]}"):
+        load_data("cifar100")
+
+
+def test_another_test_file_is_read_anew(parquet, tmp_path):
+    load_data("cifar100")
+    load_data.cache_clear()
+    other = np.full((2, 32, 32, 3), 7, np.uint8)
+    write_parquet(tmp_path / "shared" / "cifar100-jpeg", "test", other, "fine_label")
+    assert len(load_data("cifar100").test_images) == 2
+
+
 def test_a_missing_data_set_gets_a_sentence_on_how_to_get_it(tmp_path):
     (tmp_path / "empty").mkdir()
     code = "from scripts.cli import run_command; from experiments.data import load_data;"

@@ -12,7 +12,7 @@ from digits import save_random_predictor
 from experiments import plan as planning
 from experiments.config import RunConfig
 from experiments.histories import history_file
-from experiments.plan import load_spec, plan
+from experiments.plan import load_spec, plan, training_at
 from scripts import figure, overhead
 from scripts.cli import run_command
 
@@ -33,7 +33,9 @@ pretraining = {{ dataset = "digits[0:5]", epochs = 0.2, lr = 0.05 }}
 """
 TITLES = 'title = "Digits."\nmethods = {}\n'
 RECORD = "[options.record]\nrecords_per_epoch = 10\nprobe_images = 16\n"
-LABEL = '[predictor]\nencoding = "drift"\ntolerance = 0.02\nsteps = 1\nlr = 0.01\n'
+LABEL = (
+    '[predictor]\nencoding = "drift"\ntolerance = 0.02\nsteps = 1\nlr = 0.01\nweight_decay = 0.1\n'
+)
 SMARTFRZ = '[options.smartfrz]\npredictor = "{}"\nrecords_per_epoch = 5\n'
 
 
@@ -77,7 +79,7 @@ def use(folder, patch):
     patch.setattr(warnings, "showwarning", warnings.showwarning)  # the commands set their own
     patch.setattr("experiments.overhead._ENOUGH_MS", 1)
     patch.setattr(overhead.overhead, "LAYER_COUNTS", (2, 4))
-    planning._fingerprint.cache_clear()
+    planning.fingerprint.cache_clear()
 
 
 def call(patch, folder, name, *options):
@@ -197,15 +199,18 @@ def test_without_evidence_the_predictor_s_own_trainings_are_looked_at(workplace,
 
 
 def test_the_label_s_tolerance_is_the_scale_s(workplace):
+    def tolerance(scale: str) -> float:
+        return training_at(scale, load_spec("predictor").predictor).tolerance
+
     spec = workplace / "specs" / "predictor.toml"
-    assert figure.label_tolerance("demo") == 0.02
+    assert tolerance("demo") == 0.02
     spec.write_text(
         spec.read_text().replace(
             "[scales.demo]", "[predictor.demo]\ntolerance = 0.1\n[scales.demo]"
         )
     )
-    assert figure.label_tolerance("demo") == 0.1
-    assert figure.label_tolerance("small") == 0.02
+    assert tolerance("demo") == 0.1
+    assert tolerance("small") == 0.02
 
 
 def test_a_missing_predictor_gets_a_sentence(workplace, monkeypatch, capsys):

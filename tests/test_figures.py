@@ -203,13 +203,6 @@ def test_layers_frozen_are_steps_at_the_moments():
     assert {line.get_drawstyle() for line in ax.lines} == {"steps-post"}
 
 
-def test_layers_of_a_run_that_ended_early_are_frozen_at_parts_of_the_whole():
-    runs = [run(seed=seed, frozen={"conv1": 40}, steps=50) for seed in (0, 1)]
-    (ax,) = layers_frozen_over_time(pd.DataFrame(runs)).axes
-    first, _ = lines(ax, "_smartfrz run")
-    np.testing.assert_allclose(first, np.transpose([[0, 0.4, 1], [0, 25, 25]]))
-
-
 def test_frozen_moments_are_epochs_in_execution_order():
     runs = [
         run(seed=0, frozen={"conv2": 20, "conv1": 40}),
@@ -234,3 +227,10 @@ def test_files_are_the_same_bytes_each_time(tmp_path, draw):
         assert a == b
     assert a.startswith(b"%PDF")
     assert b"CreationDate" not in a
+
+
+def test_a_run_that_ends_with_its_budget_is_drawn_to_its_own_end():
+    short = run(epochs=5.0, steps=80, frozen={"conv1": 40, "conv2": 80, "conv3": 80})
+    (ax,) = layers_frozen_over_time(pd.DataFrame([short])).axes
+    (drawn,) = lines(ax, "smartfrz")
+    assert drawn.tolist() == [[0, 0], [0.5, 25], [1, 75]]

@@ -49,7 +49,7 @@ def batches_of(rank: int = 0, world_size: int = 1, **changes: Any) -> FolderBatc
 
 def test_classes_are_the_folders_in_order() -> None:
     data = load(run_of())
-    assert (data.num_train, data.num_test, data.num_classes) == (48, 18, 3)
+    assert (len(data.train), len(data.test), data.num_classes) == (48, 18, 3)
     for images, labels in batches_of().test():
         assert images.shape[1:] == (3, 16, 16)
         assert torch.equal(images.mean((2, 3)).argmax(1), labels)
@@ -60,7 +60,7 @@ def test_an_epoch_has_every_image_once_and_says_which() -> None:
     labels = torch.cat([batch.labels for batch in batches.epoch(0, 0)])
     keys = torch.cat([batch.keys for batch in batches.epoch(0, 0)])
     assert sorted(keys.tolist()) == list(range(48))
-    assert torch.equal(labels, keys // 16)
+    assert labels.tolist() == [batches.data.train[key][1] for key in keys.tolist()]
 
 
 def test_random_changes_depend_on_seed_epoch_and_example_alone() -> None:
@@ -114,6 +114,13 @@ def test_a_probe_is_of_the_first_images_as_they_are() -> None:
     first, again = (batches_of(augment=True).probe(20, 8) for _ in range(2))
     assert [len(part) for part in first] == [8, 8, 4]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_the_first_images_are_of_all_classes() -> None:
+    labels = torch.cat([labels for _, labels in batches_of().test(9)])
+    assert labels.unique().tolist() == [0, 1, 2]
+    (probe,) = batches_of().probe(12)
+    assert probe.mean((2, 3)).argmax(1).unique().tolist() == [0, 1, 2]
 
 
 def test_a_network_learns_from_folders(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Recorded trainings: written, found again, and the file that says what they are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from digits import ignore, tiny_run
@@ -51,3 +53,10 @@ def test_the_readme_lists_every_training(cache):
     text = (cache / "histories" / "predictor.md").read_text()
     for part in (CONFIG.id, "digits[5:10]", "residual", "make predictor SCALE=demo", "`cka`"):
         assert part in text
+
+
+def test_a_training_that_diverged_is_not_kept():
+    config = replace(CONFIG, lr=1e30)
+    with pytest.raises(ValueError, match="diverged: there is nothing to learn from it"):
+        record_history(config, ignore)
+    assert not is_recorded(config)

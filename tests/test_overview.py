@@ -22,12 +22,12 @@ def test_runs_are_counted_by_data_set_where_some_are_missing(tmp_path: Path) -> 
     (whole / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar10,linear,3,3,2\n")
     (part / "table.csv").write_text(HEAD + "cifar10,full,3,3,0\ncifar100,full,1,3,1\n")
     found = {cells[1]: cells for cells in rows(tmp_path).values()}
-    assert found["`results/table8-small`"][2] == "all 6"
-    assert found["`results/table2-small`"][2] == "CIFAR-10 3 of 3, CIFAR-100 1 of 3"
-    assert found["`results/fig4-small`"] == [
-        *("`make fig4 SCALE=small`", "`results/fig4-small`", "complete"),
+    assert found["`table8-small`"][2] == "all 6"
+    assert found["`table2-small`"][2] == "CIFAR-10 3 of 3, CIFAR-100 1 of 3"
+    assert found["`fig4-small`"] == [
+        *("`make fig4 SCALE=small`", "`fig4-small`", "made"),
     ]
-    assert found["`results/table1-small`"][2] == "not run"
+    assert found["`table1-small`"][2] == "not run"
 
 
 def test_each_result_has_a_row(tmp_path: Path) -> None:

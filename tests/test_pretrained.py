@@ -1,11 +1,14 @@
 """The bundled predictors: their size, and what the default says of layers whose fate is plain."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 import smartfrz
+from experiments.plan import labelled_plan, load_spec, recipes
+from scripts.readme import ROOT
 from smartfrz import AttentionPredictor
 
 FOLDER = Path(smartfrz.__file__).parent / "pretrained"
@@ -104,3 +107,14 @@ def test_the_scale_of_the_weights_makes_no_difference(predictor, moving, halting
         expected = predictor.freeze_probability(history)
         scaled = predictor.freeze_probability(scale * history)
         torch.testing.assert_close(scaled, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("table", "name"), [("table4", "window 30"), ("table5", "size 1024")])
+def test_what_tables_compare_with_is_made_as_the_bundled_one(table: str, name: str):
+    """At small it is the bundled one; at other scales it learns from what its rivals learn from."""
+    facts = json.loads((ROOT / "results" / "predictor-small" / "drift.json").read_text())
+    assert recipes(load_spec(table), "small")[f"drift {name}"].id == facts["id"]
+    for scale in ("demo", "small", "medium", "paper"):
+        runs = labelled_plan(load_spec(table), scale)
+        used = {run.options.predictor for run, label in runs.items() if label.endswith(name)}
+        assert used == {"drift" if scale == "small" else f"drift {name}"}

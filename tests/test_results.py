@@ -156,6 +156,14 @@ def test_a_gpu_is_the_machine():
     assert runs_to_frame([make_run(machine=gpu)])["machine"].tolist() == ["NVIDIA H100"]
 
 
+def test_eight_processes_are_another_machine_than_one():
+    gpu = {"cpu": "AMD EPYC", "cores": 16, "gpu": "NVIDIA H100", "processes": 8}
+    assert runs_to_frame([make_run(machine=gpu)])["machine"].tolist() == ["8 x NVIDIA H100"]
+    assert runs_to_frame([make_run(machine=gpu | {"processes": 1})])["machine"].tolist() == [
+        "NVIDIA H100"
+    ]
+
+
 def test_no_pretraining_is_blank():
     frame = runs_to_frame([make_run(pretrained=None)])
     assert frame[["pretrained_source", "pretrained_accuracy"]].isna().all(axis=None)

@@ -6,8 +6,8 @@ import pytest
 
 from experiments.summary import summary
 
-COLUMNS = "model,dataset,method,accuracy_mean,accuracy_std,n,planned,difference_mean"
-COLUMNS += ",difference_std,compute_ratio"
+COLUMNS = "model,dataset,method,accuracy_mean,accuracy_std,n,planned,diverged,edited"
+COLUMNS += ",difference_mean,difference_std,compute_ratio"
 RUNS = (
     "seed,machine,torch,command\n0,a CPU,2.14,make table3 SCALE=small\n1,a CPU,2.14,make table1\n"
 )
@@ -16,9 +16,12 @@ RUNS = (
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     rows = [
-        *("vgg11,cifar10,full,50.0,1.0,3,3,0.0,0.0,1.0", "vgg11,cifar10,linear,,,0,3,,,"),
-        *("vgg11,cifar10,smartfrz,49.5,,1,3,-0.5,,0.625", "vgg11,cifar100,full,,,0,3,,,"),
-        "vgg11,cifar10,autofreeze,51.0,1.5,3,3,1.0,0.5,0.75",
+        "vgg11,cifar10,full,50.0,1.0,2,3,0,0,0.0,0.0,1.0",
+        "vgg11,cifar10,linear,,,0,3,0,0,,,",
+        "vgg11,cifar10,smartfrz,49.5,,2,3,1,0,-0.5,,0.625",
+        "vgg11,cifar10,autofreeze,51.0,1.5,3,3,0,0,,,0.75",
+        "vgg11,cifar10,shorter,,,3,3,3,0,,,",
+        "vgg11,cifar100,full,,,0,3,0,0,,,",
     ]
     folder = tmp_path / "table3-small"
     folder.mkdir()
@@ -33,8 +36,9 @@ def test_a_workload_is_a_row(results: Path) -> None:
         "| Workload | Full training | SmartFRZ | Linear freezing | AutoFreeze | Shorter training |"
     )
     assert row == (
-        "| VGG11 on CIFAR-10, from scratch | 50.00 ± 1.00 | \N{MINUS SIGN}0.50 at 0.62 (1/3) "
-        "| not run | +1.00 ± 0.50 at 0.75 | not run |"
+        "| VGG11 on CIFAR-10, from scratch | 50.00 ± 1.00 (2/3) "
+        "| \N{MINUS SIGN}0.50 at 0.62 (2/3, diverged 1/2) | not run (0/3) "
+        "| \N{EN DASH} at 0.75 | diverged 3/3 |"
     )
     assert "seeds 0, 1." in caption
     assert "machine a CPU; torch 2.14; command make table1 and make table3 SCALE=small;" in caption

@@ -14,6 +14,7 @@ from sentences import write_sentences
 from torch import Tensor
 
 from experiments import text
+from experiments.bert import masked_bert
 from experiments.compute import full_tflops
 from experiments.config import RunConfig, make_config
 from experiments.execute import execute, is_finished
@@ -123,6 +124,13 @@ def test_masks_depend_on_seed_and_epoch_alone_and_test_masks_on_nothing() -> Non
     assert not torch.equal(first["input_ids"], other["input_ids"])
     tests = [next(iter(batches.test(5)))[0]["input_ids"] for _ in range(2)]
     assert torch.equal(*tests)
+
+
+def test_all_of_the_masked_model_that_trains_has_a_part_in_its_output() -> None:
+    """DDP waits for the gradient of every parameter that trains."""
+    model = masked_bert("bert_tiny")
+    model(torch.tensor([[1, 2]]), input_ids=torch.arange(8)[None]).sum().backward()
+    assert all(param.grad is not None for param in model.parameters() if param.requires_grad)
 
 
 def test_the_masked_model_and_the_classifier_share_their_weights(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def records(folder):
 
 def test_every_evaluation_logs_every_metric(tmp_path):
     config = tiny_run("autofreeze", epochs=2)
-    log, finish = start_tracking(config, "table2")
+    log, finish = start_tracking(config, "table2", "autofreeze often")
     assert wandb.run is not None
     _, curves = train(config, ignore, log)
     finish()
@@ -49,9 +49,10 @@ def test_every_evaluation_logs_every_metric(tmp_path):
     (started,) = (record.run for record in written if record.HasField("run"))
     assert started.run_id == config.id
     assert started.run_group == "table2/residual-digits[5:10]"
-    assert started.job_type == "autofreeze"
-    assert started.display_name == config.cell
+    assert started.job_type == "autofreeze often"
+    assert started.display_name == "residual digits[5:10] autofreeze often seed 0"
     told = {item.key: json.loads(item.value_json) for item in started.config.update}
+    assert told["method"] == "autofreeze often"
     assert told["table"] == "table2" and told["seed"] == 0 and told["lr"] == 0.05
 
     rows = [
@@ -67,3 +68,12 @@ def test_every_evaluation_logs_every_metric(tmp_path):
     assert rows[-1]["tflops"] == curves.flops / 1e12
     assert rows[-1]["seconds"] == curves.train_seconds
     assert rows[-1]["memory_gib"] == curves.peak_memory_bytes / 2**30
+
+
+def test_without_an_account_there_is_a_sentence(monkeypatch):
+    def fail(**_):
+        raise wandb.errors.UsageError("No API key.")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ValueError, match=r"wandb: No API key\. Log in, or set WANDB_MODE=offline"):
+        start_tracking(tiny_run(), "table2", "full")

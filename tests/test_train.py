@@ -15,7 +15,13 @@ from torch import nn
 from experiments import train as training
 from experiments.config import Pretraining
 from experiments.execute import execute, is_finished, run_file
-from experiments.pretraining import has_weights, pretraining_run, weights_file
+from experiments.models import build_model
+from experiments.pretraining import (
+    has_weights,
+    load_pretrained,
+    pretraining_run,
+    weights_file,
+)
 from experiments.results import CONFIG_KEYS, RUN_KEYS, read_run
 from experiments.setup import prepare
 from experiments.train import train
@@ -263,3 +269,25 @@ def test_published_weights_that_cannot_be_had_are_an_error_with_advice(monkeypat
     config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
     with pytest.raises(ValueError, match=r"published weights of resnet50.*URLError.*go online"):
         prepare(config)
+
+
+def test_published_position_embeddings_are_resampled_to_the_resolution(monkeypatch):
+    published = build_model("deit_tiny", 1000, 224).state_dict()
+    monkeypatch.setattr("experiments.pretraining._published", lambda model: published)
+    config = tiny_run(model="deit_tiny", image_size=128, pretraining={"dataset": "imagenet"})
+    model = build_model("deit_tiny", 5, 128)
+    load_pretrained(config, model, "head")
+    own = model.state_dict()
+    assert own["pos_embed"].shape == (1, 65, 192)
+    assert torch.equal(own["pos_embed"][:, 0], published["pos_embed"][:, 0])
+    assert torch.equal(own["blocks.0.attn.qkv.weight"], published["blocks.0.attn.qkv.weight"])
+    assert own["head.weight"].shape == (5, 192)
+
+
+def test_pretrained_weights_of_another_shape_get_a_sentence(monkeypatch):
+    published = build_model("deit_tiny", 1000, 224).state_dict()
+    monkeypatch.setattr("experiments.pretraining._published", lambda model: published)
+    config = tiny_run(model="deit_tiny", image_size=32, pretraining={"dataset": "imagenet"})
+    model = build_model("deit_tiny", 5, 32)
+    with pytest.raises(ValueError, match="do not fit deit_tiny: patch_embed"):
+        load_pretrained(config, model, "head")
