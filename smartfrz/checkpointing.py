@@ -37,5 +37,7 @@ class GradientWatch:
         return [name for name, reached in self._reached_autograd.items() if not reached]
 
     def _note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not module.training and not torch.is_grad_enabled():
+            return  # an evaluation
         before = self._reached_autograd.get(name, False)
         self._reached_autograd[name] = before or torch.is_grad_enabled()

@@ -35,9 +35,13 @@ def training_flops(
     """
     trainable = {id(param) for param in trains}
     needs: list[bool] = []
+    untouched: list[bool] = []  # comes from the network's input and nothing else: a copy, a cut
 
     def needs_gradient(source: Source) -> bool:
         return needs[source] if isinstance(source, int) else id(source) in trainable
+
+    def is_input(source: Source) -> bool:
+        return untouched[source] if isinstance(source, int) else source is None
 
     macs = 0
     for call in calls:
@@ -47,8 +51,10 @@ def training_flops(
                 continue
             gradients = [any(map(needs_gradient, operand)) for operand in product.operands]
             if any(gradients):
-                from_input = [any(s is None for s in operand) for operand in product.operands]
+                from_input = [any(map(is_input, operand)) for operand in product.operands]
                 gradients = [a or b for a, b in zip(gradients, from_input, strict=True)]
             macs += product.macs * (1 + sum(gradients))
         needs.append(any(map(needs_gradient, call.inputs)))
+        is_computed = bool(call.products) or not call.inputs
+        untouched.append(not is_computed and all(map(is_input, call.inputs)))
     return 2 * macs

@@ -1,5 +1,6 @@
 """Wrapped models; and several processes: one decides, all freeze the same layers."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -51,6 +52,20 @@ def gathered(value: T) -> list[T]:
     return found
 
 
+def share_buffers(model: nn.Module, modules: Iterable[nn.Module]) -> None:
+    """Gives all processes rank 0's buffers, as DDP would before its next forward pass.
+
+    Args:
+        model: where it is no DDP that does so, each process keeps its own.
+        modules: whose buffers.
+    """
+    wrappers = (m for m in model.modules() if isinstance(m, DistributedDataParallel))
+    if is_distributed() and any(wrapper.broadcast_buffers for wrapper in wrappers):
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
 def rebuild_reducers(model: nn.Module) -> None:
     """Makes each DDP in ``model`` forget the parameters that no longer require a gradient.
 
@@ -73,4 +88,7 @@ def _rebuild_reducer(model: DistributedDataParallel) -> None:
     model._static_graph_delay_allreduce_enqueued = False
     model._comm_hooks.clear()
     for hook, hook_state in hooks:
+        # PowerSGD remembers errors by bucket, and the buckets are others now.
+        for name in ("error_dict", "p_memory_dict", "q_memory_dict"):
+            getattr(hook_state, name, {}).clear()
         model.register_comm_hook(hook_state, hook)

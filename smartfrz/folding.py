@@ -21,7 +21,8 @@ def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> 
 
     That is so below the first layer that trains, and wherever autograd is off. The outputs are
     those of the two modules but for rounding. Parameters, buffers and names stay as they are, and
-    if they change, so does what is folded. Where a hook wants to see what is between the two, and
+    if they change, so does what is folded; but not if they are changed through ``.data``, which
+    nobody can notice: fold again then. Where a hook wants to see what is between the two, and
     in compiled code, nothing is folded. What is frozen or thawed later needs no further call. The
     folded weights are kept beside the others, which costs the memory of a copy of them.
     Undone by :func:`unfold_batch_norms`.
@@ -119,7 +120,8 @@ def folded(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
     if norm.bias is not None:
         shift = shift + norm.bias
     weight = convolution.weight
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift
+    scaled = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    return scaled.to(weight.dtype), shift.to(weight.dtype)
 
 
 def _pairs(model: nn.Module, calls: list[Call]) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -6,11 +6,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.optim import LBFGS, Optimizer
 
 from smartfrz.checkpointing import GradientWatch
-from smartfrz.distributed import agree, is_compiled, is_distributed, rebuild_reducers
-from smartfrz.layers import Layer, find_layers
+from smartfrz.distributed import (
+    agree,
+    is_compiled,
+    is_distributed,
+    rebuild_reducers,
+    share_buffers,
+)
+from smartfrz.layers import Layer, find_layers, is_norm
 
 
 class Policy(Protocol):
@@ -73,6 +80,11 @@ class Freezer:
         self._step = 0
         self._watch = GradientWatch()
         self._check_something_trains()
+        if isinstance(optimizer, LBFGS):
+            raise ValueError(
+                "LBFGS takes steps along old directions, frozen weights included: choose another "
+                "optimizer."
+            )
 
     def step(self) -> list[Layer]:
         """Asks the policy and freezes what it chose.
@@ -95,15 +107,23 @@ class Freezer:
     def state_dict(self) -> dict[str, Any]:
         """The step, the frozen layers and the policy's state, for ``torch.save``."""
         policy_state = getattr(self.policy, "state_dict", dict)
-        return {"step": self._step, "frozen": dict(self.frozen), "policy": policy_state()}
+        return {
+            "step": self._step,
+            "frozen": dict(self.frozen),
+            "policy": policy_state(),
+            "decided_by": type(self.policy).__name__,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Freezes what was frozen and goes on from there; before or after the optimizer's own.
 
         Raises:
-            ValueError: the state names layers that this model does not have, or this freezer has
-                frozen layers that the state does not list.
+            ValueError: the state names layers that this model does not have, is that of another
+                policy, or this freezer has frozen layers that the state does not list.
         """
+        ours = type(self.policy).__name__
+        if state.get("decided_by", ours) != ours:
+            raise ValueError(f"The saved state is of {state['decided_by']}, the policy is {ours}.")
         unknown = sorted(state["frozen"].keys() - {layer.name for layer in self.layers})
         if unknown:
             raise ValueError(f"The saved state froze {unknown}: this model has no such layers.")
@@ -132,6 +152,7 @@ class Freezer:
     def _freeze(self, layers: list[Layer]) -> None:
         if not layers:
             return
+        share_buffers(self.model, (module for layer in layers for module in layer.modules))
         for layer in layers:
             freeze_layer(layer, self.optimizer)
         self._active = [layer for layer in self._active if layer not in layers]
@@ -171,15 +192,38 @@ def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
         param.requires_grad_(False)
         param.grad = None
         optimizer.state.pop(param, None)
-    for norm in layer.norms:
-        stay_in_eval(norm)
+    for module in layer.modules:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            renormalise(module)
+        if is_norm(module) or _iterates(module):
+            stay_in_eval(module)
 
 
 def stay_in_eval(module: nn.Module) -> None:
-    """Puts a module into eval mode, whatever ``model.train()`` will say."""
+    """Puts a module into eval mode, whatever ``model.train()`` or ``update_bn`` will say."""
     module.eval()
     # model.train() calls the train() of every submodule.
     module.train = partial(_stay, module)  # type: ignore[method-assign]
+    if hasattr(module, "reset_running_stats"):
+        module.reset_running_stats = partial(_stay, module)  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Scales all rows to their ``max_norm`` now, which the forward pass would do as they are used.
+
+    Of an embedding without one nothing changes.
+    """
+    if embedding.max_norm is not None:
+        rows = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
+        limits = embedding.max_norm, embedding.norm_type
+        torch.embedding_renorm_(embedding.weight, rows, *limits)
+        embedding.max_norm = None
+
+
+def _iterates(module: nn.Module) -> bool:
+    """Whether a hook of the older ``spectral_norm`` changes the weight while the module trains."""
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -75,13 +75,14 @@ class WeightHistory:
         """Adds the current weights of ``layers``.
 
         Args:
-            layers: at first all, later those that still train, in the same order; at least one,
-                their weights on one device.
+            layers: at first all, later those that still train, in the same order; at least one.
 
         Returns:
             The weights of all layers, (L, size) float32.
         """
-        current = torch.stack([self._tailor(layer) for layer in layers])
+        tailored = [self._tailor(layer) for layer in layers]
+        # A model may be spread over several devices.
+        current = torch.stack([weights.to(tailored[0].device) for weights in tailored])
         if self._record < 0:
             # Before its first record, a layer is taken to have been as it is then.
             self.names = [layer.name for layer in layers]

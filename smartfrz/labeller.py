@@ -157,7 +157,7 @@ def train_predictor(
 
     Args:
         predictor: what is trained, in place; left in eval mode.
-        histories: the recorded trainings, of at least two records each.
+        histories: the recorded trainings, of at least four records each.
         tolerance: of the label, see :func:`stabilised`.
         steps: how many batches.
         lr: base learning rate.
@@ -166,10 +166,11 @@ def train_predictor(
         on_step: called with the step and the loss.
 
     Raises:
-        ValueError: the histories hold only one of the two labels, or one holds a single record.
+        ValueError: the histories hold only one of the two labels, or one holds too few records.
     """
-    if any(len(history.weights) < 2 for history in histories):
-        raise ValueError("A history of a single record says nothing about how layers move.")
+    least = 2 * min(STRIDES)
+    if any(len(history.weights) < least for history in histories):
+        raise ValueError(f"Histories of less than {least} records are too short to learn from.")
     labels = [stabilised(history.cka, tolerance) for history in histories]
     if len({bool(each) for label in labels for each in label[1:].unique()}) < 2:
         raise ValueError(

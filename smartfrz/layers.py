@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from smartfrz.distributed import unwrap
 from smartfrz.example_inputs import trace_with_guessed_inputs
-from smartfrz.tracing import Call, Inputs, trace
+from smartfrz.tracing import Call, Inputs, storage_of, trace
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -51,7 +51,8 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
     (:func:`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer)
     opens a layer. All else joins the layer before it: norms, class tokens, position embeddings,
     layer scales. What comes before the first weight module joins the first layer. Weight modules
-    that share a parameter are one layer. The one that the forward pass uses last is the head.
+    that share a parameter are one layer. The one that the forward pass uses last is the head; of
+    several heads the others have to be marked, with ``dataclasses.replace(layer, is_head=True)``.
 
     Parameters that need no gradient, or that the forward pass in eval mode is not seen to use
     (auxiliary heads; kernels outside PyTorch's dispatcher), are in no layer: what trains of them
@@ -67,9 +68,11 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
         earlier layer's.
 
     Raises:
-        ValueError: no example inputs were given and none could be guessed, or nothing trains.
+        ValueError: no example inputs were given and none could be guessed, nothing trains, or
+            modules hold different parameters in the same memory.
     """
     model = unwrap(model)
+    _check_memory_of_its_own(model)
     if example_inputs is None:
         calls = trace_with_guessed_inputs(model)
     else:
@@ -79,6 +82,20 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
         raise ValueError("The model has no layer to freeze: no weight that it uses is trainable.")
     head = _head(drafts, calls)
     return [draft.finished(is_head=draft is head) for draft in drafts]
+
+
+def _check_memory_of_its_own(model: nn.Module) -> None:
+    """Tensors are known by their memory; that of one module's parameters may be one (an LSTM's)."""
+    owners: dict[int, tuple[nn.Parameter, str]] = {}
+    for name, module in model.named_modules():
+        for param in module.parameters(recurse=False):
+            other, owner = owners.setdefault(storage_of(param), (param, name))
+            if other is not param and owner != name:
+                raise ValueError(
+                    f"Parameters of {owner!r} and {name!r} share their memory without being the "
+                    "same (vector_to_parameters does this, and flat buffers): give each its own, "
+                    "param.data = param.data.clone()."
+                )
 
 
 def is_norm(module: nn.Module) -> bool:

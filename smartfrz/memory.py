@@ -20,8 +20,9 @@ def save_memory(model: nn.Module) -> None:
     gradients of weights that need none. From now on
 
     - frozen convolutions, and frozen batch norms in eval mode, keep no activation;
-    - ReLU, ReLU6 and LeakyReLU keep one bit an element, unless a layer that trains keeps their
-      output anyway; dropout keeps one bit an element;
+    - ReLU and ReLU6 keep one bit an element, unless a layer that trains keeps their output anyway
+      (changed in place, the output of a ReLU6 is then missed, with an error); LeakyReLU and dropout
+      keep one bit an element;
     - average pooling keeps nothing, max pooling small integers.
 
     PyTorch's own kernels run, so that gradients are the same, to the bit but for the rounding of a
@@ -91,10 +92,14 @@ def _mean_pool(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
         return stock()
 
 
+_POOLED: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+"""Dimensions that a module pools."""
+
+
 def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
     _keep_bits(x)
-    # An index is into a plane of the input: the dimensions after batch and channels.
-    largest = x.shape[2:].numel()
+    # An index is into a plane of the input: its last dimensions, with or without a batch.
+    largest = x.shape[-_POOLED[type(module)] :].numel()
     dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
 
     def pack(tensor: Tensor) -> "_Shape | _Indices":
@@ -134,6 +139,8 @@ def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
     backward = partial(_LEAKY_RELU_BACKWARD, negative_slope=slope, self_is_result=True)
     output = _ByOutput.apply(x, module, sign, backward)
     sign.follow(output)
+    # At once: residual blocks add to the output in place, which PyTorch allows, as it keeps x.
+    sign.to_bits()
     return output
 
 

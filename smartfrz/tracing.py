@@ -36,7 +36,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call of the forward pass."""
+    """One operator call of the forward pass; the last one, ``output``, is what it returns."""
 
     name: str
     inputs: tuple[Source, ...]
@@ -61,8 +61,8 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     gpus = {param.device for param in model.parameters() if param.is_cuda}
     with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
-        call(model, inputs)
-    return recorder.calls
+        output = call(model, inputs)
+    return [*recorder.calls, recorder.use_of(output)]
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
@@ -105,7 +105,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self._source: dict[int, Source] = {_storage(tensor): tensor for tensor in known}
+        self._source: dict[int, Source] = {storage_of(tensor): tensor for tensor in known}
         # A storage that is freed could come back under the same key for another tensor.
         self._alive: list[Tensor] = []
 
@@ -120,23 +120,29 @@ class _Recorder(TorchDispatchMode):
         self._note_outputs(func, out, args)
         return out
 
+    def use_of(self, output: Any) -> Call:
+        """What a model returns, as a call that takes the results of others."""
+        sources = tuple(each for each in self._sources_of(output) if isinstance(each, int))
+        return Call("output", sources, ())
+
     def _sources_of(self, argument: Any) -> tuple[Source, ...]:
         tensors = [leaf for leaf in tree_leaves(argument) if isinstance(leaf, Tensor)]
-        return tuple(self._source.get(_storage(tensor)) for tensor in tensors)
+        return tuple(self._source.get(storage_of(tensor)) for tensor in tensors)
 
     def _note_outputs(self, func: Any, out: Any, args: Any) -> None:
-        views = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        views = {storage_of(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
         in_place = func._schema.is_mutable
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                key = _storage(tensor)
+                key = storage_of(tensor)
                 is_known = isinstance(self._source.get(key), Tensor)
                 if key not in views or (in_place and not is_known):
                     self._source[key] = len(self.calls) - 1
                 self._alive.append(tensor)
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """The memory of a tensor, as a number."""
     return tensor.untyped_storage()._cdata
 
 

@@ -117,3 +117,16 @@ def test_evaluation_between_two_steps_is_no_error():
         with torch.no_grad():
             model.eval()(torch.randn(8, 3))
         model.train()
+
+
+def test_an_evaluation_before_a_layer_sits_out_a_step_is_no_error():
+    model = Sometimes("skipped")
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["first"]}), find_layers(model))
+    for _ in range(2):
+        model(torch.randn(8, 3)).square().mean().backward()
+        freezer.step()
+        with torch.no_grad():
+            model.eval()(torch.randn(8, 3))
+        model.train()
+    assert freezer.frozen == {"first": 0}

@@ -243,3 +243,18 @@ def test_cost_grows_with_what_trains(
         training_flops(calls, trains, as_in_paper) for trains in ([], fewer, more, params)
     )
     assert none <= some <= many <= every <= 3 * none
+
+
+def test_a_copy_of_the_input_is_the_input():
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.transpose(1, 2).contiguous())
+
+    model = Patches()
+    calls = trace(model, torch.zeros(1, 8, 5))
+    assert training_flops(calls, list(model.parameters())) == 3 * 2 * forward_macs(calls)
+    assert training_flops(calls, []) == 2 * forward_macs(calls)

@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from scripted import Scripted
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
@@ -134,6 +135,12 @@ def run_frozen_batch_norm(rank: int) -> dict[str, Any]:
     return {"statistics": statistics}
 
 
+def reduce_with_state(
+    state: PowerSGDState, bucket: dist.GradBucket
+) -> torch.futures.Future[Tensor]:
+    return allreduce_hook(state.process_group, bucket)
+
+
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
@@ -193,8 +200,27 @@ def test_only_the_gradients_of_what_trains_are_sent(results: list[dict[str, Any]
 
 
 def test_frozen_batch_norm_stands_still_on_every_process(results: list[dict[str, Any]]):
-    """Process 1 takes over process 0's statistics once more, as DDP does at every forward pass."""
+    """With process 0's statistics, which DDP would have given the others a step later."""
     first, second = (result["batch norm"]["statistics"] for result in results)
     frozen = first[3][0]
-    assert all(torch.equal(mean, frozen) for mean, _ in first[3:] + second[4:])
+    assert all(torch.equal(mean, frozen) for mean, _ in first[3:] + second[3:])
     assert not any(torch.equal(first[step][1], first[step + 1][1]) for step in range(STEPS - 1))
+
+
+def test_power_sgd_forgets_what_it_remembers_by_bucket():
+    """The buckets are others after a freeze. Over gloo PowerSGD waits for itself, for ever."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = build()
+        ddp = DistributedDataParallel(model)
+        state = PowerSGDState(None)
+        ddp.register_comm_hook(state, reduce_with_state)
+        freezer = Freezer(ddp, SGD(model.parameters(), lr=0.1), Scripted({0: ["0"]}))
+        memories = (state.error_dict, state.p_memory_dict, state.q_memory_dict)
+        for memory in memories:
+            memory[0] = torch.zeros(3)
+        freezer.step()
+        assert memories == ({}, {}, {})
+        assert [hook_state for _, hook_state in ddp._comm_hooks] == [state]
+    finally:
+        dist.destroy_process_group()

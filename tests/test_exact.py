@@ -10,7 +10,8 @@ import torch
 from architectures import ARCHITECTURES, Architecture, loss_of
 from scripted import Scripted, freeze_by_hand
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from smartfrz import Freezer, Layer, find_layers
 
@@ -200,3 +201,53 @@ def test_spectral_norm_of_a_frozen_layer_stands_still():
         model(torch.randn(8, 3)).square().mean().backward()
         optimizer.step()
     assert torch.equal(spectral.weight, before)
+
+
+def test_the_older_spectral_norm_of_a_frozen_layer_stands_still():
+    spectral = nn.utils.spectral_norm(nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(3, 4), spectral, nn.Linear(4, 2))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["1"]}))
+    model(torch.randn(8, 3)).square().mean().backward()
+    freezer.step()
+    model.eval()(torch.randn(8, 3))
+    before = spectral.weight.clone()
+    for _ in range(5):
+        model.train()
+        model(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(spectral.weight, before)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_frozen_embedding_with_a_largest_norm_stands_still(kind):
+    embedding = kind(10, 4, max_norm=0.5)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.LazyLinear(2))
+    words = torch.arange(6).view(2, 3)
+    model(words)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["0"]}), find_layers(model, words))
+    model(words).square().mean().backward()
+    freezer.step()
+    before = embedding.weight.clone()
+    assert before.norm(dim=1).max() <= 0.5 + 1e-6
+    model(torch.arange(4, 10).view(2, 3))
+    assert torch.equal(embedding.weight, before)
+
+
+def test_frozen_statistics_outlive_update_bn():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["0"]}))
+    model(torch.randn(8, 3)).square().mean().backward()
+    freezer.step()
+    before = model[1].running_mean.clone()
+    averaged = AveragedModel(model)
+    update_bn([torch.randn(8, 3) for _ in range(3)], averaged)
+    assert torch.equal(averaged.module[1].running_mean, before)
+
+
+def test_an_optimizer_that_would_move_frozen_weights_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="LBFGS takes steps along old directions"):
+        Freezer(model, LBFGS(model.parameters()))

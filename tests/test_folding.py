@@ -160,6 +160,34 @@ def test_an_output_that_goes_elsewhere_too_is_not_folded():
     assert torch.equal(model(x), stock)
 
 
+def test_an_output_that_is_returned_too_is_not_folded():
+    class Returning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            between = self.conv(x)
+            return {"before": between, "after": self.norm(between)}
+
+    model, x = with_statistics(Returning()).eval().requires_grad_(False), torch.randn(2, 3, 4, 4)
+    stock = model(x)
+    fold_batch_norms(model, x)
+    for name, output in model(x).items():
+        assert torch.equal(output, stock[name])
+
+
+def test_a_convolution_in_half_precision_with_a_norm_in_full():
+    convolution, norm = nn.Conv2d(3, 4, 1).bfloat16(), nn.BatchNorm2d(4)
+    model = with_statistics(nn.Sequential(convolution, norm)).eval().requires_grad_(False)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
+    stock = model(x)
+    fold_batch_norms(model, x)
+    output = model(x)
+    assert output.dtype == stock.dtype
+    torch.testing.assert_close(output, stock, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_hook_sees_what_is_between(where):
     model, x = frozen_pair(), torch.randn(2, 3, 5, 5)

@@ -1,12 +1,15 @@
 """What the freezer asks of a policy, and what it makes of the answer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 from scripted import Scripted
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD
 
+from baselines.freezeout import FreezeOut, param_groups
 from smartfrz import Freezer, Layer, find_layers
 
 
@@ -72,3 +75,38 @@ def test_layers_that_leave_nothing_to_train_are_refused():
         Freezer(model, optimizer, layers=layers)
     freezer = Freezer(model, optimizer, Scripted({0: ["0", "2"]}), layers[:2])
     assert len(freezer.step()) == 2
+
+
+def test_the_state_of_another_policy_is_refused_before_anything_freezes():
+    def freezer_with(policy) -> Freezer:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        return Freezer(model, SGD(model.parameters(), lr=0.1), policy)
+
+    scripted = freezer_with(Scripted({0: ["0"]}))
+    scripted.step()
+    other = freezer_with(None)
+    with pytest.raises(ValueError, match="of Scripted, the policy is NoneType"):
+        other.load_state_dict(scripted.state_dict())
+    assert other.frozen == {} and all(p.requires_grad for p in other.model.parameters())
+
+
+def test_of_several_heads_all_can_be_marked():
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.main, self.aux = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.main(self.body(x)), self.aux(self.body(x))
+
+    model = TwoHeads()
+    found = find_layers(model, torch.zeros(1, 3))
+    assert [layer.name for layer in found if layer.is_head] == ["aux"]
+    layers = [replace(each, is_head=each.is_head or each.name == "main") for each in found]
+    optimizer = SGD(param_groups(model, layers), lr=0.1)
+    freezer = Freezer(model, optimizer, FreezeOut(optimizer, total_steps=10), layers)
+    for _ in range(10):
+        model(torch.ones(1, 3))[0].sum().backward()
+        freezer.step()
+        optimizer.step()
+    assert list(freezer.frozen) == ["body"]

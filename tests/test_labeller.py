@@ -238,6 +238,12 @@ def test_one_label_alone_teaches_nothing(cka):
 
 def test_the_first_record_is_no_example():
     """It alone is not stable here, so that all that is left has one label."""
-    cka = torch.tensor([[0.0], [0.5], [0.5]])
+    cka = torch.tensor([[0.0], [0.5], [0.5], [0.5]])
     with pytest.raises(ValueError, match="all records have the same label"):
+        train_predictor(new_predictor(), [history_of(torch.randn(4, 1, 16), cka)], 0.1, steps=1)
+
+
+def test_a_history_has_to_be_long_enough_to_be_thinned_out():
+    cka = torch.tensor([[0.0], [0.1], [0.5]])
+    with pytest.raises(ValueError, match="less than 4 records"):
         train_predictor(new_predictor(), [history_of(torch.randn(3, 1, 16), cka)], 0.1, steps=1)

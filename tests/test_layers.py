@@ -334,3 +334,14 @@ def test_a_model_with_nothing_to_train_is_refused():
 def test_compiled_models_have_the_names_of_the_model_inside():
     compiled = torch.compile(Backwards(), backend="eager")
     assert names(find_layers(compiled, torch.zeros(1, 3))) == ["first", "second", "head"]
+
+
+def test_parameters_in_one_memory_are_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    vector = nn.utils.parameters_to_vector(model.parameters())
+    nn.utils.vector_to_parameters(vector, model.parameters())
+    with pytest.raises(ValueError, match=r"'0' and '1' share their memory.*clone"):
+        find_layers(model)
+    for param in model.parameters():
+        param.data = param.data.clone()
+    assert [layer.name for layer in find_layers(model)] == ["0", "1"]

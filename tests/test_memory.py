@@ -325,3 +325,33 @@ def test_an_activation_that_is_overwritten_is_an_error_as_in_pytorch(train_next)
     activated.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         second(activated).sum().backward()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1)])
+def test_a_residual_is_added_in_place_where_pytorch_allows_it(activation):
+    """It does for LeakyReLU, in blocks of Darknet; the output of a ReLU it needs itself."""
+    first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+    x, residual = torch.randn(1, 3, 4, 4), torch.randn(1, 4, 4, 4)
+
+    def gradient() -> Tensor:
+        activated = activation(first(x))
+        activated += residual
+        return torch.autograd.grad(second(activated).square().sum(), first.weight)[0]
+
+    if isinstance(activation, nn.ReLU):
+        with pytest.raises(RuntimeError):
+            gradient()
+        return
+    stock = gradient()
+    save_memory(nn.ModuleList([first, activation, second]))
+    torch.testing.assert_close(gradient(), stock)
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"), [(nn.MaxPool2d(2), (1, 300, 300)), (nn.MaxPool1d(2), (1, 70_000))]
+)
+def test_max_pooling_without_a_batch(pool, shape):
+    x = torch.randn(shape, requires_grad=True)
+    (stock,) = torch.autograd.grad(pool(x).square().sum(), x)
+    save_memory(pool)
+    assert torch.equal(torch.autograd.grad(pool(x).square().sum(), x)[0], stock)

@@ -121,5 +121,6 @@ def test_full_training_has_a_state_too():
     freezer = Freezer(model, SGD(model.parameters(), lr=0.1))
     train(model, freezer.optimizer, freezer, range(3))
     assert freezer.frozen == {}
-    assert freezer.state_dict() == {"step": 3, "frozen": {}, "policy": {}}
+    empty = {"frozen": {}, "policy": {}, "decided_by": "NoneType"}
+    assert freezer.state_dict() == {"step": 3, **empty}
     freezer.load_state_dict(freezer.state_dict())
