@@ -78,7 +78,7 @@ def _counted(finished: pd.DataFrame) -> str:
     cheap = [
         name
         for name, of in own.items()
-        if of["difference"].mean() >= -LOSS and of["compute_ratio"].mean() <= COMPUTE
+        if of["difference"].mean() >= -LOSS and _at_most(of["compute_ratio"], COMPUTE)[0]
     ]
     line = (
         f"- **Going by the means alone**, both of the first two are true of {_named(cheap)} of "
@@ -141,7 +141,8 @@ def _within(differences: pd.Series, bound: float) -> tuple[bool | None, str]:
 
 
 def _at_most(ratios: pd.Series, bound: float) -> tuple[bool | None, str]:
-    mean = ratios.mean()
+    """To the percent: a budget is met to the nearest step."""
+    mean = round(ratios.mean(), 2)
     return (None if math.isnan(mean) else bool(mean <= bound)), f"{mean:.2f}"
 
 
