@@ -18,7 +18,7 @@ _PICTURE = re.compile(r'<img src="([^"]+)"')
 
 _TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 0 auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 0 auto;
   padding: 1rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 3rem; border-top: 1px solid #ddd;
   padding-top: 1rem; }
