@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from smartfrz.distributed import world_size
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "processes": dist.get_world_size() if dist.is_initialized() else 1,
+        "processes": world_size(),
     }
 
 

@@ -24,7 +24,7 @@ from experiments.pretraining import load_pretrained
 from experiments.workload import load, make_batches
 from smartfrz import ComputeBudget, FeatureCache, Freezer, Gathered, find_layers, fold_batch_norms
 from smartfrz.cost import training_flops
-from smartfrz.distributed import gathered, unwrap
+from smartfrz.distributed import gathered, unwrap, world_size
 from smartfrz.tracing import Call, Inputs, call, trace
 
 
@@ -96,14 +96,9 @@ class Run:
         """Whether the run ends after so many steps."""
         return self.budget.is_spent if self.budget else step == self.total_steps
 
-    @property
-    def processes(self) -> int:
-        """How many of them share the work."""
-        return dist.get_world_size() if dist.is_initialized() else 1
-
     def mean_over_processes(self, values: list[Tensor]) -> float:
         """The mean of scalar tensors, over all processes."""
-        mean = torch.stack(values).mean() / self.processes
+        mean = torch.stack(values).mean() / world_size()
         if dist.is_initialized():
             dist.all_reduce(mean)
         return mean.item()
@@ -147,8 +142,8 @@ class Run:
 
 def prepare(config: RunConfig) -> Run:
     """Builds everything from the config; the outcome depends on nothing else."""
-    device, rank, world_size = device_and_rank()
-    batches = make_batches(config, device, rank, world_size)
+    device, rank, processes = device_and_rank()
+    batches = make_batches(config, device, rank, processes)
     torch.manual_seed(config.seed)
     model = build_model(config.model, load(config).num_classes, config.image_size)
     example = batches.example()
@@ -162,7 +157,7 @@ def prepare(config: RunConfig) -> Run:
     optimizer = make_optimizer(config, model, layers)
     fold_batch_norms(model, example)
     wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-    if world_size > 1:
+    if processes > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
     policy = make_policy(config, wrapped, optimizer, batches, total_steps)
     if config.compile and policy is not None:
@@ -209,7 +204,7 @@ def make_scheduler(
 
 def device_and_rank() -> tuple[torch.device, int, int]:
     """This process's device, its rank, and how many processes there are."""
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank = dist.get_rank() if dist.is_initialized() else 0
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), rank, world_size
-    return torch.device("cpu"), rank, world_size
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), rank, world_size()
+    return torch.device("cpu"), rank, world_size()

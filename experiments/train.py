@@ -19,7 +19,7 @@ from experiments.machine import peak_memory, reset_peak_memory
 from experiments.paths import cache_folder
 from experiments.scoring import metrics_of, score
 from experiments.setup import Run, prepare
-from smartfrz.distributed import gathered
+from smartfrz.distributed import gathered, world_size
 from smartfrz.tracing import call
 
 OnStep = Callable[[Run, "Curves"], None]
@@ -83,7 +83,7 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
         return run, Curves()
     try:
         begun_by = len(saved["run"]["rngs"])
-        if begun_by == run.processes:
+        if begun_by == world_size():
             run.load_state_dict(saved["run"])
             return run, Curves(**saved["curves"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -91,7 +91,7 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
         return prepare(config), Curves()
     raise ValueError(
         f"{config.cell} was begun by {begun_by} processes, and would end otherwise with "
-        f"{run.processes}: go on with GPUS={begun_by}, or delete {checkpoint}."
+        f"{world_size()}: go on with GPUS={begun_by}, or delete {checkpoint}."
     )
 
 

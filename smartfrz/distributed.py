@@ -33,7 +33,12 @@ def is_compiled(model: nn.Module) -> bool:
 
 def is_distributed() -> bool:
     """Whether several processes train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return world_size() > 1
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def agree(names: list[str]) -> list[str]:
@@ -47,7 +52,7 @@ def gathered(value: T) -> list[T]:
     """What each process has, by rank. A collective call."""
     if not is_distributed():
         return [value]
-    found: list[Any] = [None] * dist.get_world_size()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
 
