@@ -1,107 +1,21 @@
-"""The table command, from a spec to the drawn table, and what it says to a user's mistakes."""
+"""The table command, from a spec to the drawn table."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from digits import save_random_predictor
-from disk import files_at_most
+from table_folder import METHODS, files_in, run_table, use, write_spec
 
-from experiments import plan as planning
 from experiments.results import read_csv, read_run
 from scripts import table
-from scripts.cli import run_command
 
-METHODS = ["full", "smartfrz", "autofreeze", "linear"]
 DRAWN = {
     *("runs.csv", "claims.md", "table.csv", "table.md", "table.tex"),
     *("accuracy_against_compute.png", "accuracy_against_compute.pdf"),
     *("layers_frozen_over_time.png", "layers_frozen_over_time.pdf"),
 }
-SPEC = """
-title = "Some digits."
-methods = {methods}
-
-[options.linear]
-match = "smartfrz"
-
-[options.smartfrz]
-predictor = "{predictor}"
-records_per_epoch = 2
-records_per_decision = 1
-threshold = 0.87
-
-[scales.demo]
-models = ["residual", "plain"]
-datasets = ["digits[5:10]"]
-seeds = [0]
-
-[scales.demo.run]
-epochs = 6
-lr = {lr}
-image_size = 16
-augment = false
-pretraining = {{ dataset = "digits[0:5]", epochs = 1, lr = 0.05 }}
-"""
-
-CONTROLS = """
-title = "Rows to add."
-methods = ["shorter", "displacement"]
-scales_of = "table2"
-options.shorter.match = "smartfrz idle"
-options.displacement = { records_per_epoch = 4, threshold = 0.01 }
-"""
-BUDGET = """
-title = "More rows to add."
-methods = ["smartfrz 60%"]
-scales_of = "table2"
-fields."smartfrz 60%".budget = 0.6
-"""
-
-
-def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
-    """A table2 of our own, with a predictor of random weights."""
-    if predictor is None:
-        save_random_predictor(folder / "predictor")
-        predictor = folder / "predictor"
-    (folder / "specs").mkdir(parents=True, exist_ok=True)
-    text = SPEC.format(methods=json.dumps(methods), lr=lr, predictor=predictor)
-    (folder / "specs" / "table2.toml").write_text(text)
-    (folder / "specs" / "controls.toml").write_text(CONTROLS)
-    (folder / "specs" / "budget.toml").write_text(BUDGET)
-
-
-def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Makes the command take specs, cache and results from this folder."""
-    patch.setattr(planning, "SPECS", folder / "specs")
-    patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
-    patch.chdir(folder)
-    patch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
-    patch.setitem(sys.modules, "wandb", None)  # importing it fails
-    planning.fingerprint.cache_clear()
-
-
-def run_table(patch: pytest.MonkeyPatch, *arguments: str, name: str = "table2") -> int:
-    """The command's exit code."""
-    patch.setattr(sys, "argv", ["table", name, "--scale", "demo", *arguments])
-    try:
-        run_command(table.main)
-    except SystemExit as stopped:
-        assert isinstance(stopped.code, int)
-        return stopped.code
-    return 0
-
-
-def files_in(folder: Path) -> dict[str, int]:
-    """All files, and when they were last written."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -333,92 +247,3 @@ def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     assert text.count("not run (0/1)") == 4
     runs = recorded_runs(tmp_path)
     assert {runs[method]["final_accuracy"] for method in ("full", "smartfrz")} == {None}
-
-
-@pytest.mark.parametrize("for_what", ["checkpoint", "run file"])
-def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(
-    empty, monkeypatch, capsys, for_what
-):
-    if for_what == "run file":
-        monkeypatch.setattr("experiments.train.save_checkpoint", lambda state, path: None)
-        monkeypatch.setattr("experiments.execute.save_weights", lambda *_: None)
-    with files_at_most(1000):
-        assert run_table(monkeypatch, "--models", "residual") == 2
-    *_, bar, error = capsys.readouterr().err.splitlines()
-    assert "left" in bar
-    assert error.startswith("error: ") and "File too large" in error
-    assert files_in(empty / "cache") == files_in(empty / "results") == {}
-
-
-def damage_predictor(folder: Path, how: str) -> None:
-    weights = folder / "predictor" / "model.safetensors"
-    if how == "missing":
-        weights.unlink()
-    elif how == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    else:
-        config = folder / "predictor" / "config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden": 128}))
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated", "wrong shape"])
-def test_a_bad_predictor_gets_a_sentence(empty, monkeypatch, capsys, how):
-    damage_predictor(empty, how)
-    assert run_table(monkeypatch) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: ") and str(empty / "predictor") in said
-    assert not (empty / "results").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["--scale", "small"], ["'small'", "demo"]),
-        (["--models", "residual", "resnet51"], ["'resnet51'", "plain, residual"]),
-        (["--datasets", "digits"], ["'digits'", "digits[5:10]"]),
-        (["--scale", "huge"], ["'huge'", "demo"]),
-        (["--epochs", "3"], ["--epochs"]),
-    ],
-)
-def test_a_mistake_on_the_command_line_gets_a_sentence(
-    empty, monkeypatch, capsys, arguments, names
-):
-    assert run_table(monkeypatch, *arguments) == 2
-    said = capsys.readouterr().err
-    assert all(name in said.splitlines()[-1] for name in names)
-    assert "Traceback" not in said
-    assert not (empty / "results").exists()
-
-
-def test_a_mistake_in_the_spec_gets_a_sentence(empty, monkeypatch, capsys):
-    spec = empty / "specs" / "table2.toml"
-    spec.write_text(spec.read_text() + "epoch = 3\n")
-    assert run_table(monkeypatch) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "epoch" in said and "epochs" in said
-
-
-def test_an_interrupt_says_how_to_go_on(empty, monkeypatch, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(table, "execute", interrupt)
-    assert run_table(monkeypatch) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
-
-
-def test_an_unknown_table_gets_a_sentence_from_the_real_command(tmp_path):
-    command = [sys.executable, "-m", "scripts.table", "table99"]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [*command, "--results", str(tmp_path / "results")],
-        cwd=root,
-        env=os.environ | {"SMARTFRZ_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    (said,) = done.stderr.splitlines()
-    assert said.startswith("error: There is no table 'table99': choose from ")
-    assert "table2" in said
-    assert list(tmp_path.iterdir()) == []
