@@ -22,7 +22,7 @@ def training_flops(
     weight gradient, and below the first layer that trains there is no backward pass. The gradient
     of the network's input, which autograd skips, is counted while the first layer trains, so that
     full training is 3 x forward, the usual convention. Products are convolutions, matrix products
-    and attention, also in linear layers; the fused kernels of recurrent layers are not seen.
+    and attention, also those in linear and recurrent layers.
 
     Args:
         calls: from :func:`smartfrz.tracing.trace`; the batch size that was traced is counted.

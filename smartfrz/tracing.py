@@ -147,6 +147,7 @@ def storage_of(tensor: Tensor) -> int:
 
 
 _ATTENTION = "_scaled_dot_product"
+_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # elsewhere recurrent layers are matrix products
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 
 
@@ -171,6 +172,10 @@ def _products(
             Product(scores, (sources[0], sources[1])),
             Product(mixed, (probabilities, sources[2])),
         )
+    if name in _RECURRENT:
+        matrices = [w for w in tree_leaves(args[1:3]) if isinstance(w, Tensor) and w.ndim == 2]
+        macs = args[0].shape[:-1].numel() * sum(w.numel() for w in matrices)
+        return (Product(macs, (sources[0], sources[1] + sources[2])),)
     if any(norm in name for norm in _NORMS):
         weights = tuple(s for each in sources[1:] for s in each if isinstance(s, nn.Parameter))
         return (Product(2 * first.numel(), (sources[0], weights), is_norm=True),)

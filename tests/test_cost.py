@@ -171,6 +171,22 @@ def test_convolutions(convolution: nn.Module, shape: tuple[int, ...], macs: int)
     assert cost(convolution, x, [convolution]) == 3 * macs
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers(layer: type[nn.RNNBase], device: str):
+    """Two layers in both directions: every matrix is multiplied at each of the seven places."""
+    recurrent = layer(5, 4, num_layers=2, bidirectional=True, batch_first=True, device=device)
+    calls = trace(recurrent, torch.zeros(3, 7, 5, device=device))
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[layer]
+    forward = 3 * 7 * gates * 4 * 2 * ((5 + 4) + (8 + 4))
+    assert forward_macs(calls) == forward
+    assert training_flops(calls, []) == 2 * forward
+    # The first hidden state is a constant, through which no gradient goes.
+    of_the_start = 3 * gates * 4 * 2 * 2 * 4
+    full = training_flops(calls, list(recurrent.parameters()))
+    assert 2 * (3 * forward - of_the_start) <= full <= 2 * 3 * forward
+
+
 @pytest.mark.parametrize(
     ("norm", "shape"),
     [
