@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.majority import not_learned
 from experiments.markup import escape_markdown, markdown
 from experiments.names import display_name
 from experiments.results import read_csv
@@ -60,4 +61,5 @@ def _caption(folders: list[Path]) -> str:
         f"machine {' and '.join(distinct(runs['machine']))}; torch "
         f"{' and '.join(distinct(runs['torch']))}; command "
         f"{' and '.join(distinct(runs['command']))}; commits in each table's own caption."
+        f"{not_learned(runs)}"
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from experiments.majority import not_learned
 from experiments.markup import BLANK, escape_latex, escape_markdown, latex, markdown, text
 from experiments.names import display_name
 
@@ -109,7 +110,7 @@ def caption(frame: pd.DataFrame, title: str) -> str:
         f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
         f"compute (mean) beside full training of the same seed, time on the same machine."
         f"{_other_metrics(frame)} Measured: {provenance}.{_mixed(facts['commit'])}"
-        f"{_other_weights(frame)}"
+        f"{_other_weights(frame)}{not_learned(frame)}"
     )
 
 

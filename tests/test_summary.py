@@ -8,9 +8,11 @@ from experiments.summary import summary
 
 COLUMNS = "model,dataset,method,accuracy_mean,accuracy_std,n,planned,diverged,edited"
 COLUMNS += ",difference_mean,difference_std,compute_ratio"
-RUNS = (
-    "seed,machine,torch,command\n0,a CPU,2.14,make table3 SCALE=small\n1,a CPU,2.14,make table1\n"
-)
+RUNS = """\
+method,dataset,status,final_accuracy,seed,machine,torch,command
+full,mrpc,finished,0.6,0,a CPU,2.14,make table3 SCALE=small
+full,sst2,finished,0.7,1,a CPU,2.14,make table1
+"""
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def test_a_workload_is_a_row(results: Path) -> None:
     )
     assert "seeds 0, 1." in caption
     assert "machine a CPU; torch 2.14; command make table1 and make table3 SCALE=small;" in caption
+    assert caption.endswith("MRPC is not learned: always giving the same answer is right in 68.4%.")
 
 
 def test_without_results_it_says_so(tmp_path: Path) -> None:
