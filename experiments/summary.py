@@ -36,7 +36,8 @@ def _rows(folder: Path, start: str) -> list[list[str]]:
         methods = of.set_index("method", drop=False)
         if methods["n"]["full"]:
             name = f"{display_name(str(model))} on {display_name(str(dataset))}{start}"
-            others = (_cell(methods.loc[m]) if m in methods.index else "not run" for m in METHODS)
+            ran = set(of.loc[of["n"] > 0, "method"])
+            others = (_cell(methods.loc[m]) if m in ran else "not run" for m in METHODS)
             rows.append([escape_markdown(name), _full(methods.loc["full"]), *others])
     return rows
 

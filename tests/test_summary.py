@@ -39,7 +39,7 @@ def test_a_workload_is_a_row(results: Path) -> None:
     )
     assert row == (
         "| VGG11 on CIFAR-10, from scratch | 50.00 ± 1.00 (2/3) "
-        "| \N{MINUS SIGN}0.50 at 0.62 (2/3, diverged 1/2) | not run (0/3) "
+        "| \N{MINUS SIGN}0.50 at 0.62 (2/3, diverged 1/2) | not run "
         "| \N{EN DASH} at 0.75 | diverged 3/3 |"
     )
     assert "seeds 0, 1." in caption
