@@ -75,7 +75,7 @@ overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
-bench: $(addprefix bench-,step_time saved_activations bookkeeping communication whole_runs compiled_steps)  ## what freezing costs and saves, measured here
+bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps)  ## what freezing costs and saves, measured here
 
 report: setup  ## one page of all results, to open in a browser: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)

@@ -43,14 +43,15 @@ def present(
     """Measures, unless that is done, and shows and writes the table.
 
     Args:
-        name: of the result: its folder is ``results/bench-<name>``.
+        name: of the result: its folder is ``results/bench-<name>``, on a GPU with ``-gpu``.
         options: from :func:`parser`.
         measure: makes the frame.
         columns: its columns that are shown, and what they are called.
         title: a sentence on what is shown.
         draw: makes a figure of the frame, if it is worth one.
     """
-    folder = options.results / f"bench-{name}"
+    on_gpu = "-gpu" if torch.cuda.is_available() else ""
+    folder = options.results / f"bench-{name}{on_gpu}"
     inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
     command = (
         f"python -m benchmarks.{options.benchmark} --models {' '.join(options.models)} "

@@ -1,9 +1,11 @@
 """Step time against what is frozen, beside the ideal: ``python -m benchmarks.step_time``.
 
 The ideal is the forward pass without autograd plus the backward pass of what trains, each timed
-alone. Layers are frozen from the front, or scattered.
+alone. Layers are frozen from the front, or scattered. On a GPU, in large batches and in those of
+the paper.
 """
 
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,6 +21,9 @@ from smartfrz import fold_batch_norms, restore_memory, save_memory
 from smartfrz.forwards import without_rules
 
 FRACTIONS = (0.25, 0.5, 0.75)
+LARGE = 256
+"""A batch that fills a large GPU; one of 32 images leaves it waiting for kernels."""
+
 COLUMNS = {
     "model": "Model",
     "layout": "Frozen",
@@ -35,25 +40,28 @@ COLUMNS = {
 def main() -> None:
     """Reads the command line and measures."""
     options = parser("step_time", __doc__).parse_args()
-    present(
-        "step_time",
-        options,
-        lambda: measure(options.models, options.repeats),
-        COLUMNS,
+    title = (
         "Time of a training step with part of the network frozen (the optimizer's left out); ours: "
-        "with fold_batch_norms, and with save_memory as well.",
-        time_against_compute,
+        "with fold_batch_norms, and with save_memory as well."
     )
+    if not torch.cuda.is_available():
+        cases = {"step_time": (32, title)}
+    else:
+        large, small = f"{title} Batches of {LARGE}.", f"{title} Batches of 32, as in the paper."
+        cases = {"step_time": (LARGE, large), "small_steps": (32, small)}
+    for name, (batch_size, caption) in cases.items():
+        measured = partial(measure, options.models, options.repeats, batch_size)
+        present(name, options, measured, COLUMNS, caption, time_against_compute)
 
 
-def measure(models: list[str], repeats: int) -> pd.DataFrame:
+def measure(models: list[str], repeats: int, gpu_batch_size: int = 32) -> pd.DataFrame:
     """A row for each network, layout and frozen fraction."""
     cases = [(model, layout, part) for model in models for layout in LAYOUTS for part in FRACTIONS]
     rows = []
     workload = None
     for model, layout, fraction in tqdm(cases, desc="step time"):
         if workload is None or workload.name != model:
-            workload = as_in_table_2(model)
+            workload = as_in_table_2(model, gpu_batch_size)
             fold_batch_norms(workload.model, workload.inputs)
         case = {"model": model, "layout": layout, "fraction": fraction}
         rows.append({**case, **step_times(workload, layout, fraction, repeats)})

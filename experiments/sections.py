@@ -47,4 +47,10 @@ SECTIONS = (
     Section("Bookkeeping", "bench-bookkeeping", "make bench", False),
     Section("Bookkeeping, nothing to decide", "bench-idle_steps", "make bench", False),
     Section("Communication", "bench-communication", "make bench", False),
+    Section("Step time on a GPU", "bench-step_time-gpu", "make bench", False),
+    Section("Step time on a GPU, small batches", "bench-small_steps-gpu", "make bench", False),
+    Section("Peak memory on a GPU", "bench-peak_memory-gpu", "make bench", False),
+    Section("Compiled steps on a GPU", "bench-compiled_steps-gpu", "make bench", False),
+    Section("Bookkeeping on a GPU", "bench-bookkeeping-gpu", "make bench", False),
+    Section("Bookkeeping on a GPU, nothing to decide", "bench-idle_steps-gpu", "make bench", False),
 )

@@ -12,6 +12,7 @@ from benchmarks import (
     bookkeeping,
     communication,
     compiled_steps,
+    peak_memory,
     saved_activations,
     step_time,
     whole_runs,
@@ -71,6 +72,30 @@ def test_saved_activations_are_fewer_with_ours(monkeypatch):
     assert (frame["ours"] < frame["stock"]).all()
     assert (frame["stock"] <= frame["full"]).all()
     assert frame["memsave"].isna().all()
+
+
+def test_peaks_are_of_steps_without_and_with_ours(workload, monkeypatch):
+    """On the CPU with what the forward pass keeps in place of the allocator's peak."""
+    kept = partial(saved_activations.kept, workload, workload.model)
+    monkeypatch.setattr(peak_memory, "step_gib", lambda workload: kept())
+    row = peak_memory.peaks(workload, "scattered", 0.5)
+    assert row["ours"] < row["stock"] < row["full"]
+    assert row["stock_over_full"] == row["stock"] / row["full"]
+    assert set(peak_memory.COLUMNS) - {"model", "layout", "fraction"} <= row.keys()
+
+
+def test_peak_memory_says_that_it_needs_a_gpu(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["peak_memory", "--results", str(tmp_path)])
+    peak_memory.main()
+    assert "needs a GPU" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_the_peak_falls_with_what_is_frozen():
+    (_, row, *_) = peak_memory.measure(["vgg11"]).to_dict("records")
+    assert row["ours"] <= row["stock"] < row["full"]
 
 
 @pytest.mark.parametrize("method", bookkeeping.METHODS)
