@@ -1,4 +1,4 @@
-"""Below the first layer that trains, a convolution and its batch norm are one convolution."""
+"""A frozen convolution and its frozen batch norm are one convolution."""
 
 import weakref
 from collections.abc import Iterator
@@ -17,15 +17,14 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> None:
-    """Folds frozen batch norms into frozen convolutions where no gradient passes.
+    """Folds frozen batch norms into frozen convolutions.
 
-    That is so below the first layer that trains, and wherever autograd is off. The outputs are
-    those of the two modules but for rounding. Parameters, buffers and names stay as they are, and
-    if they change, so does what is folded; but not if they are changed through ``.data``, which
-    nobody can notice: fold again then. Where a hook wants to see what is between the two, and
-    in compiled code, nothing is folded. What is frozen or thawed later needs no further call. The
-    folded weights are kept beside the others, which costs the memory of a copy of them.
-    Undone by :func:`unfold_batch_norms`.
+    The outputs, and the gradients that pass, are those of the two modules but for rounding.
+    Parameters, buffers and names stay as they are, and if they change, so does what is folded; but
+    not if they are changed through ``.data``, which nobody can notice: fold again then. Where a
+    hook may want to see what is between the two, and in compiled code, nothing is folded. What is
+    frozen or thawed later needs no further call. The folded weights are kept beside the others,
+    which costs the memory of a copy of them. Undone by :func:`unfold_batch_norms`.
 
     Args:
         model: any model; a DDP or ``torch.compile`` wrapper is looked through.
@@ -44,8 +43,10 @@ def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> 
             calls = trace(model, example_inputs)
     for convolution, norm in _pairs(model, calls):
         pair = _Pair(convolution, norm)
-        add_rule(convolution, pair.convolve)
-        add_rule(norm, pair.pass_on)
+        # Within what decides what is kept of the two for the backward pass.
+        add_rule(convolution, pair.convolve, rank=2)
+        # Before anything else may normalise once more.
+        add_rule(norm, pair.pass_on, rank=0)
 
 
 def unfold_batch_norms(model: nn.Module) -> None:
@@ -68,10 +69,9 @@ class _Pair:
 
     def convolve(self, module: nn.Module, x: Tensor, stock: Stock) -> Tensor | None:
         """Both in one."""
-        if (x.requires_grad and torch.is_grad_enabled()) or not self._is_frozen():
+        if not self._is_frozen():
             return None
-        with torch.no_grad():
-            output = self.convolution._conv_forward(x, *self._weights(x.device.type))
+        output = self.convolution._conv_forward(x, *self._weights(x.device.type))
         self._output = weakref.ref(output)
         return output
 
@@ -84,8 +84,17 @@ class _Pair:
         return not (
             self.norm.training
             or any(param is not None and param.requires_grad for param in params)
-            or self.convolution._forward_hooks
-            or self.norm._forward_pre_hooks
+            or self._has_hooks()
+        )
+
+    def _has_hooks(self) -> bool:
+        """Whether anybody may see, or replace, what is between the two, or its gradient."""
+        convolution, norm = self.convolution, self.norm
+        return bool(
+            convolution._forward_hooks
+            or norm._forward_pre_hooks
+            or any(each._backward_hooks or each._backward_pre_hooks for each in (convolution, norm))
+            or nn.modules.module._has_any_global_hook()
         )
 
     def _weights(self, device: str) -> tuple[Tensor, Tensor]:

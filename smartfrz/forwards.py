@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Stock = Callable[[], Any]
-"""The module's own forward pass, of the arguments at hand."""
+"""The forward pass of the arguments at hand by the rules that come later, or the module's own."""
 
 Rule = Callable[[nn.Module, Tensor, Stock], Any]
 """Maps a module, its input and its own forward pass to the output; ``None`` where it has no say."""
@@ -17,25 +17,21 @@ Rule = Callable[[nn.Module, Tensor, Stock], Any]
 _is_aside = False
 
 
-def add_rule(module: nn.Module, rule: Rule) -> None:
-    """Lets a rule compute a module, before those that it has; a rule is there once.
+def add_rule(module: nn.Module, rule: Rule, rank: int) -> None:
+    """Lets a rule compute a module, after those of a lower rank; a rule is there once.
 
     The module stays the same object, and so do its parameters, buffers and hooks. Left alone is a
     module whose ``forward`` somebody else has replaced.
     """
     forward = vars(module).get("forward")
     if forward is None or _is_ours(forward):
-        others = [each for each in rules_of(module) if each != rule]
-        module.forward = partial(_forward, module, (rule, *others))  # type: ignore[method-assign]
+        _set_rules(module, {**_ranks(module), rule: rank})
 
 
 def remove_rule(module: nn.Module, rule: Rule) -> None:
     """Undoes :func:`add_rule`."""
-    others = tuple(each for each in rules_of(module) if each != rule)
-    if others:
-        module.forward = partial(_forward, module, others)  # type: ignore[method-assign]
-    elif rules_of(module):
-        del module.forward
+    if rule in rules_of(module):
+        _set_rules(module, {each: rank for each, rank in _ranks(module).items() if each != rule})
 
 
 @contextmanager
@@ -51,21 +47,37 @@ def without_rules() -> Iterator[None]:
 
 def rules_of(module: nn.Module) -> tuple[Rule, ...]:
     """The rules of a module."""
+    return tuple(_ranks(module))
+
+
+def _ranks(module: nn.Module) -> dict[Rule, int]:
     forward: Any = vars(module).get("forward")
-    return forward.args[1] if _is_ours(forward) else ()
+    return forward.args[1] if _is_ours(forward) else {}
+
+
+def _set_rules(module: nn.Module, ranks: dict[Rule, int]) -> None:
+    if ranks:
+        in_order = dict(sorted(ranks.items(), key=lambda item: item[1]))
+        module.forward = partial(_forward, module, in_order)  # type: ignore[method-assign]
+    else:
+        del module.forward
 
 
 def _is_ours(forward: Any) -> bool:
     return isinstance(forward, partial) and forward.func is _forward
 
 
-def _forward(module: nn.Module, rules: tuple[Rule, ...], *args: Any, **kwargs: Any) -> Any:
+def _forward(module: nn.Module, ranks: dict[Rule, int], *args: Any, **kwargs: Any) -> Any:
     stock = partial(type(module).forward, module, *args, **kwargs)
     x = args[0] if args else next(iter(kwargs.values()), None)
     if torch.compiler.is_compiling() or _is_aside or not isinstance(x, Tensor):
         return stock()
-    for rule in rules:
-        output = rule(module, x, stock)
+    return _by_rules(module, x, stock, tuple(ranks))
+
+
+def _by_rules(module: nn.Module, x: Tensor, stock: Stock, rules: tuple[Rule, ...]) -> Any:
+    for place, rule in enumerate(rules, 1):
+        output = rule(module, x, partial(_by_rules, module, x, stock, rules[place:]))
         if output is not None:
             return output
     return stock()

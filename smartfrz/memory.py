@@ -38,7 +38,7 @@ def save_memory(model: nn.Module) -> None:
     """
     for module in unwrap(model).modules():
         if type(module) in _RULE_OF:
-            add_rule(module, _keeping_less)
+            add_rule(module, _keeping_less, rank=1)
 
 
 def restore_memory(model: nn.Module) -> None:

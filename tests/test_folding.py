@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smartfrz import find_layers, fold_batch_norms, save_memory, unfold_batch_norms
+from smartfrz.activations import activation_bytes
 from smartfrz.folding import folded
 from smartfrz.tracing import trace
 
@@ -57,11 +58,12 @@ def frozen_pair() -> nn.Module:
     return model
 
 
+@pytest.mark.parametrize("frozen", ["front", "scattered"])
 @pytest.mark.parametrize("architecture", IMAGES.values(), ids=IMAGES.keys())
-def test_outputs_and_gradients_are_the_same(architecture: Architecture):
+def test_outputs_and_gradients_are_the_same(architecture: Architecture, frozen: str):
     model = with_statistics(architecture.build()).double()
     layers = find_layers(model)
-    freeze(layers[: len(layers) // 2])
+    freeze(layers[: len(layers) // 2] if frozen == "front" else layers[1:-1:2])
     inputs = architecture.inputs().double()
     twin = copy.deepcopy(model)
     for each in (model, twin):
@@ -98,7 +100,7 @@ def test_a_folded_convolution_is_both(convolution, affine):
     torch.testing.assert_close(convolution._conv_forward(x, weight, bias), expected)
 
 
-def test_norms_of_the_frozen_prefix_are_not_computed():
+def test_norms_of_frozen_layers_are_not_computed():
     torch.manual_seed(0)
     model = ARCHITECTURES["torchvision resnet"].build()
     layers, images = find_layers(model), torch.randn(2, 3, 32, 32)
@@ -108,9 +110,8 @@ def test_norms_of_the_frozen_prefix_are_not_computed():
     assert norms_computed(model, images) == len(with_norm)
     freeze(layers[:3])
     assert norms_computed(model, images) == len(with_norm) - 3
-    # Above a layer that trains, a gradient passes.
     freeze(layers[4:5])
-    assert norms_computed(model, images) == len(with_norm) - 3
+    assert norms_computed(model, images) == len(with_norm) - 4
     model.requires_grad_(False).eval()
     assert norms_computed(model, images) == 0
     unfold_batch_norms(model)
@@ -208,6 +209,53 @@ def test_a_trace_sees_the_model_as_it_is():
     fold_batch_norms(model, x)
     assert [call.name for call in trace(model, x)] == before
     assert len(find_layers(model.requires_grad_(True), x)) == 2
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    "register", ["register_full_backward_hook", "register_full_backward_pre_hook"]
+)
+def test_a_backward_hook_sees_what_is_between(register, which):
+    model, x = frozen_pair(), torch.randn(2, 3, 5, 5, requires_grad=True)
+    seen = []
+    getattr(model[which], register)(lambda module, *grads: seen.append(grads[-1][0].clone()))
+    model(x).sum().backward()
+    fold_batch_norms(model, x)
+    model(x).sum().backward()
+    assert len(seen) == 2 and torch.equal(*seen)
+
+
+def test_a_hook_on_all_modules_sees_what_is_between():
+    model, x = frozen_pair(), torch.randn(2, 3, 5, 5)
+    fold_batch_norms(model, x)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 1)
+    try:
+        assert norms_computed(model, x) == 1
+    finally:
+        handle.remove()
+    assert norms_computed(model, x) == 0
+
+
+@pytest.mark.parametrize("folded_first", [False, True])
+def test_between_layers_that_train_nothing_is_kept_with_save_memory(folded_first: bool):
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), *pair(), nn.Flatten()))
+    model[1:3].requires_grad_(False).eval()
+    x, twin = torch.randn(2, 3, 8, 8), copy.deepcopy(model)
+    if folded_first:
+        fold_batch_norms(model, x)
+    save_memory(model)
+    if not folded_first:
+        fold_batch_norms(model, x)
+    save_memory(twin)
+    assert norms_computed(model, x) == 0
+    kept, expected = (activation_bytes(lambda m=m: m(x), [*m.parameters()]) for m in (model, twin))
+    assert kept == expected
+    for each in (model, twin):
+        each(x).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
