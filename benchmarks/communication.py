@@ -64,7 +64,8 @@ def measure(models: list[str]) -> pd.DataFrame:
 
 
 def _count(rank: int, port: int, models: list[str], file: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= here
     dist.init_process_group("gloo", rank=rank, world_size=2)
     cases = [(model, layout, part) for model in models for layout in LAYOUTS for part in FRACTIONS]
     rows = [

@@ -4,6 +4,8 @@ Layers are frozen from the front, or scattered, as for step times. With weights 
 without an optimizer.
 """
 
+import gc
+
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -46,6 +48,7 @@ def measure(models: list[str]) -> pd.DataFrame:
     """A row for each network, layout and frozen fraction."""
     rows = []
     for model in tqdm(models, desc="peak memory"):
+        gc.collect()  # else the model before, with its cycles, would count too
         workload = as_in_table_2(model, LARGE)
         fold_batch_norms(workload.model, workload.inputs)
         for layout in LAYOUTS:

@@ -37,12 +37,13 @@ def decision_flops(predictor: AttentionPredictor, records_per_decision: int) -> 
         with the newest query alone, the only one that Eq. 2 uses; ``kept``: with keys and values
         kept, the records since the decision before; ``record`` and ``decide``: the parts of that.
     """
-    record = torch.zeros(1, predictor.size)
+    device = next(predictor.parameters()).device
+    record = torch.zeros(1, predictor.size, device=device)
     query, key, value = (
         2 * forward_macs(trace(mlp, record))
         for mlp in (predictor.mlp_q, predictor.mlp_k, predictor.mlp_v)
     )
-    classify = 2 * forward_macs(trace(predictor.mlp_z, torch.zeros(1, predictor.features)))
+    classify = 2 * forward_macs(trace(predictor.mlp_z, record.new_zeros(1, predictor.features)))
     attend = 2 * 2 * predictor.window * predictor.features  # Eqs. 2 and 3
     decide = query + attend + classify
     return {

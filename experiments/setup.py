@@ -1,5 +1,6 @@
 """All that a run needs before its first step: device, model, optimizer, freezer, batches."""
 
+import gc
 import math
 import os
 import time
@@ -143,6 +144,8 @@ class Run:
 def prepare(config: RunConfig) -> Run:
     """Builds everything from the config; the outcome depends on nothing else."""
     device, rank, processes = device_and_rank()
+    if device.type == "cuda":
+        gc.collect()  # the model of an earlier run, a cycle, would count in this one's memory
     batches = make_batches(config, device, rank, processes)
     torch.manual_seed(config.seed)
     model = build_model(config.model, load(config).num_classes, config.image_size)

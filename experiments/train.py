@@ -31,7 +31,8 @@ class Curves:
 
     ``accuracy``, the main metric whatever it is, ``loss`` and ``frozen_fraction`` have one entry
     per evaluation, at ``eval_steps``; ``scores`` are all metrics of the last one. Seconds are host
-    time; ``flops`` are of the whole run over all processes.
+    time, so that on a GPU ``overhead_seconds``, the freezer's, are longer by the wait for the
+    backward pass that it looks at; ``flops`` are of the whole run over all processes.
     """
 
     step: int = 0
@@ -78,7 +79,8 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
         ValueError: another number of processes began it, with which it would end otherwise.
     """
     run = prepare(config)
-    saved = load_checkpoint(checkpoint, run.device)
+    # On the CPU, where AdamW's step counts belong: on a GPU every step would wait for them.
+    saved = load_checkpoint(checkpoint, torch.device("cpu"))
     if saved is None:
         return run, Curves()
     try:

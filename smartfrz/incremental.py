@@ -69,6 +69,8 @@ class IncrementalPredictor:
     @torch.no_grad()
     def freeze_probability(self) -> Tensor:
         """The confidence that each of the layers last recorded can be frozen, in [0, 1]."""
+        # Weights on another device may have asked the same predictor since.
+        self._follow(self._newest.device)
         keys, values, attended, moved, broken = self._window.values()
         logits = self.predictor.decide(self._newest, keys, values, attended)
         return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))

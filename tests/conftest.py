@@ -1,11 +1,19 @@
-"""What every test starts from: one thread, the same random numbers, and an empty cache."""
+"""What every test starts from: one thread, the same random numbers, an empty cache, no GPU."""
 
+import os
 import shutil
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the tests that ask for a GPU see one: the others make their tensors on the CPU."""
+    asked = config.option.markexpr
+    if "gpu" not in asked or "not gpu" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

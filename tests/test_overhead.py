@@ -35,6 +35,8 @@ def test_flops_are_twice_the_products_of_the_matrices():
         "record": 2 * mlp,
         "decide": mlp + attend + classify,
     }
+    elsewhere = AttentionPredictor().to("meta")
+    assert decision_flops(elsewhere, records_per_decision=5) == flops
     assert flops["as_written"] / 1e9 == pytest.approx(0.062, abs=0.001)  # DESIGN, section 5
 
 

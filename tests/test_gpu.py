@@ -1,0 +1,89 @@
+"""On a GPU: runs of each kind, what they keep for the backward pass, what SmartFRZ costs."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from digits import ignore, save_random_predictor, tiny_run
+from torch import Tensor, nn
+
+from experiments.config import SmartFreezing
+from experiments.overhead import decision_flops, training_times
+from experiments.train import train
+from smartfrz import fold_batch_norms, save_memory
+from smartfrz.bits import Bits
+from smartfrz.predictor import AttentionPredictor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+METHODS = ["full", "linear", "autofreeze", "smartfrz", "displacement", "random", "simfreeze"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+def test_a_stopped_run_goes_on(method, amp, tmp_path):
+    options = save_random_predictor(tmp_path / "predictor") if method == "smartfrz" else {}
+    options |= {"match": ""} if method == "linear" else {}
+    config = tiny_run(method, amp=amp, options=options or None)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    epochs = iter([ignore, stop])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, ignore, lambda run, curves: next(epochs)())
+    run, curves = train(config, ignore, ignore)
+    assert all(param.is_cuda for param in run.model.parameters())
+    assert curves.step == 30 and len(curves.accuracy) == 3
+    assert curves.peak_memory_bytes > 0
+    assert method == "full" or run.freezer.frozen or method in ("simfreeze", "displacement")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool])
+def test_bits_are_those_of_the_cpu(dtype):
+    for size in (1, 8, 1001):
+        tensor = torch.randn(3, size)
+        tensor = tensor > 0 if dtype == torch.bool else tensor.to(dtype)
+        kept = Bits(tensor.cuda()).unpacked()
+        assert kept.dtype == dtype and torch.equal(kept.cpu(), Bits(tensor).unpacked())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2", "squeezenet1_1"])
+@pytest.mark.parametrize("amp", [False, True])
+def test_gradients_are_those_of_pytorch(name, amp):
+    model = torchvision.models.get_model(name, num_classes=4).cuda()
+    images = torch.randn(2, 3, 64, 64, device="cuda")
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for param in list(model.parameters())[3:-6:2]:
+        param.requires_grad_(False)
+    for norm in norms:
+        norm.train(norm.weight.requires_grad)
+    lean = copy.deepcopy(model)
+    fold_batch_norms(lean, images)
+    save_memory(lean)
+    expected, found = gradients(model, images, amp), gradients(lean, images, amp)
+    assert expected.keys() == found.keys()
+    for each, gradient in expected.items():
+        error = (found[each] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        assert error < (0.05 if amp else 1e-3), each
+
+
+def gradients(model: nn.Module, images: Tensor, amp: bool) -> dict[str, Tensor]:
+    """Of one step, with the same dropout every time."""
+    torch.manual_seed(1)
+    with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+        loss = model(images).float().square().mean()
+    loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_what_smartfrz_costs_is_measured():
+    predictor = AttentionPredictor(window=5)
+    flops = decision_flops(predictor, 1)
+    times = training_times(tiny_run("smartfrz", options=vars(SmartFreezing())), predictor, 2)
+    assert all(time > 0 for time in times.values())
+    assert decision_flops(predictor.cuda(), 1) == flops
