@@ -54,6 +54,8 @@ LOOKS = {
     "displacement": ("#CC79A7", "v"),
     "similarity": ("#56B4E9", "P"),
     "shorter": ("#D55E00", "X"),
+    "random": ("#999999", "h"),
+    "simfreeze": ("#F0E442", "p"),
 }
 _OTHER_COLOUR = "#F0E442"
 _MARKERS = "osD^vPXhd<>8"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 
+from experiments.config import METHODS as ALL_METHODS
 from experiments.figures import (
     LOOKS,
     accuracy_against_compute,
@@ -136,6 +137,12 @@ def test_a_method_looks_the_same_whatever_else_is_drawn(method):
         color, shape = LOOKS[method]
         assert same_color(mean.get_color(), color)
         assert mean.get_marker() == shape
+
+
+def test_every_method_has_a_colour_and_a_marker_of_its_own():
+    assert LOOKS.keys() == set(ALL_METHODS) - {"record"}
+    for kind in zip(*LOOKS.values(), strict=True):
+        assert len(set(kind)) == len(LOOKS)
 
 
 def test_variants_have_their_method_s_colour_and_markers_of_their_own():
