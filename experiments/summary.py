@@ -55,12 +55,14 @@ def _caption(folders: list[Path]) -> str:
     if not folders:
         return "Nothing has been run yet."
     runs = pd.concat([read_csv(folder / "runs.csv") for folder in folders])
+    commands = runs["command"].str.replace(r" (?:CONTROLS|BUDGET)=1", "", regex=True)
     return (
         "Accuracy of full training in percent (CoLA: Matthews correlation), and of the others the "
         "difference beside it, in points, at the part of its compute that they spend: means and "
         f"sample standard deviations over seeds {', '.join(distinct(runs['seed']))}. Measured: "
         f"machine {' and '.join(distinct(runs['machine']))}; torch "
         f"{' and '.join(distinct(runs['torch']))}; command "
-        f"{' and '.join(distinct(runs['command']))}; commits in each table's own caption."
+        f"{' and '.join(distinct(commands))}, for shorter training with CONTROLS=1; commits in "
+        "each table's own caption."
         f"{not_learned(runs)}"
     )

@@ -12,6 +12,7 @@ RUNS = """\
 method,dataset,status,final_accuracy,seed,machine,torch,command
 full,mrpc,finished,0.6,0,a CPU,2.14,make table3 SCALE=small
 full,sst2,finished,0.7,1,a CPU,2.14,make table1
+full,sst2,finished,0.7,1,a CPU,2.14,make table1 CONTROLS=1 BUDGET=1
 """
 
 
@@ -43,7 +44,7 @@ def test_a_workload_is_a_row(results: Path) -> None:
         "| \N{EN DASH} at 0.75 | diverged 3/3 |"
     )
     assert "seeds 0, 1." in caption
-    assert "machine a CPU; torch 2.14; command make table1 and make table3 SCALE=small;" in caption
+    assert "machine a CPU; torch 2.14; command make table1 and make table3 SCALE=small," in caption
     assert caption.endswith("MRPC is not learned: always giving the same answer is right in 68.4%.")
 
 
