@@ -44,7 +44,7 @@ lint: setup  ## style and types
 
 predictor: setup  ## records trainings and trains the predictor on them
 	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) $(DRY_RUN) \
-		--output $(if $(filter small,$(SCALE)),smartfrz/pretrained,$(RESULTS)/predictor-$(SCALE))
+		--output $(if $(filter small,$(SCALE)),smartfrz/predictor/pretrained,$(RESULTS)/predictor-$(SCALE))
 
 evidence: setup  ## who tells best which layers are done, in networks of a family new to them
 	$(BIN)/python -m scripts.evidence --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
@@ -61,16 +61,14 @@ unconverged: setup  ## the same where training ends long before it has converged
 thresholds: setup  ## a table of our own: how far to go, for SmartFRZ and the rule, on CIFAR-100
 	$(TABLE)
 
-fig3 fig4 fig5 attention: setup
+fig3 fig4 fig5 attention overhead: setup
 	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
 
 fig3:  ## are the 1,024 sampled weights like all of a layer's? Their gradients (Figure 3)
 fig4:  ## when each layer's CKA to the final model stabilises (Figure 4)
 fig5:  ## memory as layers freeze, and when they do (Figure 5)
-attention:  ## what the predictor attends to, in the trainings that are recorded
-
-overhead: setup  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
-	$(BIN)/python -m scripts.overhead --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
+attention:  ## what the predictor attends to, in the recorded runs
+overhead:  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*

@@ -51,12 +51,12 @@ class AutoFreeze:
     """Policy: freezes the front layers whose summed gradients changed least in norm.
 
     Gradients are summed element by element over an interval, and a layer's score is the norm of
-    the sum over all its parameters. From the second interval on, :func:`next_start` tells which
+    the sum over all its parameters. From the second interval on, `next_start` tells which
     layers freeze. The head takes no part.
 
     The norm is L1, as in AutoFreeze's own code; SmartFRZ (Section 4.2) speaks of L2: ``norm=2``.
 
-    The gradients are those that :meth:`layers_to_freeze` finds: with a ``GradScaler``, unscale them
+    The gradients are those that `layers_to_freeze` finds: with a ``GradScaler``, unscale them
     before. An overflow spoils the interval it falls in and the comparison with the next: neither
     freezes anything.
 
@@ -129,7 +129,7 @@ class AutoFreeze:
         return {"sums": {**self._restored_sums, **self._sums}, "scores": dict(self._scores)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self._sums = {}
         self._restored_sums = dict(state["sums"])
         self._scores = dict(state["scores"])

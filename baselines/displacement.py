@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from smartfrz.history import PREVIOUS, WeightHistory
 from smartfrz.layers import Layer
-from smartfrz.tailoring import judged_by
+from smartfrz.predictor import PREVIOUS, WeightHistory, judged_by
 
 
 class DisplacementRule:
@@ -16,7 +15,7 @@ class DisplacementRule:
     ``w_t`` is the layer's t-th record: its tailored weights, as SmartFRZ's predictor gets them;
     norms are Euclidean. It takes two records to tell. A layer that has not moved at all has not
     been trained yet, as in a warm-up that begins at learning rate zero, and goes on. An embedding
-    freezes with the layer behind it, see :func:`smartfrz.tailoring.judged_by`.
+    freezes with the layer behind it, see `judged_by`.
 
     Args:
         interval: steps between two records. The displacement is over these steps, so that the

@@ -126,11 +126,11 @@ class FreezeOut:
 
     Args:
         optimizer: the optimizer that trains the model, with no parameter group that spans layers:
-            build it from :func:`param_groups`.
+            build it from `param_groups`.
         total_steps: optimizer steps of the whole run.
         t0: the fraction of the run at which the first layer freezes, in (0, 1].
-        how: ``"linear"`` or ``"cubic"``, see :func:`learning_rate`.
-        scale: divides each layer's rate by its t_i, see :func:`learning_rate`.
+        how: ``"linear"`` or ``"cubic"``, see `learning_rate`.
+        scale: divides each layer's rate by its t_i, see `learning_rate`.
         warmup_steps: steps in which all rates rise to theirs, linearly; none in the papers.
 
     Raises:
@@ -196,7 +196,7 @@ class FreezeOut:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self._layer_of_group = list(state["layer_of_group"])
         self._base_lrs = list(state["base_lrs"])
         self._frozen = dict(state["frozen"])

@@ -8,9 +8,7 @@ from typing import Any
 from smartfrz.layers import Layer
 
 
-def freeze_moments(
-    layers: Sequence[str], total_steps: int, span: float, seed: int
-) -> dict[str, int]:
+def freeze_steps(layers: Sequence[str], total_steps: int, span: float, seed: int) -> dict[str, int]:
     """When each layer freezes: evenly spaced, the last after ``span`` of the training.
 
     Args:
@@ -28,12 +26,12 @@ def freeze_moments(
 
 
 class RandomOrder:
-    """Policy: freezes layers in random order, see :func:`freeze_moments`.
+    """Policy: freezes layers in random order, see `freeze_steps`.
 
     What a criterion is worth shows beside it, at the same compute.
 
     Args:
-        total_steps, span, seed: of :func:`freeze_moments`.
+        total_steps, span, seed: of `freeze_steps`.
 
     Raises:
         ValueError: ``span`` is not positive.
@@ -43,23 +41,23 @@ class RandomOrder:
         if span <= 0:
             raise ValueError(f"span={span} has to be more than 0.")
         self.total_steps, self.span, self.seed = total_steps, span, seed
-        self._moments: dict[str, int] = {}
+        self._freeze_steps: dict[str, int] = {}
 
     def is_due(self, step: int) -> bool:
         """Whether a layer freezes at this step; before the first call, one may."""
-        return not self._moments or step in self._moments.values()
+        return not self._freeze_steps or step in self._freeze_steps.values()
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """The layers whose moment has come; at the first call all layers have to be there."""
-        if not self._moments:
+        if not self._freeze_steps:
             names = [layer.name for layer in active if not layer.is_head]
-            self._moments = freeze_moments(names, self.total_steps, self.span, self.seed)
-        return [layer for layer in active if self._moments.get(layer.name, math.inf) <= step]
+            self._freeze_steps = freeze_steps(names, self.total_steps, self.span, self.seed)
+        return [layer for layer in active if self._freeze_steps.get(layer.name, math.inf) <= step]
 
     def state_dict(self) -> dict[str, Any]:
         """The moments."""
-        return {"moments": dict(self._moments)}
+        return {"moments": dict(self._freeze_steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the moments of another run."""
-        self._moments = dict(state["moments"])
+        self._freeze_steps = dict(state["moments"])

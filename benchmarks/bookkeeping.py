@@ -17,9 +17,9 @@ from baselines.freezeout import param_groups
 from benchmarks.report import parser, present
 from benchmarks.timing import seconds
 from benchmarks.workloads import Workload, as_in_table_2
-from experiments.names import display_name
+from experiments.reporting.labels import display_name
 from smartfrz import AttentionPredictor, Freezer, Layer, SmartFRZ
-from smartfrz.freezer import Policy
+from smartfrz.policies import Policy
 
 METHODS = ("smartfrz", "displacement", "linear", "autofreeze")
 INTERVAL = 20

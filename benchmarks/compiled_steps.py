@@ -79,7 +79,7 @@ class Trained:
     """A copy of a workload that trains by one kind of step.
 
     Attributes:
-        freezer: freezes the next fourth of the layers when :meth:`freeze` is called.
+        freezer: freezes the next fourth of the layers when `freeze` is called.
         compilations: how often its forward pass was compiled.
     """
 

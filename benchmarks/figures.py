@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from experiments.figures import LOOKS, STYLE
-from experiments.names import display_name
+from experiments.reporting.labels import display_name
+from experiments.reporting.style import STYLE, look
 
-_OURS, _LEAN, _STOCK = LOOKS["smartfrz"][0], LOOKS["linear"][0], "0.55"
+_OURS, _LEAN, _STOCK = look("smartfrz")[0], look("linear")[0], "0.55"
 
 
 @rc_context(STYLE)
@@ -16,7 +16,7 @@ def time_against_compute(frame: pd.DataFrame) -> Figure:
     """Step time against compute, both beside full training; on the line all that is saved pays.
 
     Args:
-        frame: from :func:`benchmarks.step_time.measure`.
+        frame: from `measure`.
     """
     models = list(dict.fromkeys(frame["model"]))
     fig = Figure(figsize=(7, 1.9), layout="constrained")
@@ -42,7 +42,7 @@ def kept_memory(frame: pd.DataFrame) -> Figure:
     """Memory kept for the backward pass beside that of full training, as bars.
 
     Args:
-        frame: from :func:`benchmarks.saved_activations.measure`.
+        frame: from `measure`.
     """
     kinds = list(dict.fromkeys(frame["frozen"]))
     fig = Figure(figsize=(7, 1.9), layout="constrained")

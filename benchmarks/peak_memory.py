@@ -13,9 +13,9 @@ from tqdm import tqdm
 from benchmarks.report import parser, present
 from benchmarks.step_time import FRACTIONS, LARGE
 from benchmarks.workloads import LAYOUTS, Workload, as_in_table_2
-from experiments.machine import peak_memory, reset_peak_memory
+from experiments.runs.peak_memory import peak_memory, reset_peak_memory
 from smartfrz import fold_batch_norms, restore_memory, save_memory
-from smartfrz.forwards import without_rules
+from smartfrz.graph import without_rules
 
 COLUMNS = {
     "model": "Model",

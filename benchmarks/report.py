@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
 from benchmarks.workloads import MODELS
-from experiments.figures import save
-from experiments.markup import markdown
-from experiments.measured import Measurement, measured_once, where_and_when
-from experiments.names import display_name
-from experiments.results import write_text_atomic
+from experiments.files import write_text_atomic
+from experiments.reporting.labels import display_name
+from experiments.reporting.markup import markdown
+from experiments.reporting.provenance import single_source
+from experiments.reporting.style import save
+from experiments.studies.measurement import Measurement, measured_once
 
 
 def parser(
@@ -44,7 +45,7 @@ def present(
 
     Args:
         name: of the result: its folder is ``results/bench-<name>``, on a GPU with ``-gpu``.
-        options: from :func:`parser`.
+        options: from `parser`.
         measure: makes the frame.
         columns: its columns that are shown, and what they are called.
         title: a sentence on what is shown.
@@ -60,7 +61,7 @@ def present(
     made = measured_once(folder, inputs, command, lambda: Measurement({}, {name: measure()}))
     frame = made.frames[name][list(columns)]
     words = [[_word(value) for value in row] for row in frame.itertuples(index=False)]
-    caption = f"{title} {where_and_when(made.facts)}"
+    caption = f"{title} {single_source(made.facts)}"
     labels = sum(not is_numeric_dtype(frame[column]) for column in frame)
     text = markdown(list(columns.values()), [words], caption, labels)
     write_text_atomic(folder / "table.md", text)

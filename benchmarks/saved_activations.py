@@ -15,7 +15,7 @@ from benchmarks.figures import kept_memory
 from benchmarks.report import parser, present
 from benchmarks.workloads import Workload, make_workload
 from smartfrz import Layer, restore_memory, save_memory
-from smartfrz.activations import activation_bytes
+from smartfrz.memory import activation_bytes
 
 DRAWS = 20
 COLUMNS = {

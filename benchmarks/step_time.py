@@ -18,7 +18,7 @@ from benchmarks.report import parser, present
 from benchmarks.timing import Timed, median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, Workload, as_in_table_2
 from smartfrz import fold_batch_norms, restore_memory, save_memory
-from smartfrz.forwards import without_rules
+from smartfrz.graph import without_rules
 
 FRACTIONS = (0.25, 0.5, 0.75)
 LARGE = 256

@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from benchmarks.report import parser, present
 from benchmarks.timing import seconds
-from experiments.batches import Batch
-from experiments.config import RunConfig, SmartFreezing
-from experiments.execute import execute
-from experiments.plan import load_spec, plan
-from experiments.series import missing_prerequisites
-from experiments.setup import Run, prepare
-from experiments.train import Curves, test_scores, train_step
+from experiments.config import RunConfig
+from experiments.data.batches import Batch
+from experiments.methods import SmartFRZOptions
+from experiments.plan import plan
+from experiments.runs.execute import execute
+from experiments.runs.setup import Run, prepare
+from experiments.runs.training_loop import Curves, test_scores, train_step
+from experiments.spec import load_spec
+from experiments.tables.queue import missing_prerequisites
 
 PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
 TABLES = {"resnet50": (2, "cifar10"), "vgg11": (2, "cifar10"), "bert_mini": (6, "mrpc")}
@@ -64,7 +66,7 @@ def smartfrz_run(model: str) -> RunConfig:
         config
         for config in plan(load_spec(f"table{table}"), "small")
         if (config.model, config.dataset) == (model, dataset)
-        and isinstance(config.options, SmartFreezing)
+        and isinstance(config.options, SmartFRZOptions)
     )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from experiments.models import build_model
+from experiments.models.registry import build_model
 from smartfrz import Layer, find_layers
 from smartfrz.cost import training_flops
-from smartfrz.tracing import Call, trace
+from smartfrz.graph import Call, trace
 
 MODELS = ("resnet50", "vgg11", "mobilenet_v2", "deit_tiny", "bert_base")
 LAYOUTS = ("prefix", "scattered")
@@ -99,11 +99,11 @@ def make_workload(
     """A network with random weights, and a batch for it, on the GPU if there is one.
 
     Args:
-        name: one of :data:`MODELS`.
+        name: one of `MODELS`.
         batch_size: images, or sentences, in the batch.
         size: side of the images in pixels, or length of the sentences in tokens.
         channels_last: memory format of weights and images.
-        amp: as in :class:`Workload`.
+        amp: as in `Workload`.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def as_in_table_2(name: str, gpu_batch_size: int = 32) -> Workload:
     """As at ``SCALE=small``; on a GPU as large as in the paper, in bf16.
 
     Args:
-        name: one of :data:`MODELS`; BERT-base gets sentences, short ones on the CPU.
+        name: one of `MODELS`; BERT-base gets sentences, short ones on the CPU.
         gpu_batch_size: of the batches on a GPU; the paper's 32 do not fill a large one.
     """
     if torch.cuda.is_available():

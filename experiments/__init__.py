@@ -1,1 +1,4 @@
-"""The harness that runs the tables and figures of the paper, and what is made of its results."""
+"""The harness: measures freezing policies against each other, knowing nothing of how they work.
+
+Specs become runs (`plan`), runs become run files (`runs`), run files become tables (`tables`).
+"""

@@ -3,18 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-T = TypeVar("T")
+from experiments.methods import METHODS
+from experiments.validation import checked
 
-METHODS = (
-    *("full", "shorter", "linear", "autofreeze", "smartfrz", "similarity", "displacement"),
-    *("random", "simfreeze", "record"),
-)
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
 # Fields that came later count for a run's id only where they are set: older runs keep theirs.
@@ -46,125 +41,6 @@ class Pretraining:
     train_images: int = 0
     batch_size: int = 32
     lr: float = 0.01
-
-
-@dataclass(frozen=True)
-class Shorter:
-    """Full training that stops early, its learning rate annealed by then: the sceptic's control.
-
-    ``match`` names the method whose compute, with the same seed, decides the number of epochs.
-    """
-
-    match: str = "smartfrz"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Linear freezing (FreezeOut).
-
-    ``match`` names the method whose compute, with the same seed, decides the number of epochs
-    (Table 2); empty, the epochs are those of the config.
-    """
-
-    t0: float = 0.5
-    how: str = "linear"
-    scale: bool = False
-    match: str = "smartfrz"
-
-
-@dataclass(frozen=True)
-class AutoFreezing:
-    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50.
-
-    A fraction of an interval per epoch is for epochs that are shorter than the paper's.
-    """
-
-    intervals_per_epoch: int | float = 4
-    percentile: float = 50.0
-
-
-@dataclass(frozen=True)
-class SmartFreezing:
-    """SmartFRZ. ``predictor`` is the name of one that is bundled or made for the table, a folder or
-    a Hub id; ``threshold`` is by default the predictor's own, and set by the plan; the fingerprint
-    is the hash of its weights, or of its recipe."""
-
-    predictor: str = "drift"
-    records_per_epoch: int = 4
-    records_per_decision: int = 1
-    threshold: float | None = None
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """Similarity-guided freezing, the oracle of Table 1, which looks once an epoch in the paper.
-
-    CKA is measured on the first ``probe_images`` training images. The reference model is what the
-    same run ends with by full training with ``reference_seed``.
-    """
-
-    looks_per_epoch: int | float = 1
-    tolerance: float = 0.01
-    probe_images: int = 128
-    reference_seed: int = 1000
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """The rule that learns nothing: a layer is done when its weights hardly move any more."""
-
-    records_per_epoch: int = 4
-    threshold: float = 0.001
-
-
-@dataclass(frozen=True)
-class RandomOrdering:
-    """Freezes layers in random order, which shows what a criterion is worth.
-
-    The last freezes after ``span`` of the run. ``match`` names the method whose compute, with the
-    same seed, decides the span; empty, it is that of the config.
-    """
-
-    match: str = "smartfrz"
-    span: float = 1.0
-
-
-@dataclass(frozen=True)
-class InitialSimilarity:
-    """Freezes by SimFreeze's criterion: CKA to the model that the run started from has stabilised.
-
-    It is measured ``looks`` times in the run, on the first ``probe_images`` training images.
-    """
-
-    looks: int = 10
-    tolerance: float = 0.01
-    probe_images: int = 128
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Freezes nothing and records the predictor's training data.
-
-    CKA is measured on the first ``probe_images`` test images.
-    """
-
-    records_per_epoch: int = 20
-    sampled_weights: int = 4096
-    probe_images: int = 256
-
-
-OPTIONS: dict[str, type] = {
-    "shorter": Shorter,
-    "linear": Linear,
-    "autofreeze": AutoFreezing,
-    "smartfrz": SmartFreezing,
-    "similarity": Similarity,
-    "displacement": Displacement,
-    "random": RandomOrdering,
-    "simfreeze": InitialSimilarity,
-    "record": Recording,
-}
 
 
 @dataclass(frozen=True)
@@ -210,18 +86,7 @@ class RunConfig:
     channels_last: bool = False
     compile: bool = False
     pretraining: Pretraining | None = None
-    options: (
-        Shorter
-        | Linear
-        | AutoFreezing
-        | SmartFreezing
-        | Similarity
-        | Displacement
-        | RandomOrdering
-        | InitialSimilarity
-        | Recording
-        | None
-    ) = field(default=None)
+    options: Any = None
     optimizer: str = "sgd"
     warmup: float = 0.0
     max_length: int = 0
@@ -252,7 +117,7 @@ class RunConfig:
         if self.budget is not None:
             if not 0 < self.budget <= 1:
                 raise ValueError("budget is a part of full training's compute, up to 1.")
-            if isinstance(self.options, (Shorter, Linear, RandomOrdering)):
+            if METHODS[self.method].schedule:
                 raise ValueError(
                     f"Method {self.method!r} goes by a schedule of steps: match it with a method "
                     "that has a budget instead."
@@ -287,38 +152,10 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     if values.get("pretraining") is not None:
         values["pretraining"] = checked(Pretraining, values["pretraining"], "pretraining")
     method = values.get("method", "full")
-    if method in OPTIONS:
+    kind = METHODS[method].options if method in METHODS else None
+    if kind is not None:
         options = {} if values.get("options") is None else values["options"]
-        values["options"] = checked(OPTIONS[method], options, f"options.{method}")
+        values["options"] = checked(kind, options, f"options.{method}")
     elif values.get("options") is not None:
         raise ValueError(f"Method {method!r} takes no options.")
     return checked(RunConfig, values, "run")
-
-
-def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Builds the dataclass ``cls`` from ``values``, whose keys and types have to fit.
-
-    Raises:
-        ValueError: a key is unknown or missing, or a value has the wrong type.
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} = {values!r} is not a table of keys and values.")
-    hints = typing.get_type_hints(cls)
-    if unknown := values.keys() - hints.keys():
-        raise ValueError(
-            f"Unknown key {', '.join(sorted(unknown))} in {where}: it takes {', '.join(hints)}."
-        )
-    values = {key: _fitting(value, hints[key], f"{where}.{key}") for key, value in values.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _fitting(value: Any, hint: Any, where: str) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and int not in kinds and type(value) is int:
-        return float(value)
-    if not any(type(value) is kind for kind in kinds):
-        raise ValueError(f"{where} = {value!r} is not of type {getattr(hint, '__name__', hint)}.")
-    return value

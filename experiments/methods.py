@@ -1,92 +1,208 @@
-"""From a method's name to the policy and the optimizer that it needs."""
+"""The registry of methods: one entry each, with its options, its policy, its name and its looks.
+
+To add a method, write its policy (one file in ``baselines/``), and here a dataclass of its options,
+a function that builds the policy, and an entry in `METHODS`. Specs, plans, runs, tables, figures
+and tracking all read the registry.
+"""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from baselines import AutoFreeze, DisplacementRule, FreezeOut, RandomOrder
-from baselines.freezeout import param_groups
-from experiments.batches import Batches
-from experiments.config import (
-    AutoFreezing,
-    Displacement,
-    InitialSimilarity,
-    Linear,
-    RandomOrdering,
-    Recording,
-    RunConfig,
-    Similarity,
-    SmartFreezing,
-)
-from experiments.predictors import load_predictor
-from experiments.pretraining import load_weights
+from baselines.freezeout import freeze_step
+from baselines.random_order import freeze_steps
+from experiments.models.weights import load_weights
+from experiments.predictor.cache import load_predictor
+from smartfrz import Policy, SimilarityGuided, SmartFRZ
 from smartfrz.distributed import unwrap
-from smartfrz.freezer import Policy
-from smartfrz.labeller import HistoryRecorder
-from smartfrz.layers import Layer
-from smartfrz.policies import SimilarityGuided, SmartFRZ
+from smartfrz.predictor import HistoryRecorder
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+    from experiments.data.batches import Batches
 
 
-def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer]) -> Optimizer:
-    """One param group a layer where the method sets learning rates by layer."""
-    by_layer = isinstance(config.options, Linear)
-    params = param_groups(model, layers) if by_layer else model.parameters()
-    if config.optimizer == "adamw":
-        return AdamW(params, config.lr, weight_decay=config.weight_decay)
-    return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
+@dataclass(frozen=True)
+class Setting:
+    """What a policy is built from.
+
+    Attributes:
+        config: the run.
+        model: the model that trains, wrapped in DDP or compiled if the run asks for it.
+        optimizer: its optimizer.
+        batches: the run's data.
+        total_steps: optimizer steps of the run.
+    """
+
+    config: "RunConfig"
+    model: nn.Module
+    optimizer: Optimizer
+    batches: "Batches"
+    total_steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.batches.steps_per_epoch
 
 
-def make_policy(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, batches: Batches, total_steps: int
-) -> Policy | None:
-    """The method's policy; ``None`` for full training."""
-    steps_per_epoch = batches.steps_per_epoch
-    match config.options:
-        case Linear(t0=t0, how=how, scale=scale):
-            warmup_steps = round(config.warmup * total_steps)
-            return FreezeOut(optimizer, total_steps, t0, how, scale, warmup_steps)
-        case AutoFreezing(intervals_per_epoch=intervals, percentile=percentile):
-            exact = Fraction(intervals).limit_denominator(100)
-            return AutoFreeze(steps_per_epoch * exact.denominator, exact.numerator, percentile)
-        case SmartFreezing() as options:
-            return SmartFRZ(
-                load_predictor(options),
-                interval(steps_per_epoch, options.records_per_epoch),
-                options.records_per_decision,
-                options.threshold,
-            )
-        case Similarity(looks_per_epoch=looks, tolerance=tolerance, probe_images=images):
-            reference = copy.deepcopy(unwrap(model))
-            weights, _ = load_weights(reference_run(config))
-            reference.load_state_dict(weights)
-            return SimilarityGuided(
-                model,
-                reference,
-                batches.probe(images),
-                interval(steps_per_epoch, looks),
-                tolerance,
-            )
-        case Displacement(records_per_epoch=records, threshold=threshold):
-            return DisplacementRule(interval(steps_per_epoch, records), threshold)
-        case RandomOrdering(span=span):
-            return RandomOrder(total_steps, span, config.seed)
-        case InitialSimilarity(looks=looks, tolerance=tolerance, probe_images=images):
-            return SimilarityGuided(
-                model,
-                copy.deepcopy(unwrap(model)),
-                batches.probe(images),
-                interval(total_steps, looks),
-                tolerance,
-            )
-        case Recording(records_per_epoch=records, probe_images=images, sampled_weights=size):
-            probe = [images for images, _ in batches.test(images, batch_size=32)]
-            return HistoryRecorder(model, probe, interval(steps_per_epoch, records), size)
-        case _:
-            return None
+@dataclass(frozen=True)
+class Schedule:
+    """When layers freeze, for methods that fix it before the run starts.
+
+    Attributes:
+        freeze_steps: maps the method's options, the names of all layers but the head, the number
+            of steps and the seed to the first step that each layer is frozen in.
+        matched_by: what is changed so that the run costs as much as another one: the number of
+            ``epochs``, or the ``span`` of the run in which layers freeze.
+    """
+
+    freeze_steps: Callable[[Any, Sequence[str], int, int], dict[str, int]]
+    matched_by: Literal["epochs", "span"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that runs are made with.
+
+    Attributes:
+        label: its name in tables and figures.
+        color: in figures and dashboards, as ``#rrggbb``.
+        marker: in figures, as matplotlib names it.
+        options: dataclass of its options; None if it has none.
+        policy: builds the policy from the options; None trains without a policy.
+        is_control: whether it is there to be compared with, and not meant for use.
+        schedule: for methods whose layers freeze at steps that are known beforehand.
+        sets_learning_rates: whether the policy sets the learning rates, by layer.
+        reference_runs: runs whose final weights the policy needs.
+        is_recording: whether its runs record training data for the predictor.
+    """
+
+    label: str
+    color: str = "#F0E442"
+    marker: str = "h"
+    options: type | None = None
+    policy: Callable[[Any, Setting], Policy] | None = None
+    is_control: bool = False
+    schedule: Schedule | None = None
+    sets_learning_rates: bool = False
+    reference_runs: Callable[["RunConfig"], list["RunConfig"]] = lambda config: []
+    is_recording: bool = False
+
+
+@dataclass(frozen=True)
+class ShorterOptions:
+    """Full training that stops early, with its learning rate annealed by then.
+
+    ``match`` names the method whose compute, with the same seed, decides the number of epochs.
+    """
+
+    match: str = "smartfrz"
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """Linear freezing (FreezeOut).
+
+    ``match`` names the method whose compute, with the same seed, decides the number of epochs
+    (Table 2); empty, the epochs are those of the config.
+    """
+
+    t0: float = 0.5
+    how: str = "linear"
+    scale: bool = False
+    match: str = "smartfrz"
+
+
+@dataclass(frozen=True)
+class AutoFreezeOptions:
+    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50.
+
+    A fraction of an interval per epoch is for epochs that are shorter than the paper's.
+    """
+
+    intervals_per_epoch: int | float = 4
+    percentile: float = 50.0
+
+
+@dataclass(frozen=True)
+class SmartFRZOptions:
+    """SmartFRZ.
+
+    ``predictor`` is the name of one that is bundled or trained for the table, a folder or a Hub id.
+    ``threshold`` is by default the predictor's own, and set by the plan. ``fingerprint`` is a hash
+    of the predictor's weights, or of its recipe.
+    """
+
+    predictor: str = "drift"
+    records_per_epoch: int = 4
+    records_per_decision: int = 1
+    threshold: float | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class SimilarityOptions:
+    """Similarity-guided freezing, the oracle of Table 1, which looks once an epoch in the paper.
+
+    CKA is measured on the first ``probe_images`` training images. The reference model is what the
+    same run ends with by full training with ``reference_seed``.
+    """
+
+    looks_per_epoch: int | float = 1
+    tolerance: float = 0.01
+    probe_images: int = 128
+    reference_seed: int = 1000
+
+
+@dataclass(frozen=True)
+class DisplacementOptions:
+    """A rule without learning: a layer freezes once its relative displacement is small."""
+
+    records_per_epoch: int = 4
+    threshold: float = 0.001
+
+
+@dataclass(frozen=True)
+class RandomOptions:
+    """Layers freeze in random order, which shows what a criterion is worth.
+
+    The last freezes after ``span`` of the run. ``match`` names the method whose compute, with the
+    same seed, decides the span; empty, it is that of the config.
+    """
+
+    match: str = "smartfrz"
+    span: float = 1.0
+
+
+@dataclass(frozen=True)
+class SimFreezeOptions:
+    """SimFreeze's criterion: CKA to the model that the run started from has stabilised.
+
+    It is measured ``looks`` times in the run, on the first ``probe_images`` training images.
+    """
+
+    looks: int = 10
+    tolerance: float = 0.01
+    probe_images: int = 128
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Freezes nothing and records the predictor's training data.
+
+    CKA is measured on the first ``probe_images`` test images.
+    """
+
+    records_per_epoch: int = 20
+    sampled_weights: int = 4096
+    probe_images: int = 256
 
 
 def interval(steps: int, times: float) -> int:
@@ -94,7 +210,134 @@ def interval(steps: int, times: float) -> int:
     return max(1, int(steps / times))
 
 
-def reference_run(config: RunConfig) -> RunConfig:
-    """The full training whose finished model tells the oracle which layers are done."""
-    assert isinstance(config.options, Similarity)
+def reference_run(config: "RunConfig") -> "RunConfig":
+    """Full training whose final model similarity-guided freezing compares layers with."""
+    assert isinstance(config.options, SimilarityOptions)
     return replace(config.full_training, seed=config.options.reference_seed)
+
+
+def _linear(options: LinearOptions, setting: Setting) -> Policy:
+    warmup_steps = round(setting.config.warmup * setting.total_steps)
+    how, scale = options.how, options.scale
+    return FreezeOut(setting.optimizer, setting.total_steps, options.t0, how, scale, warmup_steps)
+
+
+def _linear_freeze_steps(
+    options: LinearOptions, names: Sequence[str], steps: int, seed: int
+) -> dict[str, int]:
+    return {
+        name: min(freeze_step(steps, i, len(names), options.t0, options.how), steps)
+        for i, name in enumerate(names)
+    }
+
+
+def _autofreeze(options: AutoFreezeOptions, setting: Setting) -> Policy:
+    exact = Fraction(options.intervals_per_epoch).limit_denominator(100)
+    steps = setting.steps_per_epoch * exact.denominator
+    return AutoFreeze(steps, exact.numerator, options.percentile)
+
+
+def _smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
+    return SmartFRZ(
+        load_predictor(options.predictor, options.fingerprint),
+        interval(setting.steps_per_epoch, options.records_per_epoch),
+        options.records_per_decision,
+        options.threshold,
+    )
+
+
+def _similarity(options: SimilarityOptions, setting: Setting) -> Policy:
+    reference = copy.deepcopy(unwrap(setting.model))
+    weights, _ = load_weights(reference_run(setting.config))
+    reference.load_state_dict(weights)
+    return SimilarityGuided(
+        setting.model,
+        reference,
+        setting.batches.probe(options.probe_images),
+        interval(setting.steps_per_epoch, options.looks_per_epoch),
+        options.tolerance,
+    )
+
+
+def _displacement(options: DisplacementOptions, setting: Setting) -> Policy:
+    steps = interval(setting.steps_per_epoch, options.records_per_epoch)
+    return DisplacementRule(steps, options.threshold)
+
+
+def _random(options: RandomOptions, setting: Setting) -> Policy:
+    return RandomOrder(setting.total_steps, options.span, setting.config.seed)
+
+
+def _random_freeze_steps(
+    options: RandomOptions, names: Sequence[str], steps: int, seed: int
+) -> dict[str, int]:
+    moments = freeze_steps(list(names), steps, options.span, seed)
+    return {name: min(step + 1, steps) for name, step in moments.items()}
+
+
+def _simfreeze(options: SimFreezeOptions, setting: Setting) -> Policy:
+    return SimilarityGuided(
+        setting.model,
+        copy.deepcopy(unwrap(setting.model)),
+        setting.batches.probe(options.probe_images),
+        interval(setting.total_steps, options.looks),
+        options.tolerance,
+    )
+
+
+def _record(options: RecordOptions, setting: Setting) -> Policy:
+    examples = setting.batches.test(options.probe_images, batch_size=32)
+    probe = [inputs for inputs, _ in examples]
+    steps = interval(setting.steps_per_epoch, options.records_per_epoch)
+    return HistoryRecorder(setting.model, probe, steps, options.sampled_weights)
+
+
+# Colours of Okabe and Ito: told apart with every kind of colour blindness.
+METHODS: dict[str, Method] = {
+    "full": Method("Full training", "#000000", "s"),
+    "shorter": Method(
+        "Shorter training",
+        "#D55E00",
+        "X",
+        ShorterOptions,
+        is_control=True,
+        schedule=Schedule(lambda options, names, steps, seed: {}, "epochs"),
+    ),
+    "linear": Method(
+        "Linear freezing",
+        "#0072B2",
+        "^",
+        LinearOptions,
+        _linear,
+        schedule=Schedule(_linear_freeze_steps, "epochs"),
+        sets_learning_rates=True,
+    ),
+    "autofreeze": Method("AutoFreeze", "#E69F00", "D", AutoFreezeOptions, _autofreeze),
+    "smartfrz": Method("SmartFRZ", "#009E73", "o", SmartFRZOptions, _smartfrz),
+    "similarity": Method(
+        "Similarity-guided",
+        "#56B4E9",
+        "P",
+        SimilarityOptions,
+        _similarity,
+        is_control=True,
+        reference_runs=lambda config: [reference_run(config)],
+    ),
+    "displacement": Method(
+        "Displacement rule", "#CC79A7", "v", DisplacementOptions, _displacement, is_control=True
+    ),
+    "random": Method(
+        "Random order",
+        "#999999",
+        "h",
+        RandomOptions,
+        _random,
+        is_control=True,
+        schedule=Schedule(_random_freeze_steps, "span"),
+    ),
+    "simfreeze": Method(
+        "CKA to the start", "#F0E442", "p", SimFreezeOptions, _simfreeze, is_control=True
+    ),
+    "record": Method("Recording", options=RecordOptions, policy=_record, is_recording=True),
+}
+"""All methods by the name that specs give them, in the order of tables and legends."""

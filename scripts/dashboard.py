@@ -2,7 +2,7 @@
 
 import argparse
 
-from experiments.dashboard import workspace
+from experiments.reporting.dashboard import workspace
 from scripts.cli import run_command
 
 

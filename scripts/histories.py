@@ -1,14 +1,13 @@
 """Records trainings to learn from or to judge on: ``python -m scripts.histories``."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import RunConfig
-from experiments.histories import is_recorded, write_readme
-from experiments.plan import SCALES, load_spec, plan
-from experiments.series import missing_prerequisites, run_missing
-from scripts.cli import check_asked, run_command
+from experiments.plan import plan
+from experiments.predictor.recordings import record_all
+from experiments.spec import SCALES, load_spec
+from experiments.validation import check_asked
+from scripts.cli import run_command
 
 
 def main() -> None:
@@ -23,20 +22,6 @@ def main() -> None:
     check_asked(options.models, {config.model for config in recordings}, "model")
     chosen = [c for c in recordings if not options.models or c.model in options.models]
     record_all(chosen, options.results / "runs", f"make {options.spec} SCALE={options.scale}")
-
-
-def record_all(recordings: Sequence[RunConfig], runs: Path, command: str) -> None:
-    """Does the missing runs, pretraining first; each goes on where it stopped."""
-    todo = to_record(recordings, runs)
-    print(f"{len(recordings)} trainings to record, {len(todo)} runs to do.")
-    run_missing(recordings, todo, runs, command)
-    write_readme(recordings, command)
-
-
-def to_record(recordings: Sequence[RunConfig], runs: Path) -> list[RunConfig]:
-    """The recordings that are missing, after the pretraining that they need."""
-    missing = [config for config in recordings if not is_recorded(config)]
-    return missing_prerequisites(missing, runs) + missing
 
 
 if __name__ == "__main__":

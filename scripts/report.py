@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from experiments.overview import overview
-from experiments.plan import SCALES
-from experiments.report import page, report
-from experiments.results import write_text_atomic
-from experiments.summary import summary
+from experiments.files import write_text_atomic
+from experiments.reporting.overview import overview
+from experiments.reporting.report import page, report
+from experiments.reporting.summary import summary
+from experiments.spec import SCALES
 from scripts.cli import run_command
 
 

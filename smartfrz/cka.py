@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from smartfrz.distributed import unwrap
+from smartfrz.graph import Inputs, call, evaluating
 from smartfrz.layers import Layer
-from smartfrz.tracing import Inputs, call, evaluating
 
 _COLUMNS_AT_ONCE = 2**14
 
@@ -61,7 +61,7 @@ def gram_vectors(model: nn.Module, layers: Sequence[Layer], batches: Iterable[In
     samples'. The outputs of a module that is called several times in one forward pass are
     concatenated.) Its vector holds the U-centred Gram matrix of each batch, scaled to length 1 as
     a whole. The dot product is unbiased minibatch CKA (Nguyen et al., 2021, Eqs. 2-3): estimates
-    of HSIC, unbiased as in :func:`linear_cka`, are averaged over the batches before the division
+    of HSIC, unbiased as in `linear_cka`, are averaged over the batches before the division
     (those from n samples with weight n (n - 3)). So, but for noise, it does not depend on the size
     and number of the batches.
 
@@ -98,7 +98,7 @@ def layer_cka(
         model: the one model.
         reference: the other, on the same device.
         layers: the layers to compare, found by name in both models.
-        batches: as in :func:`gram_vectors`, the vectors of which are compared.
+        batches: as in `gram_vectors`, the vectors of which are compared.
 
     Returns:
         (L,) float64; NaN where a vector is.

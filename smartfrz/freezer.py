@@ -1,15 +1,14 @@
 """The mechanism: what freezing does to a model and to its optimizer, whoever decided it."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import LBFGS, Optimizer
 
-from smartfrz.checkpointing import GradientWatch
 from smartfrz.distributed import (
     agree,
     is_compiled,
@@ -18,24 +17,16 @@ from smartfrz.distributed import (
     share_buffers,
 )
 from smartfrz.layers import Layer, find_layers, is_norm
+from smartfrz.memory import GradientWatch
 
-
-class Policy(Protocol):
-    """Decides which layers to freeze.
-
-    A policy may also have ``is_due(step) -> bool``, which says whether a decision can fall on a
-    step (processes that train together talk only then; without it, at every step), and, where it
-    has state, ``state_dict`` and ``load_state_dict``.
-    """
-
-    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Collection[Layer]:
-        """Chooses among the layers that still train, the head included, in execution order."""
+if TYPE_CHECKING:
+    from smartfrz.policies.protocol import Policy
 
 
 class Freezer:
     """Freezes layers while a model trains.
 
-    Call :meth:`step` after ``backward`` and before ``optimizer.step``::
+    Call `step` after ``backward`` and before ``optimizer.step``::
 
         loss.backward()
         freezer.step()
@@ -48,10 +39,10 @@ class Freezer:
 
     Several processes: rank 0's decision holds for all, and a ``DistributedDataParallel`` model
     (default process group) no longer communicates the gradients of what is frozen. What
-    ``torch.compile`` has compiled is compiled again after each freeze: see :class:`Gathered`.
+    ``torch.compile`` has compiled is compiled again after each freeze: see `Gathered`.
 
     Reentrant activation checkpointing above a frozen prefix loses gradients without a word
-    (transformers#21381): :meth:`step` notices and raises. Use ``use_reentrant=False``.
+    (transformers#21381): `step` notices and raises. Use ``use_reentrant=False``.
 
     Args:
         model: the model that trains; it may be wrapped in DDP or compiled.
@@ -68,7 +59,7 @@ class Freezer:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        policy: Policy | None = None,
+        policy: "Policy | None" = None,
         layers: Iterable[Layer] | None = None,
     ) -> None:
         self.model = model

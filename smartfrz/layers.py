@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smartfrz.distributed import unwrap
-from smartfrz.example_inputs import trace_with_guessed_inputs
-from smartfrz.tracing import Call, Inputs, storage_of, trace
+from smartfrz.graph import Call, Inputs, storage_of, trace, trace_with_guessed_inputs
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -48,7 +47,7 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
     """Finds what can be frozen in a model, in execution order.
 
     The parameters are walked in the order in which a forward pass first uses them. A weight module
-    (:func:`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer)
+    (`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer)
     opens a layer. All else joins the layer before it: norms, class tokens, position embeddings,
     layer scales. What comes before the first weight module joins the first layer. Weight modules
     that share a parameter are one layer. The one that the forward pass uses last is the head; of

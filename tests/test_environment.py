@@ -1,11 +1,10 @@
 """environment.yml asks for what pyproject.toml asks for."""
 
 import tomllib
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from experiments.files import ROOT
 
 
 def test_conda_and_pip_users_get_the_same():

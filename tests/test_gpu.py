@@ -5,15 +5,15 @@ import copy
 import pytest
 import torch
 import torchvision
-from digits import ignore, save_random_predictor, tiny_run
 from torch import Tensor, nn
 
-from experiments.config import SmartFreezing
-from experiments.overhead import decision_flops, training_times
-from experiments.train import train
+from experiments.methods import SmartFRZOptions
+from experiments.runs.training_loop import train
+from experiments.studies.overhead import decision_flops, training_times
 from smartfrz import fold_batch_norms, save_memory
-from smartfrz.bits import Bits
-from smartfrz.predictor import AttentionPredictor
+from smartfrz.memory.bits import Bits
+from smartfrz.predictor.attention import AttentionPredictor
+from tests.helpers.digits import ignore, save_random_predictor, tiny_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -84,6 +84,6 @@ def gradients(model: nn.Module, images: Tensor, amp: bool) -> dict[str, Tensor]:
 def test_what_smartfrz_costs_is_measured():
     predictor = AttentionPredictor(window=5)
     flops = decision_flops(predictor, 1)
-    times = training_times(tiny_run("smartfrz", options=vars(SmartFreezing())), predictor, 2)
+    times = training_times(tiny_run("smartfrz", options=vars(SmartFRZOptions())), predictor, 2)
     assert all(time > 0 for time in times.values())
     assert decision_flops(predictor.cuda(), 1) == flops

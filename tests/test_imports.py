@@ -4,11 +4,11 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from experiments.files import ROOT
+
 ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 USE_THE_LIBRARY = """

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted import Scripted
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.plan import SCALES, SPECS
-from experiments.rows import ROWS
-from experiments.sections import SECTIONS
-from scripts.readme import ROOT, filled
+from experiments.added_rows import KINDS
+from experiments.files import ROOT
+from experiments.reporting.contents import SECTIONS
+from experiments.reporting.readme import filled
+from experiments.spec import SCALES, SPECS
 from smartfrz import Freezer
+from tests.helpers.scripted import Scripted
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -139,7 +140,7 @@ def test_every_target_has_every_scale(scale: str) -> None:
 
 
 def test_every_table_has_a_target_and_a_place_in_the_report() -> None:
-    specs = {spec.stem for spec in SPECS.glob("*.toml")} - set(ROWS)
+    specs = {spec.stem for spec in SPECS.glob("*.toml")} - set(KINDS)
     assert specs <= set(TARGETS)
     assert {section.name for section in SECTIONS} >= specs - {"predictor"}
 

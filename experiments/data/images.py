@@ -1,0 +1,170 @@
+"""Images as tensors: digits from scikit-learn, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from experiments.files import cache_folder, replacing, set_aside
+
+_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_FOLDERS = {"cifar10": ("cifar10", "cifar10-jpeg"), "cifar100": ("cifar100", "cifar100-jpeg")}
+_LABELS = {"cifar10": "label", "cifar100": "fine_label"}
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images as (N, 3, height, width) uint8 and labels as (N,) int64, for training and test."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training images' channels, (1, 3, 1, 1), in 0..1."""
+        pixels = self.train_images[:5000].double() / 255
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+        return mean.float().view(1, 3, 1, 1), std.float().view(1, 3, 1, 1)
+
+
+@lru_cache(maxsize=2)
+def load_data(name: str) -> ImageData:
+    """Loads a data set, whole or, as ``cifar100[0:50]``, the classes from 0 to 49.
+
+    Raises:
+        ValueError: there is no such data set, or it can be found neither on disk nor on the Hub.
+    """
+    whole, first, end = parse_name(name)
+    data = _digits() if whole == "digits" else _cifar(whole)
+    return data if end - first == data.num_classes else _classes(data, first, end)
+
+
+def parse_name(name: str) -> tuple[str, int, int]:
+    """The data set of images that a name means, its first class, and the one after its last.
+
+    Raises:
+        ValueError: there is no such data set, or it has no such classes.
+    """
+    match = re.fullmatch(r"(\w+?)(?:\[(\d+):(\d+)\])?", name)
+    if not match or match[1] not in CLASSES:
+        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(CLASSES)}.")
+    classes = CLASSES[match[1]]
+    first, end = (int(match[2]), int(match[3])) if match[2] else (0, classes)
+    if not 0 <= first < end <= classes:
+        raise ValueError(f"There is no {name!r}: the classes of {match[1]} go from 0 to {classes}.")
+    return match[1], first, end
+
+
+def _classes(data: ImageData, first: int, end: int) -> ImageData:
+    train = (data.train_labels >= first) & (data.train_labels < end)
+    test = (data.test_labels >= first) & (data.test_labels < end)
+    return ImageData(
+        data.train_images[train],
+        data.train_labels[train] - first,
+        data.test_images[test],
+        data.test_labels[test] - first,
+        end - first,
+    )
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float().mul(255 / 16).unsqueeze(1)
+    images = torch.nn.functional.interpolate(images, size=16, mode="bilinear").round().byte()
+    images = images.expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(digits.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1297], order[1297:]
+    return ImageData(images[train], labels[train], images[test], labels[test], 10)
+
+
+def _cifar(name: str) -> ImageData:
+    """Decoded once, then read from the cache."""
+    files = _parquet_files(name)
+    stamp = ["hub"]
+    if files is not None:
+        stamp = [files["train"].parent.name, *(str(f.stat().st_size) for f in files.values())]
+    cached = cache_folder("data") / f"{'-'.join([name, *stamp])}.safetensors"
+    tensors = _read(cached)
+    if tensors is None:
+        tensors = _decode(name, files)
+        # Several processes may be at it at the same time.
+        with replacing(cached, f".{os.getpid()}.partial") as partial:
+            save_file(tensors, partial)
+    return ImageData(**tensors, num_classes=CLASSES[name])
+
+
+def _read(cached: Path) -> dict[str, Tensor] | None:
+    if not cached.exists():
+        return None
+    try:
+        return load_file(cached)
+    except SafetensorError as error:
+        set_aside(cached, error)
+        return None
+
+
+def _parquet_files(name: str) -> dict[str, Path] | None:
+    root = os.environ.get("SMARTFRZ_DATA")
+    for folder in _FOLDERS[name] if root else ():
+        files = {
+            split: Path(root or "", folder, f"{split}-00000.parquet") for split in ("train", "test")
+        }
+        if all(file.exists() for file in files.values()):
+            return files
+    return None
+
+
+def _decode(name: str, files: dict[str, Path] | None) -> dict[str, Tensor]:
+    import numpy as np
+
+    sets = _from_files(name, files) if files is not None else _from_hub(name)
+    tensors = {}
+    for split in ("train", "test"):
+        images = np.stack([np.asarray(image.convert("RGB")) for image in sets[split]["img"]])
+        tensors[f"{split}_images"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        tensors[f"{split}_labels"] = torch.tensor(sets[split][_LABELS[name]])
+    return tensors
+
+
+def _from_files(name: str, files: dict[str, Path]):
+    import datasets
+
+    folder = files["train"].parent
+    try:
+        sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
+    except Exception as error:  # whatever a damaged file leads to
+        raise ValueError(f"The data set {name} in {folder} can't be read: {error}") from error
+    for column in ("img", _LABELS[name]):
+        if column not in sets["train"].column_names or column not in sets["test"].column_names:
+            raise ValueError(f"The data set {name} in {folder} has no column {column!r}.")
+    return sets
+
+
+def _from_hub(name: str):
+    import datasets
+
+    try:
+        return datasets.load_dataset(_HUB[name])
+    except Exception as error:  # whatever the network, the Hub or the cache raise
+        folders = " or ".join(_FOLDERS[name])
+        root = os.environ.get("SMARTFRZ_DATA")
+        looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
+        raise ValueError(
+            f"The data set {name} is missing. {looked}: a folder {folders} with "
+            "train-00000.parquet and test-00000.parquet was looked for there, then "
+            f"{_HUB[name]} on the Hugging Face Hub ({type(error).__name__}). Set SMARTFRZ_DATA to "
+            "the folder that holds it, or go online once."
+        ) from error

@@ -1,0 +1,101 @@
+"""The registry of data sets: one entry each, with how it is loaded, batched, measured and called.
+
+To add a data set, write a function that loads it, and an entry in `DATASETS`. Specs, runs, tables
+and figures read the registry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments.config import RunConfig
+from experiments.data.batches import Batches
+from experiments.data.image_batches import ImageBatches
+from experiments.data.image_folder_batches import FolderBatches
+from experiments.data.image_folders import load_folders
+from experiments.data.images import load_data, parse_name
+from experiments.data.sentence_batches import MaskedTextBatches, TextBatches
+from experiments.data.sentences import load_text
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that runs train on.
+
+    Attributes:
+        load: loads the data of a run; the result has ``num_classes``.
+        batches: makes batches of it, see `Batches`.
+        label: its name in tables and figures; by default the name in specs.
+        metrics: what is measured on it, the one that tables show first.
+        majority_rate: how often the most frequent answer is right in what tables report on, where
+            that is known and the main metric is accuracy.
+    """
+
+    load: Callable[[RunConfig], Any]
+    batches: Callable[..., Batches]
+    label: str = ""
+    metrics: tuple[str, ...] = ("accuracy",)
+    majority_rate: float = 0.0
+
+
+def _load_images(config: RunConfig) -> Any:
+    return load_data(config.dataset)
+
+
+def _load_folders(config: RunConfig) -> Any:
+    return load_folders(config.dataset)
+
+
+def _load_sentences(config: RunConfig) -> Any:
+    return load_text(config.dataset, config.max_length)
+
+
+DATASETS: dict[str, Dataset] = {
+    "cifar10": Dataset(_load_images, ImageBatches, "CIFAR-10"),
+    "cifar100": Dataset(_load_images, ImageBatches, "CIFAR-100"),
+    "imagenet": Dataset(_load_folders, FolderBatches, "ImageNet"),
+    "mrpc": Dataset(_load_sentences, TextBatches, "MRPC", ("accuracy", "f1"), 279 / 408),
+    # A constant answer has a Matthews correlation of 0.
+    "cola": Dataset(_load_sentences, TextBatches, "CoLA", ("matthews", "accuracy")),
+    "sst2": Dataset(_load_sentences, TextBatches, "SST-2", majority_rate=444 / 872),
+    "digits": Dataset(_load_images, ImageBatches),
+    "imagefolder": Dataset(_load_folders, FolderBatches),
+    "sentences": Dataset(_load_sentences, MaskedTextBatches),
+    "made": Dataset(_load_sentences, TextBatches),
+}
+"""All data sets by the name that specs give them, in the order of tables and figures.
+
+Of data sets that `parse_name` knows, a spec may ask for some classes: ``cifar100[0:50]``.
+"""
+
+
+def dataset(name: str) -> Dataset:
+    """The data set that a name in a spec means.
+
+    Raises:
+        ValueError: there is no such data set, or it has no such classes.
+    """
+    base, bracket, _ = name.partition("[")
+    if base not in DATASETS:
+        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
+    if bracket:
+        parse_name(name)
+    return DATASETS[base]
+
+
+def load(config: RunConfig) -> Any:
+    """Loads the data set of a run.
+
+    Raises:
+        ValueError: it is unknown or missing.
+    """
+    return dataset(config.dataset).load(config)
+
+
+def make_batches(
+    config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
+) -> Batches:
+    """The batches of a run, see `Batches`."""
+    return dataset(config.dataset).batches(config, load(config), device, rank, world_size)

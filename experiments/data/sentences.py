@@ -1,0 +1,176 @@
+"""Sentences as tensors: GLUE's tasks, from ``$SMARTFRZ_DATA`` or the Hub, in BERT's WordPieces."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TASKS = {
+    "mrpc": ("sentence1", "sentence2"),
+    "cola": ("sentence",),
+    "sst2": ("sentence",),
+}
+"""GLUE's tasks by name: the columns that hold a sentence each."""
+
+SENTENCES = "sentences"
+"""The training sentences of all tasks in a row, to predict masked words of."""
+
+MADE = "made"
+"""Sentences made on the spot, of random words: is a certain one among them?"""
+
+SENTENCES_LENGTH = 80
+"""Tokens of the pieces that words are predicted in; few pairs of MRPC are longer."""
+
+VOCABULARY = 30_522
+CLS, SEP, MASK = 101, 102, 103
+
+_HUB = "bert-base-uncased"
+# Held out of the sentences, to see how well masked words are predicted.
+_TEST_FRACTION = 0.02
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Examples as int64: ``ids`` (N, length), 0 where padded, and ``types`` (N, length).
+
+    ``types`` tells the second sentence of a pair from the first. Labels are (N,) int64; unused for
+    `SENTENCES`, where the words are the labels.
+    """
+
+    train_ids: Tensor
+    train_types: Tensor
+    train_labels: Tensor
+    test_ids: Tensor
+    test_types: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+
+@lru_cache(maxsize=4)
+def load_text(name: str, length: int) -> TextData:
+    """Loads a task of GLUE, whose validation split is the test set, or other sentences.
+
+    Args:
+        name: one of `TASKS`, `SENTENCES` or `MADE`.
+        length: tokens that examples are cut or padded to.
+
+    Raises:
+        ValueError: the data or the vocabulary can be found neither on disk nor on the Hub, or no
+            length was given.
+    """
+    if length < 8:
+        raise ValueError(f"max_length = {length} leaves no room for a sentence: say at least 8.")
+    if name == MADE:
+        return _made(length)
+    return _sentences(length) if name == SENTENCES else _task(name, length)
+
+
+def _task(name: str, length: int) -> TextData:
+    parts: dict[str, Tensor] = {}
+    for ours, theirs in (("train", "train"), ("test", "validation")):
+        rows = _rows(name, theirs)
+        encoded = _tokenizer()(
+            *[list(rows[column]) for column in TASKS[name]],
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+        parts[f"{ours}_ids"] = encoded["input_ids"]
+        parts[f"{ours}_types"] = encoded["token_type_ids"]
+        parts[f"{ours}_labels"] = torch.tensor(list(rows["label"]))
+    return TextData(**parts, num_classes=2)
+
+
+def _sentences(length: int) -> TextData:
+    """One sentence after the other, each with its end, cut into pieces of one length."""
+    texts = list(dict.fromkeys(chain.from_iterable(_texts(name) for name in TASKS)))
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    pieces = _tokenizer()([texts[i] for i in order], add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([token for piece in pieces for token in (*piece, SEP)])
+    rows = tokens[: len(tokens) // (length - 1) * (length - 1)].view(-1, length - 1)
+    ids = torch.cat([torch.full((len(rows), 1), CLS), rows], 1)
+    held_out = max(1, int(len(ids) * _TEST_FRACTION))
+    train, test = ids[held_out:], ids[:held_out]
+    return TextData(
+        **{"train_ids": train, "train_types": torch.zeros_like(train)},
+        **{"test_ids": test, "test_types": torch.zeros_like(test)},
+        train_labels=torch.zeros(len(train), dtype=torch.int64),
+        test_labels=torch.zeros(len(test), dtype=torch.int64),
+        num_classes=VOCABULARY,
+    )
+
+
+def _made(length: int, train: int = 1024, test: int = 256, words: int = 200) -> TextData:
+    generator = torch.Generator().manual_seed(0)
+    count = train + test
+    labels = torch.arange(count) % 2
+    # The first word is the one that is asked for.
+    ids = torch.randint(1001, 1000 + words, (count, length), generator=generator)
+    places = torch.randint(1, length - 1, (count,), generator=generator)
+    rows = torch.arange(count)
+    ids[rows, places] = torch.where(labels == 1, 1000, ids[rows, places])
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    types = torch.zeros_like(ids)
+    first, rest = slice(train), slice(train, count)
+    return TextData(
+        *(ids[first], types[first], labels[first]), *(ids[rest], types[rest], labels[rest]), 2
+    )
+
+
+def _texts(name: str) -> Iterator[str]:
+    rows = _rows(name, "train")
+    for column in TASKS[name]:
+        yield from rows[column]
+
+
+def _rows(name: str, split: str) -> Any:
+    """A split of a task by column."""
+    import datasets
+
+    root = os.environ.get("SMARTFRZ_DATA")
+    file = Path(root or "", "glue", name, f"{split}-00000.parquet")
+    try:
+        if root and file.exists():
+            rows = datasets.load_dataset("parquet", data_files=str(file), split="train")
+        else:
+            rows = datasets.load_dataset("nyu-mll/glue", name, split=split)
+    except Exception as error:  # whatever the network, the Hub or the cache raise
+        raise _missing(f"The task {name}", f"glue/{name}/{split}-00000.parquet", error) from error
+    columns = (*TASKS[name], "label")
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise ValueError(
+            f"The {split} split of {name} has no column {missing[0]!r}, but "
+            f"{', '.join(rows.column_names)}: {' and '.join(columns)} are needed."
+        )
+    return rows
+
+
+@lru_cache
+def _tokenizer() -> Any:
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
+
+    root = os.environ.get("SMARTFRZ_DATA")
+    file = Path(root or "", _HUB, "vocab.txt")
+    try:
+        if root and file.exists():
+            return BertTokenizerFast(vocab=str(file))
+        return BertTokenizerFast.from_pretrained(_HUB)
+    except Exception as error:  # whatever the network, the Hub or the cache raise
+        raise _missing("BERT's vocabulary", f"{_HUB}/vocab.txt", error) from error
+
+
+def _missing(what: str, file: str, error: Exception) -> ValueError:
+    root = os.environ.get("SMARTFRZ_DATA")
+    looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
+    return ValueError(
+        f"{what} is missing. {looked}: {file} was looked for there, then on the Hugging Face Hub "
+        f"({type(error).__name__}). Set SMARTFRZ_DATA to the folder that holds it, or go online "
+        "once."
+    )

@@ -1,0 +1,135 @@
+"""Doing the jobs of the evidence that are missing, and drawing what there is."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.config import RunConfig
+from experiments.evidence import figures as figures_of_evidence
+from experiments.evidence import tables as tables_of_evidence
+from experiments.evidence.jobs import Evidence, Job, do, jobs
+from experiments.evidence.scores import BUNDLED, Comparison, read_scores, write_scores
+from experiments.evidence.verdict import verdict
+from experiments.files import cache_folder, write_csv, write_json_atomic, write_text_atomic
+from experiments.models.registry import families as all_families
+from experiments.plan import plan, training_at
+from experiments.predictor.recordings import record_all, to_record
+from experiments.reporting.provenance import provenance_of
+from experiments.reporting.style import save
+from experiments.runs.provenance import provenance
+from experiments.spec import load_spec
+from experiments.tables.dry_run import print_todo
+from experiments.validation import check_asked, checked
+
+SCORES = "scores.csv"
+
+
+def compare(
+    scale: str, results: Path, families: Sequence[str] | None = None, dry: bool = False
+) -> None:
+    """Records and fits what is missing, and draws what there is.
+
+    Args:
+        scale: of the specs ``predictor`` and ``evidence``.
+        results: the folder of all results.
+        families: only fit what is judged on these; by default on all.
+        dry: print what there is to do, and stop.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    learning, judging = load_spec("predictor"), load_spec("evidence")
+    learned, judged = plan(learning, scale), plan(judging, scale)
+    evidence = checked(Evidence, judging.predictor, "evidence")
+    training = training_at(scale, learning.predictor)
+    planned = jobs(evidence, training, learned, judged)
+    judged_families = [name for name in all_families() if any(j.family == name for j in planned)]
+    check_asked(families, set(judged_families), "family")
+
+    folder, runs = results / f"evidence-{scale}", results / "runs"
+    done = known(planned, folder / SCORES)
+    asked = families or judged_families
+    todo = [job for job in planned if job.family in asked and job not in done]
+    recordings = [*learned, *judged]
+    if dry:
+        print(f"{len(planned)} jobs, {len(todo)} to do.")
+        print_todo(recordings, to_record(recordings, runs) if todo else [], runs)
+        return
+    if todo:
+        command = f"make evidence SCALE={scale}"
+        record_all(recordings, runs, command)
+        do_all(todo, learned, judged, evidence, command)
+        done = known(planned, folder / SCORES)
+    write_scores([row for job in planned for row in done.get(job, [])], folder / SCORES)
+    scores = read_scores(folder / SCORES)
+    draw(Comparison(scores, evidence, training.tolerance, judged_families), folder)
+
+
+def known(planned: Sequence[Job], scores: Path) -> dict[Job, list[dict[str, Any]]]:
+    """What jobs have found, by this cache or else by the results that are there."""
+    frame = read_scores(scores) if scores.exists() else None
+    written = {} if frame is None else dict(list(frame.groupby("job")))
+    found = {}
+    for job in planned:
+        file = cache_folder("evidence") / f"{job.id}.json"
+        if file.exists():
+            found[job] = json.loads(file.read_text())
+        elif job.id in written:
+            found[job] = written[job.id].to_dict("records")
+    return found
+
+
+def do_all(
+    todo: Sequence[Job],
+    learned: Sequence[RunConfig],
+    judged: Sequence[RunConfig],
+    evidence: Evidence,
+    command: str,
+) -> None:
+    """Does the missing jobs under one progress bar."""
+    with tqdm(total=sum(1 + job.learns * job.training.steps for job in todo)) as bar:
+        for job in todo:
+            origin = provenance(command)
+            bar.set_description(f"{job.candidate}, without {job.family}, seed {job.seed}")
+            rows = do(
+                job, learned, judged, evidence.records_per_epoch, lambda step, loss: bar.update()
+            )
+            bar.update()
+            facts = {**origin, "machine": origin["machine"]["gpu"] or origin["machine"]["cpu"]}
+            rows = [{"job": job.id, **row, **facts} for row in rows]
+            write_json_atomic(cache_folder("evidence") / f"{job.id}.json", rows)
+
+
+def draw(comparison: Comparison, folder: Path) -> None:
+    """Makes tables, figures and the verdict from the scores alone, and shows what there is."""
+    tables = {
+        "table": tables_of_evidence.candidates(comparison),
+        "ablations": tables_of_evidence.ablations(comparison),
+        "paces": tables_of_evidence.paces(comparison),
+    }
+    provenance_file = folder / "provenance.json"
+    write_json_atomic(provenance_file, provenance_of(comparison.scores))
+    for name, table in tables.items():
+        write_csv(table.frame, folder / f"{name}.csv")
+        write_text_atomic(folder / f"{name}.md", table.to_markdown())
+        write_text_atomic(folder / f"{name}.tex", table.to_latex())
+    families, errors = comparison.families, comparison.by_family("calibration_error")
+    figures = {
+        "auroc": figures_of_evidence.auroc(tables["table"].frame, families),
+        "tolerances": figures_of_evidence.tolerances(
+            comparison.tolerances(), families, comparison.tolerance
+        ),
+        "reliability": figures_of_evidence.reliability(
+            comparison.reliability(), errors.loc[BUNDLED].to_dict()
+        ),
+    }
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    said = verdict(comparison)
+    write_text_atomic(folder / "verdict.md", said)
+    print(tables["table"].to_markdown())
+    print(said)
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))

@@ -1,0 +1,133 @@
+"""Making predictors: the bundled ones with their model cards, and those of single tables."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from experiments.files import write_json_atomic, write_text_atomic
+from experiments.plan import plan, training_at
+from experiments.predictor.cache import keep, kept
+from experiments.predictor.fitting import Training, fit, labels_of, probability_of, split
+from experiments.predictor.metrics import metrics
+from experiments.predictor.model_card import model_card
+from experiments.predictor.recipes import Recipe
+from experiments.predictor.recordings import record_all, to_record
+from experiments.runs.processes import is_main_process
+from experiments.runs.provenance import provenance
+from experiments.runs.recording import is_recorded, load_history
+from experiments.spec import load_spec
+from experiments.tables.dry_run import print_todo
+from smartfrz.distributed import is_distributed
+from smartfrz.predictor import AttentionPredictor, History
+
+BUNDLED = ("drift", "raw")
+"""The encodings of the bundled predictors: ours, and the paper's."""
+
+
+def bundled_recipes(scale: str) -> dict[str, Recipe]:
+    """The recipes of the bundled predictors, by their encodings."""
+    spec = load_spec("predictor")
+    training, recordings = training_at(scale, spec.predictor), tuple(plan(spec, scale))
+    return {
+        encoding: Recipe(dataclasses.replace(training, encoding=encoding), recordings)
+        for encoding in BUNDLED
+    }
+
+
+def make_bundled(scale: str, results: Path, output: Path) -> None:
+    """Records what is missing, trains the bundled predictors, and prints their model cards.
+
+    Args:
+        scale: of the spec ``predictor``.
+        results: the folder of all results.
+        output: the folder of the predictors.
+    """
+    command = f"make predictor SCALE={scale}"
+    for encoding, recipe in bundled_recipes(scale).items():
+        folder, facts = output / encoding, facts_file(results, scale, encoding)
+        if not is_made(folder, facts, recipe.id):
+            record_all(recipe.recordings, results / "runs", command)
+            make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
+        print((folder / "README.md").read_text())
+        print(f"The predictor is in {folder}.")
+
+
+def print_dry(scale: str, results: Path, output: Path) -> None:
+    """Prints what there is to do for the bundled predictors; arguments as `make_bundled`."""
+    runs = results / "runs"
+    for encoding, recipe in bundled_recipes(scale).items():
+        made = is_made(output / encoding, facts_file(results, scale, encoding), recipe.id)
+        print(f"The predictor {encoding} is {'made already' if made else 'to be made'}.")
+        print_todo(recipe.recordings, [] if made else to_record(recipe.recordings, runs), runs)
+
+
+def facts_file(results: Path, scale: str, encoding: str) -> Path:
+    """Where the facts are that a bundled predictor's model card is made from."""
+    return results / f"predictor-{scale}" / f"{encoding}.json"
+
+
+def is_made(folder: Path, facts: Path, recipe_id: str) -> bool:
+    """Whether a recipe's predictor, card and facts are there."""
+    texts = (folder / "README.md", facts)
+    has_weights = (folder / "model.safetensors").exists()
+    return has_weights and all(file.exists() and recipe_id in file.read_text() for file in texts)
+
+
+def make(recipe: Recipe, folder: Path, facts: Path, origin: Mapping[str, Any]) -> None:
+    """Trains a predictor; writes it, its card, and the facts that the card is made from."""
+    training, recordings = recipe.training, recipe.recordings
+    predictor, histories = trained(recipe, training.encoding)
+    measured = {
+        **origin,
+        "held_out": held_out_metrics(predictor, histories, training),
+        "threshold": predictor.threshold,
+        "training": dataclasses.asdict(training),
+        "recordings": [{"id": each.id, **dataclasses.asdict(each)} for each in recordings],
+    }
+    predictor.save_pretrained(folder)
+    write_text_atomic(folder / "README.md", model_card(measured))
+    write_json_atomic(facts, measured)
+
+
+def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> None:
+    """Trains those of a table's own predictors that are not kept yet, in the main process.
+
+    Raises:
+        ValueError: trainings are to be recorded for them, and there are several processes.
+    """
+    for name, recipe in recipes.items():
+        if recipe.id not in kept():
+            if is_distributed() and not all(is_recorded(config) for config in recipe.recordings):
+                raise ValueError(
+                    f"To make the predictor {name!r}, trainings have to be recorded, which one "
+                    f"process does alone: python -m scripts.histories predictor --scale {scale} "
+                    f"--results {results}."
+                )
+            if is_main_process():
+                record_all(recipe.recordings, results / "runs", f"make predictor SCALE={scale}")
+                keep(recipe.id, trained(recipe, name)[0])
+        if is_distributed():
+            dist.barrier()
+
+
+def trained(recipe: Recipe, name: str) -> tuple[AttentionPredictor, list[History]]:
+    """Trains a predictor under a progress bar; gives it, and what it was trained on."""
+    training = recipe.training
+    histories = [load_history(config, training.size) for config in recipe.recordings]
+    with tqdm(total=training.steps, desc=f"train predictor {name}") as bar:
+        predictor = fit(histories, training, seed=0, on_step=lambda step, loss: bar.update())
+    return predictor, histories
+
+
+def held_out_metrics(
+    predictor: AttentionPredictor, histories: Sequence[History], training: Training
+) -> dict[str, float]:
+    """How good it is on the trainings held out, on which it was calibrated."""
+    _, held_out = split(histories, seed=0)
+    labels = [labels_of(each, training) for each in held_out]
+    scores = [probability_of(predictor, each, training) for each in held_out]
+    return metrics(labels, scores, predictor.threshold, True)

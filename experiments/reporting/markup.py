@@ -1,0 +1,84 @@
+"""Tables of words as Markdown, as LaTeX and as text."""
+
+import re
+from collections.abc import Sequence
+
+BLANK = "\N{EN DASH}"
+
+
+def markdown(
+    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
+) -> str:
+    """Groups of rows as GitHub Markdown, under a caption.
+
+    Args:
+        header: escaped, as are the rows.
+        groups: of rows of as many words.
+        caption: not escaped.
+        labels: how many of the first columns are words, the others numbers.
+    """
+    rule = [":--"] * labels + ["--:"] * (len(header) - labels)
+    rows = [header, rule, *(row for group in groups for row in group)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([escape_markdown(caption), "", *lines, ""])
+
+
+def latex(
+    header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
+) -> str:
+    """Groups of rows as a LaTeX float, with a rule between them; arguments as `markdown`."""
+    blocks = ["\n".join(f"{' & '.join(row)} \\\\" for row in group) for group in groups]
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"\centering\small",
+            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}",
+            r"\toprule",
+            f"{' & '.join(header)} \\\\",
+            r"\midrule",
+            "\n\\midrule\n".join(blocks),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def text(header: list[str], groups: Sequence[Sequence[list[str]]], labels: int) -> str:
+    """Groups of rows for the terminal, with a line between them; arguments as `markdown`."""
+    rows = [header, *(row for group in groups for row in group)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    line = "  ".join("-" * width for width in widths)
+    blocks = [
+        "\n".join(_aligned(row, widths, labels) for row in group) for group in ([header], *groups)
+    ]
+    return f"\n{line}\n".join(blocks) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """The text so that Markdown shows it as it is."""
+    return re.sub(r"([\\|*_`<>])", r"\\\1", text)
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
+    BLANK: "--",
+}
+
+
+def escape_latex(text: str) -> str:
+    """The text so that LaTeX shows it as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _aligned(row: list[str], widths: list[int], labels: int) -> str:
+    pairs = list(zip(row, widths, strict=True))
+    words = [word.ljust(width) for word, width in pairs[:labels]]
+    return "  ".join([*words, *(word.rjust(width) for word, width in pairs[labels:])]).rstrip()

@@ -1,0 +1,41 @@
+"""What was run of each result, by which command, and where it is."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.reporting.contents import SECTIONS, Section
+from experiments.reporting.labels import display_name
+from experiments.runs.run_frame import read_csv
+
+
+def overview(results: Path, scale: str) -> str:
+    """All results in a Markdown table, those that were not run as well.
+
+    Args:
+        results: the folder of all results.
+        scale: of the results that have one.
+    """
+    rows = [
+        f"| {each.heading} | `{each.command(scale)}` | `{each.folder(scale)}` | "
+        f"{_what_was_run(each, results / each.folder(scale))} |\n"
+        for each in SECTIONS
+    ]
+    head = "| Result | Command | Folder of results | Runs |\n| :-- | :-- | :-- | :-- |\n"
+    return head + "".join(rows)
+
+
+def _what_was_run(section: Section, folder: Path) -> str:
+    """Of a table its runs, those of each data set where some are missing."""
+    if not folder.is_dir():
+        return "not run"
+    table = read_csv(folder / "table.csv") if (folder / "table.csv").exists() else pd.DataFrame()
+    if "planned" not in table:
+        return "made"
+    if table["n"].sum() == table["planned"].sum():
+        return f"all {table['planned'].sum()}"
+    parts = [
+        f"{display_name(str(dataset))} {of['n'].sum()} of {of['planned'].sum()}"
+        for dataset, of in table.groupby("dataset", sort=False)
+    ]
+    return ", ".join(parts)

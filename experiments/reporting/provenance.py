@@ -1,0 +1,55 @@
+"""Where the numbers of a table come from: one line for its caption, all of it for a file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+
+def measured_on(rows: pd.DataFrame) -> str:
+    """The last sentence of a caption: machines, torch versions, seeds and commands.
+
+    Args:
+        rows: with ``machine``, ``torch``, ``git``, ``seed`` and ``command``; one or more.
+    """
+    seeds = distinct(rows["seed"])
+    commits = distinct(rows["git"])
+    versions = f"; {len(commits)} commits, see provenance.json" if len(commits) > 1 else ""
+    return (
+        f"Measured on {' and '.join(distinct(rows['machine']))}, torch "
+        f"{' and '.join(distinct(rows['torch']))}, seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(seeds)}: {' and '.join(distinct(rows['command']))}{versions}."
+    )
+
+
+def provenance_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """What ``provenance.json`` holds: how many of the rows have which value.
+
+    Args:
+        rows: as for `measured_on`, and with ``code`` where that was recorded.
+    """
+    code = rows["code"] if "code" in rows else pd.Series(index=rows.index, dtype=str)
+    columns = {
+        **{name: rows[name] for name in ("machine", "torch", "git")},
+        "code": code.fillna("not recorded"),
+        **{name: rows[name] for name in ("command", "seed")},
+    }
+    return {name: _counts(values) for name, values in columns.items()}
+
+
+def single_source(facts: Mapping[str, Any]) -> str:
+    """The last sentence of a caption of something that was measured at once, see `Measurement`."""
+    machine = facts["machine"]
+    threads = "1 thread" if machine["cores"] == 1 else f"{machine['cores']} threads"
+    where = machine["gpu"] or machine["cpu"]
+    return f"Measured on {where}, {threads}, torch {facts['torch']}: {facts['command']}."
+
+
+def distinct(values: pd.Series) -> list[str]:
+    """What there is among the values, sorted, as words."""
+    return [str(value) for value in sorted(values.dropna().unique())]
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    counts = values.astype(str).value_counts()
+    return {value: int(counts[value]) for value in sorted(counts.index)}

@@ -1,0 +1,110 @@
+"""One page of all results: made from the files under ``results/`` and nothing else."""
+
+import base64
+import html
+import re
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from experiments.reporting.contents import SECTIONS, Section
+from experiments.reporting.overview import overview
+from experiments.reporting.summary import summary
+
+# Figures have 200 dots per inch; letters are to be as large as those of the text around them.
+_PIXELS_PER_DOT = 0.7
+_PICTURE = re.compile(r'<img src="([^"]+)"')
+
+
+_TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 0 auto;
+  padding: 1rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 3rem; border-top: 1px solid #ddd;
+  padding-top: 1rem; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .45rem; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+th { border-bottom: 1.5px solid #888; text-align: left; }
+img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
+p, li { max-width: 46rem; overflow-wrap: anywhere; }
+nav ul { columns: 2 16rem; padding-left: 1.2rem; }
+@media (prefers-color-scheme: dark) { body { background: #161616; color: #ddd; }
+  img { background: #fff; padding: .3rem; border-radius: 4px; box-sizing: border-box; }
+  th, td { border-color: #333; } h2 { border-color: #333; } a { color: #8ab4f8; } }
+"""
+
+
+def report(results: Path, scale: str) -> str:
+    """All results of a scale in Markdown; pictures are named relative to ``results``."""
+    lines = [
+        "# SmartFRZ: results",
+        "",
+        f"Everything that has been measured at scale {scale}, beside the paper's numbers where it "
+        "has any; where, with what and by which command stands under each title.",
+        "",
+        "## At a glance",
+        "",
+        summary(results, scale),
+        "## What was run",
+        "",
+        overview(results, scale),
+    ]
+    for section in SECTIONS:
+        if parts := _parts(section, results, scale):
+            lines += [f"## {section.heading}", "", *parts]
+    return "\n".join(lines)
+
+
+def page(text: str, results: Path) -> str:
+    """A report as one HTML file that asks nobody for anything: pictures are in it."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    body = _PICTURE.sub(lambda found: _inlined(results / html.unescape(found[1])), body)
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    headings = re.findall(r"<h2>(.*?)</h2>", body)
+    for number, heading in enumerate(headings):
+        body = body.replace(f"<h2>{heading}</h2>", f'<h2 id="s{number}">{heading}</h2>', 1)
+    links = "".join(f'<li><a href="#s{i}">{each}</a></li>' for i, each in enumerate(headings))
+    body = body.replace("<h2", f"<nav><ul>{links}</ul></nav>\n<h2", 1)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>SmartFRZ: results</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}</body></html>\n"
+    )
+
+
+def _parts(section: Section, results: Path, scale: str) -> list[str]:
+    """The texts of a section, then its pictures that no text shows."""
+    folder = results / section.folder(scale)
+    if not folder.is_dir():
+        return []
+    texts = [folder / name for name in (*_TEXTS, f"{section.name}.md")]
+    parts = [_relative(file, results) for file in texts if file.exists()]
+    shown = "\n".join(parts)
+    for picture in sorted(folder.glob("*.png")):
+        name = picture.relative_to(results).as_posix()
+        if name not in shown:
+            parts.append(f"![{_alternative(picture)}]({name})")
+    return [line for part in parts for line in (part, "")]
+
+
+def _relative(file: Path, results: Path) -> str:
+    """A text with its headings made smaller, its pictures named from ``results``."""
+    text = file.read_text(encoding="utf-8").strip()
+    text = re.sub(r"^(#+) ", r"##\1 ", text, flags=re.MULTILINE)
+    folder = file.parent.relative_to(results).as_posix()
+    return re.sub(r"!\[(.*?)\]\((?!https?:)(.*?)\)", rf"![\1]({folder}/\2)", text)
+
+
+def _alternative(picture: Path) -> str:
+    return picture.stem.replace("_", " ")
+
+
+def _inlined(picture: Path) -> str:
+    """The beginning of an ``img`` that holds a picture, in the size of print."""
+    data = picture.read_bytes()
+    width = int.from_bytes(data[16:20], "big")  # where a PNG says it
+    encoded = base64.b64encode(data).decode()
+    return f'<img width="{round(width * _PIXELS_PER_DOT)}" src="data:image/png;base64,{encoded}"'

@@ -1,0 +1,89 @@
+"""The style that all figures share, and how they are saved."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.methods import METHODS
+from experiments.reporting.labels import rank
+
+STYLE: dict[Any, Any] = {
+    "font.size": 7.5,
+    "axes.titlesize": 7,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "figure.labelsize": 7.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.5",
+    "axes.linewidth": 0.6,
+    "xtick.color": "0.5",
+    "xtick.labelcolor": "0.2",
+    "ytick.color": "0.5",
+    "ytick.labelcolor": "0.2",
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,
+}
+
+
+_MARKERS = "osD^vPXhd<>8"
+
+
+MEAN_MARKER: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6}
+
+
+@rc_context(STYLE)
+def save(fig: Figure, path: Path) -> None:
+    """Save a figure as ``path.png`` (200 dpi) and ``path.pdf``, the same bytes for the same data.
+
+    Args:
+        fig: The figure.
+        path: Where to, without a suffix; missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path.with_name(f"{path.name}.png"), dpi=200)
+    fig.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
+
+
+def look(method: str) -> tuple[str, str]:
+    """Colour and marker of a method, from the registry."""
+    return METHODS[method].color, METHODS[method].marker
+
+
+def looks_of(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method of the runs, the paper's methods first.
+
+    A method's variants have its colour, and markers of their own.
+    """
+    looks: dict[str, tuple[str, str]] = {}
+    for method in sorted(runs["method"].unique(), key=lambda method: (rank(method), method)):
+        color, marker = look(method.partition(" ")[0])
+        taken = [shape for other, shape in looks.values() if other == color]
+        free = [shape for shape in (marker, *_MARKERS) if shape not in taken]
+        looks[method] = (color, free[0] if free else marker)
+    return looks
+
+
+def add_legend(fig: Figure, handles: list[Line2D]) -> None:
+    """In as many columns as fit; the figure grows by the lines after the first."""
+    widest = 0.45 + 0.055 * max(len(str(handle.get_label())) for handle in handles)
+    lines = math.ceil(len(handles) / max(1, fig.get_figwidth() // widest))
+    columns = math.ceil(len(handles) / lines)
+    fig.set_figheight(fig.get_figheight() + 0.15 * (lines - 1))
+    fig.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.0)

@@ -1,0 +1,247 @@
+"""Tables of runs next to the paper's numbers: pure functions of the frame of runs."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from experiments.reporting.labels import display_name
+from experiments.reporting.majority_class import not_learned
+from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown, text
+from experiments.reporting.provenance import measured_on
+
+COLUMNS = (
+    *("model", "dataset", "method", "accuracy_mean", "accuracy_std"),
+    *("n", "planned", "diverged", "edited"),
+    *("difference_mean", "difference_std", "time_ratio", "compute_ratio", "epochs"),
+    *("paper_accuracy", "paper_accuracy_std", "paper_time_ratio", "paper_compute_ratio"),
+)
+_CELL = ["model", "dataset", "method"]
+_COUNTS = ("n", "planned", "diverged", "edited")
+_LABELS = 3  # the first columns of a rendered table are words, the others numbers
+
+
+def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with each finished run beside full training of the same seed.
+
+    Returns:
+        The frame and three more columns. ``difference``: accuracy, in points, beside full training
+        that started from the same weights, which pretraining does not give on every machine.
+        ``time_ratio``: training time over that of the full training measured on the same machine.
+        ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such full
+        training, and for diverged runs, which stop early.
+
+    Raises:
+        ValueError: A model, dataset, method and seed occurs twice.
+    """
+    frame = frame.reset_index(drop=True)
+    _check_unique(frame, [*_CELL, "seed"], "keep the runs of one scale and machine")
+    finished = frame[frame["status"] == "finished"]
+    benchmark = ["model", "dataset", "seed"]
+    of_full = _of_full(finished, "final_accuracy", paired_by(frame))
+    return frame.assign(
+        difference=100 * (finished["final_accuracy"] - of_full),
+        time_ratio=_relative_to_full(finished, "train_seconds", [*benchmark, "machine"]),
+        compute_ratio=_relative_to_full(finished, "tflops", benchmark),
+    )
+
+
+def paired_by(frame: pd.DataFrame) -> list[str]:
+    """The columns in which runs whose accuracies are compared agree: seed and first weights too."""
+    return ["model", "dataset", "seed", *(name for name in frame if name.startswith("pretrained_"))]
+
+
+def comparison_table(
+    frame: pd.DataFrame,
+    planned: Sequence[tuple[str, str, str, int]],
+    paper: pd.DataFrame,
+) -> pd.DataFrame:
+    """Compare methods as the paper's Table 2 does.
+
+    Args:
+        frame: Runs; those that are not planned are left out.
+        planned: The (model, dataset, method, seed) cells of the table, run or not.
+        paper: Rows of ``results/paper.csv``, each model, dataset and method once: one table's.
+
+    Returns:
+        One row per (model, dataset, method), in planned order, with `COLUMNS`. Accuracies are in
+        percent, mean and sample standard deviation over the seeds that did not diverge; ``n``
+        counts all runs, diverged ones included. Beside full training of the same seed, see
+        `with_ratios`: of the differences mean and sample standard deviation, of the times the
+        median, of the compute the mean.
+
+    Raises:
+        ValueError: The frame or the paper's rows hold a cell twice.
+    """
+    _check_unique(paper, _CELL, "keep the rows of one of the paper's tables")
+    runs = with_ratios(frame)
+    published = _published(paper)
+    seeds: dict[tuple[str, str, str], list[int]] = {}
+    for model, dataset, method, seed in planned:
+        seeds.setdefault((model, dataset, method), []).append(seed)
+    rows = []
+    for cell, cell_seeds in seeds.items():
+        of_cell = (runs[_CELL] == list(cell)).all(axis=1) & runs["seed"].isin(cell_seeds)
+        numbers = _summary(runs[of_cell]) | published.get(cell, {})
+        rows.append(dict(zip(_CELL, cell, strict=True), planned=len(cell_seeds), **numbers))
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def caption(frame: pd.DataFrame, title: str) -> str:
+    """What a table shows, and where the numbers come from.
+
+    Args:
+        frame: The runs of the table or figure.
+        title: What it shows, as a sentence.
+    """
+    if frame.empty:
+        return f"{title} Nothing has been run yet."
+    return (
+        f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
+        f"compute (mean) relative to full training of the same seed, time on the same machine."
+        f"{_other_metrics(frame)}{_other_weights(frame)}{not_learned(frame)} {measured_on(frame)}"
+    )
+
+
+def _other_weights(frame: pd.DataFrame) -> str:
+    """Says so where runs have no difference, since full training started from other weights."""
+    if (frame["status"] != "finished").all():
+        return ""
+    runs = with_ratios(frame)
+    apart = runs["compute_ratio"].notna() & runs["difference"].isna()
+    if not apart.any():
+        return ""
+    return f" {apart.sum()} of its runs started from other weights than their full training."
+
+
+def to_markdown(table: pd.DataFrame, caption: str) -> str:
+    """A comparison table as GitHub Markdown, under its caption."""
+    return markdown(*_rendered(table, escape_markdown), caption, _LABELS)
+
+
+def to_latex(table: pd.DataFrame, caption: str) -> str:
+    """A comparison table as a LaTeX float; needs the package booktabs."""
+    return latex(*_rendered(table, escape_latex), caption, _LABELS)
+
+
+def to_text(table: pd.DataFrame) -> str:
+    """A comparison table for the terminal."""
+    return text(*_rendered(table, str), _LABELS)
+
+
+def _check_unique(frame: pd.DataFrame, keys: list[str], advice: str) -> None:
+    repeated = frame[frame.duplicated(keys)]
+    if not repeated.empty:
+        cell = ", ".join(f"{key} {repeated.iloc[0][key]}" for key in keys)
+        raise ValueError(f"{cell} occurs more than once: {advice}")
+
+
+def _relative_to_full(rows: pd.DataFrame, cost: str, keys: list[str]) -> pd.Series:
+    return rows[cost] / _of_full(rows, cost, keys)
+
+
+def _of_full(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Series:
+    """For each row a value of the full training with the same keys."""
+    full = rows.loc[rows["method"] == "full", [*keys, value]]
+    return rows[keys].merge(full, on=keys, how="left")[value].set_axis(rows.index)
+
+
+def _published(paper: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, float]]:
+    benchmark = ["model", "dataset"]
+    columns = {
+        "paper_accuracy": paper["accuracy"],
+        "paper_accuracy_std": paper["accuracy_std"],
+        "paper_time_ratio": _relative_to_full(paper, "seconds", benchmark),
+        "paper_compute_ratio": _relative_to_full(paper, "tflops", benchmark),
+    }
+    cells = paper[_CELL].itertuples(index=False, name=None)
+    return dict(zip(cells, pd.DataFrame(columns).to_dict("records"), strict=True))
+
+
+def _summary(runs: pd.DataFrame) -> dict[str, float]:
+    accuracy = 100 * runs["final_accuracy"]
+    return {
+        "accuracy_mean": accuracy.mean(),
+        "accuracy_std": accuracy.std(ddof=1),
+        "difference_mean": runs["difference"].mean(),
+        "difference_std": runs["difference"].std(ddof=1),
+        "n": len(runs),
+        "diverged": int((runs["status"] == "diverged").sum()),
+        "edited": int((~runs["is_intact"].astype(bool)).sum()),
+        "time_ratio": runs["time_ratio"].median(),
+        "compute_ratio": runs["compute_ratio"].mean(),
+        "epochs": (runs["steps"] / runs["steps_per_epoch"]).mean(),
+    }
+
+
+def _rendered(
+    table: pd.DataFrame, escape: Callable[[str], str]
+) -> tuple[list[str], list[list[list[str]]]]:
+    """Header and rows as words, the rows grouped by model and dataset, named in the first only."""
+    groups = []
+    for _, group in table.groupby(["model", "dataset"], sort=False):
+        rows = [_words(row) for _, row in group.iterrows()]
+        groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
+    header = ["Model", "Dataset", "Method", "Accuracy (%)", "Difference", "Time", "Compute"]
+    header += ["Epochs", "Paper: accuracy (%)", "Paper: time", "Paper: compute"]
+    if table["paper_accuracy"].isna().all():
+        header, groups = header[:-3], [[row[:-3] for row in group] for group in groups]
+    escaped = [[[escape(word) for word in row] for row in group] for group in groups]
+    return [escape(word) for word in header], escaped
+
+
+def _words(row: pd.Series) -> list[str]:
+    return [
+        *(display_name(row[key]) for key in _CELL),
+        with_remarks(accuracy(row["accuracy_mean"], row["accuracy_std"]), row),
+        difference(row),
+        number(row["time_ratio"], ".2f"),
+        number(row["compute_ratio"], ".2f"),
+        number(row["epochs"], ".4g"),
+        accuracy(row["paper_accuracy"], row["paper_accuracy_std"]),
+        number(row["paper_time_ratio"], ".2f"),
+        number(row["paper_compute_ratio"], ".2f"),
+    ]
+
+
+def with_remarks(value: str, row: pd.Series) -> str:
+    """What was measured, and which of the runs are missing, have diverged or were edited by hand.
+
+    Args:
+        value: the words for what was measured.
+        row: of a comparison table.
+    """
+    n, planned, diverged, edited = (int(row[key]) for key in _COUNTS)
+    if n == 0:
+        return f"not run (0/{planned})"
+    partly = f"{n}/{planned}" if n < planned else ""
+    failed = f"diverged {diverged}/{n}" if diverged else ""
+    changed = f"edited by hand {edited}/{n}" if edited else ""
+    value, remarks = (failed, [partly]) if diverged == n else (value, [partly, failed])
+    remarks.append(changed)
+    notes = ", ".join(filter(None, remarks))
+    return f"{value} ({notes})" if notes else value
+
+
+def difference(row: pd.Series) -> str:
+    """By how many points a row of a comparison table differs from full training."""
+    if row["method"] == "full" or pd.isna(row["difference_mean"]):
+        return BLANK
+    spread = "" if pd.isna(row["difference_std"]) else f" ± {row['difference_std']:.2f}"
+    return f"{row['difference_mean']:+.2f}{spread}".replace("-", "\N{MINUS SIGN}")
+
+
+def accuracy(mean: float, std: float) -> str:
+    """A mean in percent and its sample standard deviation."""
+    spread = "" if pd.isna(std) else f" ± {std:.2f}"
+    return number(mean, ".2f") + spread
+
+
+def number(value: float, how: str) -> str:
+    """A number in a format; a dash where there is none."""
+    return BLANK if pd.isna(value) else format(value, how)
+
+
+def _other_metrics(frame: pd.DataFrame) -> str:
+    others = frame.loc[frame["metric"] != "accuracy", ["dataset", "metric"]].drop_duplicates()
+    pairs = others.itertuples(index=False, name=None)
+    return "".join(f" {display_name(dataset)}: {metric}." for dataset, metric in pairs)

@@ -1,0 +1,90 @@
+"""One cell: trained unless its run file exists, tracked, recorded."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.config import RunConfig
+from experiments.data.registry import dataset
+from experiments.files import cache_folder, write_json_atomic
+from experiments.models.weights import has_weights, save_weights
+from experiments.runs.provenance import provenance
+from experiments.runs.run_files import read_run, sealed
+from experiments.runs.setup import Run
+from experiments.runs.training_loop import Curves, OnStep, diverged, train
+from smartfrz.distributed import unwrap
+
+
+def execute(
+    config: RunConfig,
+    runs: Path,
+    command: str,
+    on_step: OnStep,
+    on_epoch: OnStep,
+    keep_weights: bool = False,
+) -> None:
+    """Runs a cell to its end and writes its run file.
+
+    Args:
+        config: the cell.
+        runs: the folder of the run files.
+        command: what the user gave, for the record.
+        on_step: called after every step.
+        on_epoch: called after every evaluation.
+        keep_weights: keep the final weights in the cache, for runs that start from them.
+    """
+    origin = provenance(command)  # of the code that runs, whatever is changed meanwhile
+    run, curves = train(config, on_step, on_epoch)
+    if not run.is_main:
+        return
+    if keep_weights and not diverged(curves):
+        save_weights(config, unwrap(run.model), curves.accuracy[-1])
+    write_json_atomic(run_file(config, runs), sealed(record(run, curves, origin)))
+    (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)
+
+
+def is_finished(config: RunConfig, runs: Path, needs_weights: bool = False) -> bool:
+    """Whether a cell need not be run: its run file is whole and the weights asked for are kept."""
+    if needs_weights and not has_weights(config):
+        return False
+    file = run_file(config, runs)
+    return file.exists() and read_run(file) is not None
+
+
+def run_file(config: RunConfig, runs: Path) -> Path:
+    """Where a cell's run file is."""
+    return runs / f"{config.id}.json"
+
+
+def record(run: Run, curves: Curves, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run file holds: all that tables and figures are made of, and where it comes from."""
+    failed = diverged(curves)
+    pretrained: dict[str, Any] = dict(run.pretrained)
+    if "accuracy" in pretrained:
+        pretrained["accuracy"] = float(pretrained["accuracy"])
+    return {
+        "id": run.config.id,
+        "status": "diverged" if failed else "finished",
+        "config": dataclasses.asdict(run.config),
+        "metric": dataset(run.config.dataset).metrics[0],
+        "scores": {} if failed else curves.scores,
+        "final_accuracy": None if failed else curves.accuracy[-1],
+        "accuracy": curves.accuracy,
+        "loss": curves.loss,
+        "eval_steps": curves.eval_steps,
+        "frozen_fraction": curves.frozen_fraction,
+        "steps": curves.step,
+        "steps_per_epoch": run.batches.steps_per_epoch,
+        "train_seconds": curves.train_seconds,
+        "overhead_seconds": curves.overhead_seconds,
+        "eval_seconds": curves.eval_seconds,
+        "tflops": curves.flops / 1e12,
+        "tflops_paper": curves.flops_paper / 1e12,
+        "tflops_full": run.full_flops_per_step * curves.step / 1e12,
+        "peak_memory_bytes": curves.peak_memory_bytes,
+        "layers": [layer.name for layer in run.freezer.layers],
+        "frozen": run.freezer.frozen,
+        "pretrained": pretrained or None,
+        **origin,
+    }

@@ -1,0 +1,66 @@
+"""Run files: how a run's results are written and read, and the flat frame that tables are made of.
+
+A run file, ``results/runs/<id>.json``, holds one finished or diverged run with the keys in
+`RUN_KEYS`. Accuracies are fractions, times seconds, compute TFLOPs (1e12 operations in all) and
+``frozen`` maps a layer's name to the step at which it was frozen.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SERIES = ("accuracy", "eval_steps", "loss", "frozen_fraction", "layers", "frozen")
+SCALARS = (
+    *("id", "status", "metric", "final_accuracy"),
+    *("train_seconds", "overhead_seconds", "eval_seconds"),
+    *("tflops", "tflops_paper", "tflops_full", "peak_memory_bytes"),
+    *("steps", "steps_per_epoch", "torch", "git", "command", "date"),
+)
+CONFIG_KEYS = frozenset({"model", "dataset", "method", "seed", "epochs"})
+RUN_KEYS = frozenset({"config", "machine", "pretrained", *SCALARS, *SERIES})
+
+
+def sealed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run with a hash of all that it holds, by which a later edit is noticed."""
+    return {**run, "sha256": _digest(run)}
+
+
+def is_intact(run: Mapping[str, Any]) -> bool:
+    """Whether a run still is what was sealed."""
+    return run.get("sha256") == _digest({k: v for k, v in run.items() if k != "sha256"})
+
+
+def _digest(run: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """Read a run file; one that is not a whole run is renamed to ``<name>.corrupt``.
+
+    Returns:
+        The run, or None where there is no file, or (with a warning that says why) where it was
+        set aside.
+    """
+    if not path.exists():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        fault = _fault(run)
+    except ValueError as error:
+        fault = f"not JSON ({error})"
+    if fault is None:
+        return run
+    aside = path.with_name(path.name + ".corrupt")
+    path.replace(aside)
+    warnings.warn(f"{path} is no run file: {fault}; renamed to {aside.name}", stacklevel=2)
+    return None
+
+
+def _fault(run: Any) -> str | None:
+    if not isinstance(run, dict) or not isinstance(run.get("config", {}), dict):
+        return "not an object with a config"
+    missing = sorted((RUN_KEYS - run.keys()) | (CONFIG_KEYS - run.get("config", {}).keys()))
+    return f"{', '.join(missing)} missing" if missing else None

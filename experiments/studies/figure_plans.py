@@ -1,0 +1,215 @@
+"""How each figure of single layers is made: its runs, its measurement, its drawing."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from experiments.config import RunConfig
+from experiments.methods import SmartFRZOptions
+from experiments.plan import fingerprint, plan, training_at
+from experiments.predictor.recordings import record_all, to_record
+from experiments.reporting import figures, style
+from experiments.reporting.labels import display_name
+from experiments.runs.execute import is_finished, run_file
+from experiments.runs.recording import is_recorded, load_history
+from experiments.runs.run_files import read_run
+from experiments.runs.run_frame import runs_to_frame
+from experiments.runs.setup import device_and_rank
+from experiments.spec import load_spec
+from experiments.studies import attention, gradients, memory_over_time, overhead, stabilisation
+from experiments.studies import figures as figures_of_layers
+from experiments.studies.making import Plan, Request
+from experiments.studies.measurement import Measurement, counted, measured
+from experiments.tables.compute import steps_per_epoch
+from experiments.tables.queue import missing_prerequisites, run_missing
+from experiments.tables.requirements import check_requirements
+from smartfrz.predictor import AttentionPredictor
+
+EPOCHS_BEFORE = 1
+"""How long a network trains before its gradients are looked at (Figure 3)."""
+
+
+def fig3(request: Request) -> Plan:
+    """The gradients of all weights against the sampled."""
+    config, *_ = plan(load_spec("fig3"), request.scale)
+    todo = missing_prerequisites([config], request.runs)
+
+    def measure() -> Measurement:
+        run_missing([config], todo, request.runs, request.command)
+        with tqdm(total=EPOCHS_BEFORE * steps_per_epoch(config), desc=config.cell) as bar:
+            found = gradients.gradients_after(
+                config, EPOCHS_BEFORE, lambda run, curves: bar.update()
+            )
+        shown = figures_of_layers.shown_layers(len(found))[2]
+        frames = {
+            "layers": gradients.distances(found),
+            "histogram": gradients.histogram(found[shown - 1]),
+        }
+        return Measurement({"shown": shown, "run": dataclasses.asdict(config)}, frames)
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        shown, layers = made.facts["shown"], made.frames["layers"]
+        training = (
+            f"after {counted(EPOCHS_BEFORE, 'epoch')} of training {network_on_data(config)}, "
+            f"seed {config.seed}"
+        )
+        figure = figures_of_layers.sampled_gradients(
+            layers, made.frames["histogram"], f"Layer {shown} of {len(layers)}"
+        )
+        return figure, gradients.caption(layers, shown, training)
+
+    return Plan([config], todo, [config.id, EPOCHS_BEFORE], measure, draw)
+
+
+def fig4(request: Request) -> Plan:
+    """CKA of layers while they train, and when it stabilises."""
+    configs, runs = plan(load_spec("fig4"), request.scale), request.runs
+    tolerance = training_at(request.scale, load_spec("predictor").predictor).tolerance
+
+    def measure() -> Measurement:
+        record_all(configs, runs, request.command)
+        histories = [(config, load_history(config)) for config in configs]
+        curves = [stabilisation.cka_curves(*each) for each in histories]
+        layers = pd.concat([stabilisation.stable_epochs(*each, tolerance) for each in histories])
+        frames = {
+            "curves": pd.concat(curves),
+            "layers": layers,
+            "order": stabilisation.front_first(layers),
+        }
+        return Measurement({"tolerance": tolerance, "runs": [c.id for c in configs]}, frames)
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        layers = made.frames["layers"]
+        shown = figures_of_layers.shown_layers(layers["layer"].max())
+        training = f"while training {network_on_data(configs[0])}"
+        figure = figures_of_layers.cka_while_training(made.frames["curves"], layers)
+        return figure, stabilisation.caption(layers, shown, training, tolerance)
+
+    inputs = [[config.id for config in configs], tolerance]
+    return Plan(configs, to_record(configs, runs), inputs, measure, draw)
+
+
+def fig5(request: Request) -> Plan:
+    """Memory as layers freeze, from runs of SmartFRZ that are made if they are missing."""
+    configs, runs = plan(load_spec("fig5"), request.scale), request.runs
+    missing = [config for config in configs if not is_finished(config, runs)]
+    sources = missing_prerequisites(missing, runs)
+
+    def measure() -> Measurement:
+        run_missing(configs, sources + missing, runs, request.command)
+        with tqdm(finished_runs(configs, runs), desc="replay") as bar:
+            frames = [memory_over_time.memory_over_time(each) for each in bar]
+        return Measurement({}, {"memory": pd.concat(frames)})
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        memory = made.frames["memory"]
+        moments = figures.frozen_moments(runs_to_frame(finished_runs(configs, runs)))
+        style.save(moments, request.folder / "fig5b")
+        text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
+        beside = "Beside it, in fig5b.png, when each layer froze."
+        return figures_of_layers.memory(memory), f"{text} {beside}"
+
+    return Plan(configs, sources + missing, [config.id for config in configs], measure, draw)
+
+
+def attention_figure(request: Request) -> Plan:
+    """What the predictor attends to in the recorded runs that there are."""
+    name, planned = recordings(request.scale)
+    recorded = [config for config in planned if is_recorded(config)]
+    configs = recorded or planned
+    predictor = AttentionPredictor.from_pretrained(request.predictor)
+    weights, _ = fingerprint(request.predictor)
+    per_epoch = load_spec("table2").options["smartfrz"]["records_per_epoch"]
+
+    def measure() -> Measurement:
+        with tqdm(configs, desc="recorded runs") as bar:
+            looks = [attention.look(predictor, each, load_history(each), per_epoch) for each in bar]
+        return Measurement({"predictor": weights}, attention.summary(looks))
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        ages, runs, example = (made.frames[name] for name in ("ages", "runs", "example"))
+        interval = attention.bootstrap_interval(runs["rise_effect"])
+        figure = figures_of_layers.attention(ages, example, runs, interval)
+        return figure, attention.caption(ages, runs, network_on_data(configs[0]))
+
+    inputs = [[config.id for config in configs], weights, per_epoch]
+    if not recorded and measured(request.folder, inputs) is None:
+        raise ValueError(
+            f"No run is recorded at scale {request.scale}: make {name} SCALE={request.scale} "
+            "records some."
+        )
+    return Plan(configs, [], inputs, measure, draw)
+
+
+def finished_runs(configs: Iterable[RunConfig], runs: Path) -> list[dict[str, Any]]:
+    """What the run files hold.
+
+    Raises:
+        ValueError: one is missing or damaged.
+    """
+    missing = [config for config in configs if not is_finished(config, runs)]
+    if missing:
+        raise ValueError(
+            f"{missing[0].cell} was measured, but its run file in {runs} is missing or damaged: "
+            "restore it, or delete the figure's folder to run and measure it again."
+        )
+    found = (read_run(run_file(config, runs)) for config in configs)
+    return [run for run in found if run]
+
+
+def recordings(scale: str) -> tuple[str, list[RunConfig]]:
+    """The runs that predictors are judged on, and the spec that plans them.
+
+    At scales without, those that predictors learn from.
+    """
+    name = "evidence" if scale in load_spec("evidence").scales else "predictor"
+    return name, plan(load_spec(name), scale)
+
+
+def network_on_data(config: RunConfig) -> str:
+    """What is trained on what."""
+    return f"{display_name(config.model)} on {display_name(config.dataset)}"
+
+
+def overhead_figure(request: Request) -> Plan:
+    """What SmartFRZ itself costs, for one of Table 2's runs (Appendix C)."""
+    config = next(
+        each
+        for each in plan(load_spec("table2"), request.scale)
+        if isinstance(each.options, SmartFRZOptions)
+    )
+
+    def measure() -> Measurement:
+        check_requirements([config])
+        predictor = AttentionPredictor.from_pretrained(config.options.predictor)
+        print("Timing SmartFRZ beside the training of", network_on_data(config))
+        times = overhead.training_times(config, predictor)
+        print("Timing it for networks of", *overhead.LAYER_COUNTS, "layers")
+        by_layers = overhead.time_by_layers(predictor, overhead.LAYER_COUNTS, device_and_rank()[0])
+        whole = dataclasses.replace(config, train_images=0)
+        quantities = overhead.quantities(
+            predictor, times, config.options, steps_per_epoch(config), steps_per_epoch(whole)
+        )
+        return Measurement(times, {"quantities": quantities, "by_layers": by_layers})
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        by_layers = made.frames["by_layers"]
+        table = overhead.table(made.frames["quantities"])
+        caption = overhead.caption(by_layers, network_on_data(config), config)
+        return figures_of_layers.time_by_layers(by_layers), f"{table}\n\n{caption}"
+
+    return Plan([config], [], config.id, measure, draw)
+
+
+FIGURES = {
+    "fig3": fig3,
+    "fig4": fig4,
+    "fig5": fig5,
+    "attention": attention_figure,
+    "overhead": overhead_figure,
+}

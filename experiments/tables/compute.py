@@ -1,0 +1,45 @@
+"""The compute of whole runs, counted without training."""
+
+from dataclasses import dataclass
+
+import torch
+
+from experiments.config import RunConfig
+from experiments.data.registry import load, make_batches
+from experiments.models.registry import build_model
+from smartfrz import Layer, find_layers
+from smartfrz.cost import training_flops
+from smartfrz.graph import Call, trace
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A run's model, with random weights, and its forward pass on one example."""
+
+    model: torch.nn.Module
+    layers: list[Layer]
+    calls: list[Call]
+
+
+def traced(config: RunConfig) -> Traced:
+    """Builds the model of a run and traces it."""
+    model = build_model(config.model, load(config).num_classes, config.image_size)
+    example = make_batches(config, torch.device("cpu")).example()
+    return Traced(model, find_layers(model, example), trace(model, example))
+
+
+def steps_per_epoch(config: RunConfig) -> int:
+    """Optimizer steps in an epoch of a run."""
+    return make_batches(config, torch.device("cpu")).steps_per_epoch
+
+
+def full_tflops(config: RunConfig, as_in_paper: bool = False) -> float:
+    """TFLOPs of a run if nothing freezes.
+
+    Args:
+        config: the run.
+        as_in_paper: see `training_flops`.
+    """
+    run = traced(config)
+    flops = training_flops(run.calls, list(run.model.parameters()), as_in_paper)
+    return flops * config.batch_size * steps_per_epoch(config) * config.epochs / 1e12

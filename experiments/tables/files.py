@@ -1,0 +1,125 @@
+"""The files of a table: CSV, Markdown, LaTeX, claims and figures, made from its run files."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.added_rows import KINDS, kinds_among, with_rows
+from experiments.config import RunConfig
+from experiments.files import write_csv, write_json_atomic, write_text_atomic
+from experiments.plan import labelled_plan
+from experiments.reporting import figures, style, tables
+from experiments.reporting.claims import claims
+from experiments.reporting.provenance import provenance_of
+from experiments.runs.execute import run_file
+from experiments.runs.run_files import read_run
+from experiments.runs.run_frame import read_csv, runs_to_frame
+from experiments.spec import SPECS, Spec, load_spec
+from experiments.tables.matched_compute import matched
+
+PAPER = SPECS / "paper.csv"
+
+
+FIGURES = {
+    "accuracy_against_compute": figures.accuracy_against_compute,
+    "layers_frozen_over_time": figures.layers_frozen_over_time,
+}
+
+
+def draw(results: Path, name: str, scale: str, added: Sequence[str] = ()) -> None:
+    """Makes CSV, tables and figures of a table from the run files, and shows the table.
+
+    Args:
+        results: the folder of all results.
+        name: of the table's spec.
+        scale: a scale of it.
+        added: kinds of rows to add, besides those that it was last drawn with.
+    """
+    folder, spec = results / f"{name}-{scale}", load_spec(name)
+    kinds = {*added, *drawn_kinds(folder, spec)}
+    whole = reduce(with_rows, [kind for kind in KINDS if kind in kinds], spec)
+    planned = labelled_plan(whole, scale)
+    frame = collect(planned, results / "runs")
+    table = write_all(frame, planned, name, spec.title, folder)
+    print(tables.to_text(table))
+    print(tables.caption(frame, spec.title))
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+
+
+def redraw(drawn: Path, runs: Path, folder: Path) -> None:
+    """Draws a table again from the run files of the runs that it holds; needs no data.
+
+    Args:
+        drawn: the table's folder, ``<name>-<scale>``, with its ``runs.csv``.
+        runs: the folder of the run files.
+        folder: where to; may be the same.
+
+    Raises:
+        ValueError: the folder has no ``runs.csv``, or a run file is missing or damaged.
+    """
+    if not (drawn / "runs.csv").exists():
+        raise ValueError(f"{drawn} holds no table: it has no runs.csv.")
+    name, _, scale = drawn.name.rpartition("-")
+    spec, written = load_spec(name), read_csv(drawn / "runs.csv")
+    method_of = dict(zip(written["id"], written["method"], strict=True))
+    found = {id: read_run(runs / f"{id}.json") for id in method_of}
+    if missing := [id for id, run in found.items() if run is None]:
+        raise ValueError(f"{runs} lacks the runs {', '.join(missing)} of {drawn.name}.")
+    frame = runs_to_frame([run for run in found.values() if run])
+    frame = frame.assign(method=frame["id"].map(method_of))
+    planned = labelled_plan(reduce(with_rows, drawn_kinds(drawn, spec), spec), scale)
+    write_all(frame, planned, name, spec.title, folder)
+
+
+def drawn_kinds(folder: Path, spec: Spec) -> list[str]:
+    """The kinds of additional rows that a table was last drawn with."""
+    runs = folder / "runs.csv"
+    return kinds_among(read_csv(runs)["method"], spec) if runs.exists() else []
+
+
+def write_all(
+    frame: pd.DataFrame, planned: Mapping[RunConfig, str], name: str, title: str, folder: Path
+) -> pd.DataFrame:
+    """Writes all that is made of a table's runs; returns the table."""
+    for old in ("claims.md", *(f"{each}.{kind}" for each in FIGURES for kind in ("png", "pdf"))):
+        (folder / old).unlink(missing_ok=True)
+    table = write_tables(frame, planned, name, title, folder)
+    if (frame["status"] == "finished").any():
+        for figure_name, figure in FIGURES.items():
+            style.save(figure(frame), folder / figure_name)
+    return table
+
+
+def write_tables(
+    frame: pd.DataFrame, planned: Mapping[RunConfig, str], name: str, title: str, folder: Path
+) -> pd.DataFrame:
+    """Writes all that is made of a table's runs but the figures; returns the table."""
+    write_csv(frame, folder / "runs.csv")
+    write_json_atomic(folder / "provenance.json", provenance_of(frame))
+    cells = [(c.model, c.dataset, method, c.seed) for c, method in planned.items()]
+    paper = pd.read_csv(PAPER)
+    paper = paper[("table" + paper["table"].astype(str)) == name]
+    table = tables.comparison_table(frame, cells, paper)
+    caption = tables.caption(frame, title)
+    write_csv(table, folder / "table.csv")
+    write_text_atomic(folder / "table.md", tables.to_markdown(table, caption))
+    write_text_atomic(folder / "table.tex", tables.to_latex(table, caption))
+    if found := claims(frame):
+        write_text_atomic(folder / "claims.md", found)
+    return table
+
+
+def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:
+    """The finished runs of a table, one row each, with their methods as the table has them."""
+    found, methods = [], {}
+    for config, method in planned.items():
+        known = matched(config, planned, runs)
+        file = run_file(known or config, runs)
+        if known and file.exists() and (run := read_run(file)):
+            found.append(run)
+            methods[run["id"]] = method
+    frame = runs_to_frame(found)
+    # Not before, or the runs would no longer be what was sealed.
+    return frame.assign(method=frame["id"].map(methods))

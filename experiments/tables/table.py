@@ -1,0 +1,191 @@
+"""A table from its spec to its files: plans its runs, does those that are missing, draws it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from pathlib import Path
+
+import torch.distributed as dist
+
+from experiments.added_rows import KINDS, left_out, with_rows
+from experiments.config import RunConfig
+from experiments.methods import SmartFRZOptions
+from experiments.plan import labelled_plan, recipes
+from experiments.predictor.cache import kept
+from experiments.predictor.making import make_for_table
+from experiments.predictor.recipes import Recipe
+from experiments.runs.execute import execute, is_finished
+from experiments.runs.processes import is_main_process
+from experiments.runs.run_frame import load_runs
+from experiments.runs.tracking import start_tracking
+from experiments.runs.training_loop import OnStep
+from experiments.spec import Spec, load_spec
+from experiments.tables.compute import full_tflops
+from experiments.tables.dry_run import print_refusal
+from experiments.tables.files import draw
+from experiments.tables.matched_compute import matched
+from experiments.tables.queue import ignore, missing_prerequisites, prerequisites, run_queue
+from experiments.tables.requirements import check_requirements, requirements
+from experiments.validation import check_asked
+from smartfrz.distributed import is_distributed
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, or a part of it, that is to be made.
+
+    Attributes:
+        name: of a spec in ``experiments/specs``.
+        scale: a scale of the spec.
+        results: the folder of all results.
+        models: only these networks; None for all.
+        datasets: only these data sets; None for all.
+        added: kinds of rows that are added, see `with_rows`.
+        is_tracked: whether wandb tracks the runs.
+    """
+
+    name: str
+    scale: str
+    results: Path
+    models: Sequence[str] | None = None
+    datasets: Sequence[str] | None = None
+    added: Sequence[str] = ()
+    is_tracked: bool = False
+
+    @cached_property
+    def plain(self) -> Spec:
+        """Its spec, without added rows."""
+        return load_spec(self.name)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Its spec."""
+        return reduce(with_rows, self.added, self.plain)
+
+    @cached_property
+    def cells(self) -> dict[RunConfig, str]:
+        """The runs that were chosen, each with its method as the spec has it.
+
+        Raises:
+            ValueError: the spec is not valid, or a network or data set is not in it.
+        """
+        planned = labelled_plan(self.spec, self.scale)
+        check_asked(self.models, {config.model for config in planned}, "model")
+        check_asked(self.datasets, {config.dataset for config in planned}, "data set")
+        return {
+            config: method
+            for config, method in planned.items()
+            if config.model in (self.models or [config.model])
+            and config.dataset in (self.datasets or [config.dataset])
+        }
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the run files."""
+        return self.results / "runs"
+
+    @property
+    def command(self) -> str:
+        """What makes it, for the record."""
+        switches = [f"{kind.upper()}=1" for kind in KINDS if kind in self.added]
+        return " ".join([f"make {self.name} SCALE={self.scale}", *switches])
+
+
+def make_table(table: Table) -> None:
+    """Does the runs of a table that are missing, and draws it.
+
+    Raises:
+        ValueError: data, weights or a predictor are missing.
+    """
+    todo = missing_runs(table.cells, table.runs)
+    predictors = needed_predictors(todo, recipes(table.spec, table.scale))
+    if todo:
+        check_requirements([*table.cells, *todo])
+    if is_main_process():
+        print_plan(table, todo, predictors)
+        if todo:
+            print_requirements(table, todo)
+    make_for_table(predictors, table.scale, table.results)
+    run_all(table, todo)
+    if is_main_process():
+        draw(table.results, table.name, table.scale, table.added)
+
+
+def print_dry(table: Table) -> None:
+    """Prints the plan of a table, and whether all that it needs is here."""
+    todo = missing_runs(table.cells, table.runs)
+    print_plan(table, todo, needed_predictors(todo, recipes(table.spec, table.scale)))
+    try:
+        check_requirements([*table.cells, *todo])
+        print_requirements(table, todo)
+    except ValueError as error:
+        print_refusal(error)
+
+
+def missing_runs(cells: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
+    """The runs to do, prerequisites first; those that are matched with their nominal epochs."""
+    missing = [
+        config
+        for config in cells
+        if (known := matched(config, cells, runs)) is None or not is_finished(known, runs)
+    ]
+    # The reference run of similarity-guided freezing may be a cell of the table.
+    return list(dict.fromkeys(missing_prerequisites(missing, runs) + missing))
+
+
+def needed_predictors(todo: Sequence[RunConfig], own: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Those of the table's own predictors that the runs to come need, trained already or not."""
+    options = [config.options for config in todo]
+    used = {each.predictor for each in options if isinstance(each, SmartFRZOptions)}
+    return {name: recipe for name, recipe in own.items() if name in used}
+
+
+def print_plan(table: Table, todo: list[RunConfig], predictors: Mapping[str, Recipe]) -> None:
+    """Says what there is to do before it starts."""
+    for kind in table.added:
+        if rows := left_out(table.plain, kind):
+            print(f"Without {', '.join(rows)}: this table has no run to match them with.")
+    print(table.spec.title)
+    if missing := [name for name, recipe in predictors.items() if recipe.id not in kept()]:
+        print(f"Predictors to train first: {', '.join(missing)}.")
+    print(f"{len(table.cells)} cells, {len(todo)} runs to do, pretraining included:")
+    for config in todo:
+        method = table.cells.get(config, config.method)
+        print(
+            f"  {config.model} {config.dataset} {method} seed {config.seed}, "
+            f"{config.epochs:g} epochs"
+        )
+
+
+def print_requirements(table: Table, todo: list[RunConfig]) -> None:
+    """Says what full training computes, and what the runs to come need."""
+    for config in dict.fromkeys(replace(c.full_training, seed=0) for c in table.cells):
+        exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
+        print(
+            f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
+            f" (as the paper counts: {as_in_paper:,.2f})"
+        )
+    print("\n".join(requirements(todo, load_runs(table.runs))))
+
+
+def run_all(table: Table, todo: list[RunConfig]) -> None:
+    """Does the missing runs under one progress bar."""
+    sources = {source for config in table.cells for source in prerequisites(config)}
+    is_tracked = table.is_tracked and is_main_process()
+
+    def run_one(planned: RunConfig, on_step: OnStep) -> None:
+        config = matched(planned, table.cells, table.runs)
+        if config is None:
+            if is_main_process():
+                print(f"Not run: {planned.cell}, since the run that it is matched with diverged.")
+            return
+        log, finish = ignore, ignore
+        if is_tracked:
+            log, finish = start_tracking(config, table.name, table.cells.get(planned, "full"))
+        keep_weights = config in sources
+        execute(config, table.runs, table.command, on_step, log, keep_weights=keep_weights)
+        finish()
+        if is_distributed():
+            dist.barrier()
+
+    run_queue(todo, run_one, quiet=not is_main_process())

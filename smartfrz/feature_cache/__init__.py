@@ -1,0 +1,9 @@
+"""Caching the features that the frozen prefix of a network computes.
+
+A network is cut behind its frozen prefix, and the features of each sample are stored. Import
+`FeatureCache`; everything else is internal.
+"""
+
+from smartfrz.feature_cache.cache import FeatureCache
+
+__all__ = ["FeatureCache"]

@@ -1,0 +1,200 @@
+"""The frozen front of a network: where a forward pass can be cut in two, and how to run each half.
+
+A forward pass is cut at the output of one module. What was computed before may reach what comes
+after only through that output; this is not assumed of the model, it is tried out.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter, tree_map
+
+from smartfrz.graph import ModuleCall, Shape, evaluating, gpus_of
+
+Forward = Callable[[], Any]
+"""Calls the model on the inputs at hand."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The part of a forward pass up to the output of one module.
+
+    Attributes:
+        cut: the call of that module; its output holds one tensor, the features, (B, ...).
+        skipped: the outermost calls before it.
+        batch_size: of the forward pass that was recorded.
+    """
+
+    cut: ModuleCall
+    skipped: tuple[ModuleCall, ...]
+    batch_size: int
+
+    def features(self, forward: Forward, below: "Prefix | None" = None) -> Tensor:
+        """Runs a forward pass as far as the cut, and no further.
+
+        Args:
+            forward: calls the model without any DDP wrapper around it.
+            below: a shorter prefix that is `replaced` at the same time.
+
+        Returns:
+            The features, (B, ...), without a graph.
+        """
+
+        def stop(original: Callable[..., Any]) -> Callable[..., Any]:
+            inside = below.calls_inside(self.cut.module) if below else 0
+            calls = iter(range(self.cut.nth - inside))
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                output = original(*args, **kwargs)
+                if next(calls, None) is None:
+                    raise _Reached(output)
+                return output
+
+            return run
+
+        with torch.no_grad(), _other_forward(self.cut.module, stop):
+            try:
+                forward()
+            except _Reached as reached:
+                return next(leaf for leaf in tree_iter(reached.output) if isinstance(leaf, Tensor))
+        raise AssertionError("The forward pass no longer comes by the module that it was cut at.")
+
+    def calls_inside(self, module: nn.Module) -> int:
+        """How often a module is called inside others of this prefix, and not if it is replaced."""
+        parts = [child for part in (*self.skipped, self.cut) for child in part.children]
+        return sum(part.count(module) for part in parts)
+
+    @contextmanager
+    def replaced(self, features: Tensor, value: float | None = None) -> Iterator[None]:
+        """Inside, the model's forward pass takes the features, (B, ...), instead of computing them.
+
+        What it skips returns tensors of the right shape and of no particular values, or of
+        ``value``.
+        """
+        scale = len(features) / self.batch_size
+        outputs: dict[nn.Module, list[Any]] = {}
+        for skipped in self.skipped:
+            stand_in = tree_map(lambda leaf: _filled(leaf, scale, value), skipped.output)
+            outputs.setdefault(skipped.module, []).append(stand_in)
+        given = tree_map(
+            lambda leaf: features if isinstance(leaf, Shape) else leaf, self.cut.output
+        )
+        outputs.setdefault(self.cut.module, []).append(given)
+        with ExitStack() as stack:
+            for module, values in outputs.items():
+                stack.enter_context(_other_forward(module, _returning(values)))
+            yield
+
+
+def longest_prefix(
+    model: nn.Module, calls: Sequence[ModuleCall], forward: Forward
+) -> Prefix | None:
+    """The longest part of a forward pass that is the same whenever the same inputs come.
+
+    Nothing in it trains, draws random numbers or needs the statistics of a batch, and what follows
+    needs nothing of it but its last output: the model, in eval mode, computes the same when NaN is
+    put in the place of everything else.
+
+    Args:
+        model: as it is called in ``forward``.
+        calls: of a forward pass in training mode, see `ModuleCalls`.
+        forward: repeats that forward pass.
+
+    Returns:
+        The prefix, or None if there is no place to cut.
+    """
+    root = calls[-1]
+    batch_size = max((shape.shape[0] for shape in root.shapes if shape.shape), default=0)
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng(gpus_of(model)):
+        expected = list(tree_iter(forward()))
+        for cut in reversed(calls):
+            prefix = Prefix(cut, tuple(cut.before()), batch_size)
+            if cut is not root and _can_be_skipped(prefix) and _is_cut(prefix, forward, expected):
+                return prefix
+    return None
+
+
+def _can_be_skipped(prefix: Prefix) -> bool:
+    cut, parts = prefix.cut, (*prefix.skipped, prefix.cut)
+    if cut.needs_grad or cut.drew_random or len(cut.shapes) != 1:
+        return False
+    has_batch = bool(cut.shapes[0].shape) and cut.shapes[0].shape[0] == prefix.batch_size
+    modules = {module for part in parts for module in part.module.modules()}
+    return (
+        has_batch
+        and all(_can_be_nan(part.output) for part in parts)
+        and not any(_uses_batch_statistics(module) for module in modules)
+        and not any(p.requires_grad for part in parts for p in part.module.parameters())
+    )
+
+
+def _is_cut(prefix: Prefix, forward: Forward, expected: Sequence[Any]) -> bool:
+    features = prefix.features(forward)
+    with prefix.replaced(features, math.nan):
+        outputs = list(tree_iter(forward()))
+    return len(outputs) == len(expected) and all(map(_same, outputs, expected))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return type(a) is type(b)
+
+
+def _can_be_nan(output: Any) -> bool:
+    leaves = [leaf for leaf in tree_iter(output) if leaf is not None]
+    return all(isinstance(leaf, Shape) and leaf.dtype.is_floating_point for leaf in leaves)
+
+
+def _uses_batch_statistics(module: nn.Module) -> bool:
+    is_batch_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return is_batch_norm and (module.training or module.running_mean is None)
+
+
+def _filled(leaf: Any, scale: float, value: float | None) -> Any:
+    return leaf.filled(scale, value) if isinstance(leaf, Shape) else leaf
+
+
+def _returning(values: Sequence[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns the values one by one, and from then on what the original forward pass returns."""
+
+    def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
+        left = iter(values)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            for value in islice(left, 1):
+                return value
+            return original(*args, **kwargs)
+
+        return run
+
+    return replacement
+
+
+@contextmanager
+def _other_forward(
+    module: nn.Module, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    own = vars(module).get("forward")
+    module.forward = replacement(module.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it has to."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output

@@ -1,0 +1,41 @@
+"""Reading a model: tracing a forward pass, the order of module calls, example inputs.
+
+The layers to freeze, their cost and what can be skipped all follow from what is read here. Import
+the names in ``__all__``; everything else is internal.
+"""
+
+from smartfrz.graph.example_inputs import trace_with_guessed_inputs
+from smartfrz.graph.forward_rules import Rule, Stock, add_rule, remove_rule, rules_of, without_rules
+from smartfrz.graph.module_calls import ModuleCall, ModuleCalls, Shape, gpus_of
+from smartfrz.graph.tracing import (
+    Call,
+    Inputs,
+    Source,
+    call,
+    evaluating,
+    storage_of,
+    trace,
+    without_fused_layers,
+)
+
+__all__ = [
+    "Call",
+    "Inputs",
+    "ModuleCall",
+    "ModuleCalls",
+    "Rule",
+    "Shape",
+    "Source",
+    "Stock",
+    "add_rule",
+    "call",
+    "evaluating",
+    "gpus_of",
+    "remove_rule",
+    "rules_of",
+    "storage_of",
+    "trace",
+    "trace_with_guessed_inputs",
+    "without_fused_layers",
+    "without_rules",
+]

@@ -1,0 +1,65 @@
+"""Inputs to call a model with once, guessed from the model itself."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from smartfrz.graph.tracing import Call, Inputs, trace
+
+_IMAGE_SIZES = (64, 224, 32, 299)
+
+
+def trace_with_guessed_inputs(model: nn.Module) -> list[Call]:
+    """Traces one forward pass with the first guess that the model accepts.
+
+    Raises:
+        ValueError: the model accepts none of the guesses.
+    """
+    for inputs in _guesses(model):
+        try:
+            return trace(model, inputs)
+        except Exception:  # whatever a model raises on inputs that do not fit it
+            continue
+    raise ValueError(
+        f"Can't guess what {type(model).__name__} is called with: give find_layers(model, "
+        "example_inputs=...), a tensor, a tuple of arguments or a dict of keyword arguments."
+    )
+
+
+def _guesses(model: nn.Module) -> Iterator[Inputs]:
+    param = next(model.parameters(), torch.empty(0))
+    zeros = partial(torch.zeros, device=param.device, dtype=param.dtype)
+    ids = torch.ones(1, 8, dtype=torch.long, device=param.device)
+    if getattr(model, "main_input_name", None) == "input_ids":
+        yield {"input_ids": ids}
+        yield {"input_ids": ids, "decoder_input_ids": ids}
+    timm_size = getattr(model, "default_cfg", {}).get("input_size")
+    if timm_size:
+        yield zeros(1, *timm_size)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            for size in _image_sizes(model):
+                yield zeros(1, module.in_channels, *size)
+        elif isinstance(module, nn.Conv1d | nn.Conv3d):
+            sides = (32,) * len(module.kernel_size)
+            yield zeros(1, module.in_channels, *sides)
+        elif isinstance(module, nn.Embedding):
+            yield ids
+        elif isinstance(module, nn.Linear):
+            yield zeros(1, module.in_features)
+            yield zeros(1, 8, module.in_features)
+        elif isinstance(module, nn.RNNBase):
+            yield zeros(1, 8, module.input_size)
+
+
+def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    """The sizes that the model itself names come first."""
+    named: list[Any] = [getattr(getattr(model, "config", None), "image_size", None)]
+    for module in model.modules():
+        named += [getattr(module, "img_size", None), getattr(module, "image_size", None)]
+    sizes = [size for size in (*named, *_IMAGE_SIZES) if size]
+    pairs = [tuple(size) if isinstance(size, tuple | list) else (size, size) for size in sizes]
+    return list(dict.fromkeys(pairs))

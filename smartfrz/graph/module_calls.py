@@ -1,0 +1,116 @@
+"""Which modules a forward pass calls, in which order, one inside the other."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter, tree_map
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tensor that a module returned, without its values: dimension 0 may grow with the batch."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def filled(self, scale: float, value: float | None) -> Tensor:
+        """A tensor for a batch ``scale`` times as large, of one value or of none in particular."""
+        sizes = self.shape and (round(self.shape[0] * scale), *self.shape[1:])
+        empty = torch.empty(sizes, dtype=self.dtype, device=self.device)
+        return empty if value is None else empty.fill_(value)
+
+
+@dataclass(eq=False)
+class ModuleCall:
+    """A module's call in a forward pass.
+
+    Attributes:
+        module: which module.
+        nth: how often it had been called before.
+        parent: the call that it is part of.
+        children: the calls that are part of it and have ended.
+        output: what it returned, a `Shape` in place of each tensor.
+        needs_grad: whether anything that it returned takes part in the backward pass.
+        drew_random: whether the model had drawn random numbers by its end.
+    """
+
+    module: nn.Module
+    nth: int
+    parent: "ModuleCall | None"
+    children: list["ModuleCall"] = field(default_factory=list)
+    output: Any = None
+    needs_grad: bool = False
+    drew_random: bool = False
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of all tensors that it returned."""
+        return [leaf for leaf in tree_iter(self.output) if isinstance(leaf, Shape)]
+
+    def before(self) -> list["ModuleCall"]:
+        """The outermost calls that ended before this one began."""
+        if self.parent is None:
+            return []
+        return self.parent.before() + self.parent.children[: self.parent.children.index(self)]
+
+    def count(self, module: nn.Module) -> int:
+        """How often a module is called in this call, itself included."""
+        return (self.module is module) + sum(child.count(module) for child in self.children)
+
+
+class ModuleCalls:
+    """While entered, lists the calls of all modules of ``model``, in the order of their end."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.calls: list[ModuleCall] = []
+        self._stack: list[ModuleCall] = []
+        self._count: dict[nn.Module, int] = {}
+
+    def __enter__(self) -> "ModuleCalls":
+        self._random = _random_state(self.model)
+        self._handles = [
+            handle
+            for module in self.model.modules()
+            for handle in (
+                module.register_forward_pre_hook(self._begin),
+                module.register_forward_hook(self._end),
+            )
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        nth = self._count.get(module, 0)
+        self._count[module] = nth + 1
+        self._stack.append(ModuleCall(module, nth, self._stack[-1] if self._stack else None))
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        ended = self._stack.pop()
+        assert ended.module is module
+        ended.output = tree_map(_shape_of, output)
+        tensors = [leaf for leaf in tree_iter(output) if isinstance(leaf, Tensor)]
+        ended.needs_grad = any(tensor.requires_grad for tensor in tensors)
+        ended.drew_random = not torch.equal(self._random, _random_state(self.model))
+        if ended.parent:
+            ended.parent.children.append(ended)
+        self.calls.append(ended)
+
+
+def _shape_of(leaf: Any) -> Any:
+    return Shape(leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+
+
+def _random_state(model: nn.Module) -> Tensor:
+    states = [torch.get_rng_state()]
+    return torch.cat(states + [torch.cuda.get_rng_state(gpu) for gpu in gpus_of(model)])
+
+
+def gpus_of(model: nn.Module) -> list[torch.device]:
+    return list({param.device for param in model.parameters() if param.is_cuda})

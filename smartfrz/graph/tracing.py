@@ -1,0 +1,186 @@
+"""One forward pass, written down: which call used which parameter, fed by which earlier call."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from smartfrz.distributed import unwrap
+from smartfrz.graph.forward_rules import without_rules
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+Source = int | Tensor | None
+"""Where an argument comes from: an earlier call (index), a parameter or buffer, or outside."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two operands inside a call, or a normalisation (``is_norm``) by its weight.
+
+    Attributes:
+        macs: multiply-accumulates of the forward pass; a normalisation counts 2 per element.
+        operands: the sources that each of the two operands comes from.
+        is_norm: whether this is a normalisation.
+    """
+
+    macs: int
+    operands: tuple[tuple[Source, ...], tuple[Source, ...]]
+    is_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call of the forward pass; the last one, ``output``, is what it returns."""
+
+    name: str
+    inputs: tuple[Source, ...]
+    products: tuple[Product, ...]
+
+
+def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
+    """Runs one forward pass of ``model`` in eval mode, without gradients, and lists its calls.
+
+    The model's ``training`` flags and the random number generators are left as they were, and so
+    are its buffers, unless it changes them in eval mode too.
+
+    Args:
+        model: any module; a DDP or ``torch.compile`` wrapper is looked through.
+        inputs: what the model is called with: a tensor, a tuple of positional arguments or a
+            mapping of keyword arguments.
+
+    Returns:
+        The calls in execution order.
+    """
+    model = unwrap(model)
+    recorder = _Recorder([*model.parameters(), *model.buffers()])
+    gpus = {param.device for param in model.parameters() if param.is_cuda}
+    with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
+        output = call(model, inputs)
+    return [*recorder.calls, recorder.use_of(output)]
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Calls a model with a tensor, a tuple of arguments or a mapping of keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, with the fused transformer layers off."""
+    training = {module: module.training for module in model.modules()}
+    for module in training:
+        module.training = False
+    try:
+        with without_fused_layers():
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def without_fused_layers() -> Iterator[None]:
+    """PyTorch's transformer layers call their modules, which in eval mode they may go around."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Recorder(TorchDispatchMode):
+    """Follows tensors by their storage, so that a view is the tensor that it views."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._source: dict[int, Source] = {storage_of(tensor): tensor for tensor in known}
+        # A storage that is freed could come back under the same key for another tensor.
+        self._alive: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        sources = [self._sources_of(argument) for argument in args]
+        sources += [self._sources_of(argument) for argument in kwargs.values()]
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        inputs = tuple(source for argument in sources for source in argument)
+        self.calls.append(Call(name, inputs, _products(name, args, sources, out)))
+        self._note_outputs(func, out, args)
+        return out
+
+    def use_of(self, output: Any) -> Call:
+        """What a model returns, as a call that takes the results of others."""
+        sources = tuple(each for each in self._sources_of(output) if isinstance(each, int))
+        return Call("output", sources, ())
+
+    def _sources_of(self, argument: Any) -> tuple[Source, ...]:
+        tensors = [leaf for leaf in tree_leaves(argument) if isinstance(leaf, Tensor)]
+        return tuple(self._source.get(storage_of(tensor)) for tensor in tensors)
+
+    def _note_outputs(self, func: Any, out: Any, args: Any) -> None:
+        views = {storage_of(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        in_place = func._schema.is_mutable
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                key = storage_of(tensor)
+                is_known = isinstance(self._source.get(key), Tensor)
+                if key not in views or (in_place and not is_known):
+                    self._source[key] = len(self.calls) - 1
+                self._alive.append(tensor)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The memory of a tensor, as a number."""
+    return tensor.untyped_storage()._cdata
+
+
+_ATTENTION = "_scaled_dot_product"
+_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # elsewhere recurrent layers are matrix products
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
+
+
+def _products(
+    name: str, args: Any, sources: list[tuple[Source, ...]], out: Any
+) -> tuple[Product, ...]:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    if name in ("convolution", "_convolution"):
+        x, weight, transposed = args[0], args[1], args[6]
+        macs = (x if transposed else first).numel() * weight.numel() // weight.shape[0]
+        return (Product(macs, (sources[0], sources[1])),)
+    if name in ("mm", "bmm", "mv", "dot"):
+        return (Product(_matmul_macs(args[0], args[1]), (sources[0], sources[1])),)
+    if name in ("addmm", "baddbmm", "addmv"):
+        return (Product(_matmul_macs(args[1], args[2]), (sources[1], sources[2])),)
+    if name.startswith(_ATTENTION):
+        query, key, value = args[:3]
+        scores = query.numel() * key.shape[-2]
+        mixed = query.shape[:-1].numel() * value.shape[-2] * value.shape[-1]
+        probabilities = sources[0] + sources[1]
+        return (
+            Product(scores, (sources[0], sources[1])),
+            Product(mixed, (probabilities, sources[2])),
+        )
+    if name in _RECURRENT:
+        matrices = [w for w in tree_leaves(args[1:3]) if isinstance(w, Tensor) and w.ndim == 2]
+        macs = args[0].shape[:-1].numel() * sum(w.numel() for w in matrices)
+        return (Product(macs, (sources[0], sources[1] + sources[2])),)
+    if any(norm in name for norm in _NORMS):
+        weights = tuple(s for each in sources[1:] for s in each if isinstance(s, nn.Parameter))
+        return (Product(2 * first.numel(), (sources[0], weights), is_norm=True),)
+    return ()
+
+
+def _matmul_macs(a: Tensor, b: Tensor) -> int:
+    return a.numel() * (b.shape[-1] if b.ndim > 1 else 1)

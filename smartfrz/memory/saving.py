@@ -1,0 +1,229 @@
+"""What modules keep for the backward pass: no more than it needs."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from smartfrz.distributed import unwrap
+from smartfrz.graph import Rule, Stock, add_rule, remove_rule
+from smartfrz.memory.kept_tensors import DropoutNoise, Indices, ShapeOnly, Sign, unpacked_tensor
+
+
+def save_memory(model: nn.Module) -> None:
+    """Makes the modules of a model keep no more than their backward pass needs.
+
+    PyTorch keeps the input of a convolution and of a batch norm even where they are frozen, for the
+    gradients of weights that need none. From now on
+
+    - frozen convolutions, and frozen batch norms in eval mode, keep no activation;
+    - ReLU and ReLU6 keep one bit an element, unless a layer that trains keeps their output anyway
+      (changed in place, the output of a ReLU6 is then missed, with an error); LeakyReLU and dropout
+      keep one bit an element;
+    - average pooling keeps nothing, max pooling small integers.
+
+    PyTorch's own kernels run, so that gradients are the same, to the bit but for the rounding of a
+    batch norm's; parameters, buffers, names and hooks are the same objects. Frozen linear layers
+    keep nothing as it is, and what layer norms, GELU and attention keep, their backward pass needs.
+    What is frozen or thawed later needs no further call.
+
+    Left alone is what is no module (``F.relu``), has another ``forward`` than PyTorch's, is
+    compiled, or runs under other saved-tensor hooks, as under activation checkpointing.
+
+    Args:
+        model: any model; a DDP or ``torch.compile`` wrapper is looked through.
+    """
+    for module in unwrap(model).modules():
+        if type(module) in _RULE_OF:
+            add_rule(module, _keeping_less, rank=1)
+
+
+def restore_memory(model: nn.Module) -> None:
+    """Undoes `save_memory`."""
+    for module in unwrap(model).modules():
+        remove_rule(module, _keeping_less)
+
+
+def _keeping_less(module: nn.Module, x: Tensor, stock: Stock) -> Any:
+    return _RULE_OF[type(module)](module, x, stock) if _is_ours(x) else None
+
+
+def _is_ours(x: Tensor) -> bool:
+    """Whether autograd follows ``x``, and nobody else decides what it keeps."""
+    autograd: Any = torch._C._autograd
+    return (
+        x.requires_grad
+        and torch.is_grad_enabled()
+        and autograd._saved_tensors_hooks_is_enabled()
+        and autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+def _convolution(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if not _is_frozen(module):
+        return stock()
+    _keep_bits(x)
+    shape = module.weight.shape
+    with saved_tensors_hooks(lambda t: t if t.shape == shape else ShapeOnly(t), unpacked_tensor):
+        return stock()
+
+
+def _batch_norm(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if module.training or module.running_mean is None or not _is_frozen(module):
+        return stock()
+    _keep_bits(x)
+    return _FrozenBatchNorm.apply(
+        x, module.running_mean, module.running_var, module.weight, module.bias, module.eps
+    )
+
+
+def _linear(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if _is_frozen(module):
+        _keep_bits(x)
+    return stock()
+
+
+def _mean_pool(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    _keep_bits(x)
+    with saved_tensors_hooks(ShapeOnly, unpacked_tensor):
+        return stock()
+
+
+_POOLED: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+"""Dimensions that a module pools."""
+
+
+def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
+    _keep_bits(x)
+    # An index is into a plane of the input: its last dimensions, with or without a batch.
+    largest = x.shape[-_POOLED[type(module)] :].numel()
+    dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
+
+    def pack(tensor: Tensor) -> "ShapeOnly | Indices":
+        return ShapeOnly(tensor) if tensor.is_floating_point() else Indices(tensor, dtype)
+
+    with saved_tensors_hooks(pack, unpacked_tensor):
+        return stock()
+
+
+def _relu(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    kept: list[Sign] = []
+
+    def pack(output: Tensor) -> "Sign":
+        kept.append(Sign(output))
+        return kept[-1]
+
+    with saved_tensors_hooks(pack, unpacked_tensor):
+        output = stock()
+    kept[0].follow(output)
+    return output
+
+
+def _relu6(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    _keep_bits(x)
+    sign = Sign(x, below=6.0)
+    output = _ByOutput.apply(x, module, sign, partial(_RELU6_BACKWARD, min_val=0.0, max_val=6.0))
+    sign.follow(output)
+    return output
+
+
+def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    slope = module.negative_slope
+    if slope <= 0:
+        return stock()
+    _keep_bits(x)
+    sign = Sign(x)
+    backward = partial(_LEAKY_RELU_BACKWARD, negative_slope=slope, self_is_result=True)
+    output = _ByOutput.apply(x, module, sign, backward)
+    sign.follow(output)
+    # At once: residual blocks add to the output in place, which PyTorch allows, as it keeps x.
+    sign.to_bits()
+    return output
+
+
+def _dropout(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    if not module.training or module.p in (0, 1):
+        return stock()
+    _keep_bits(x)
+    with saved_tensors_hooks(lambda t: DropoutNoise(t, 1 - module.p), unpacked_tensor):
+        return stock()
+
+
+_RULES: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    ((nn.Linear,), _linear),
+    ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _mean_pool),
+    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _mean_pool),
+    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
+    ((nn.ReLU,), _relu),
+    ((nn.ReLU6,), _relu6),
+    ((nn.LeakyReLU,), _leaky_relu),
+    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
+]
+_RULE_OF = {kind: rule for kinds, rule in _RULES for kind in kinds}
+
+
+def _is_frozen(module: Any) -> bool:
+    # The attributes and not the parameters: what is called may be computed from those.
+    weight, bias = module.weight, module.bias
+    return not (weight is not None and weight.requires_grad) and not (
+        bias is not None and bias.requires_grad
+    )
+
+
+_RELU6_BACKWARD = torch.ops.aten.hardtanh_backward
+_LEAKY_RELU_BACKWARD = torch.ops.aten.leaky_relu_backward
+
+
+class _ByOutput(torch.autograd.Function):
+    """An activation whose gradient is found from its output, which a layer behind it may keep too.
+
+    PyTorch's own keeps the input, of which it makes a copy where the activation is in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any, sign: "Sign", backward: Any) -> Tensor:
+        ctx.sign, ctx.gradient = sign, backward
+        if module.inplace:
+            ctx.mark_dirty(x)
+        return type(module).forward(module, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.gradient(grad, ctx.sign.unpacked()), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return ctx.gradient(tangent, ctx.sign.unpacked())
+
+
+class _FrozenBatchNorm(torch.autograd.Function):
+    """PyTorch's own reads its input in the backward pass, although it makes no difference."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, *affine: Any) -> Tensor:
+        weight, bias, ctx.eps = affine
+        ctx.save_for_backward(var, weight)
+        return F.batch_norm(x, mean, var, weight, bias, eps=ctx.eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _FrozenBatchNorm.jvp(ctx, grad), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        # What scales the input scales its changes and gradients.
+        var, weight = ctx.saved_tensors
+        return F.batch_norm(tangent, torch.zeros_like(var), var, weight, eps=ctx.eps)
+
+
+def _keep_bits(x: Tensor) -> None:
+    """Says that ``x`` goes where it is not kept: an activation that made it keeps bits."""
+    sign = getattr(x, "_smartfrz_sign", None)
+    if sign is not None:
+        sign.to_bits()

@@ -1,0 +1,80 @@
+"""Similarity-guided freezing: the oracle of Table 1 (Section 3.4)."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smartfrz.cka import gram_vectors
+from smartfrz.graph import Inputs
+from smartfrz.layers import Layer
+from smartfrz.policies.intervals import checked_interval
+
+
+class SimilarityGuided:
+    """The oracle that labels the predictor's training data, used as a policy (Table 1).
+
+    A layer is frozen when its CKA to the same layer of an already trained model (Section 3.4) has
+    moved by no more than ``tolerance`` since the last look. In practice there is no such model.
+
+    Args:
+        model: the model that trains.
+        reference: the trained model, of the same architecture.
+        probe: batches of inputs on which the two are compared.
+        interval: steps between two looks; in the paper one epoch.
+        tolerance: change of CKA up to which it counts as stable.
+
+    Raises:
+        ValueError: ``interval`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module,
+        probe: Iterable[Inputs],
+        interval: int,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.model, self.reference, self.probe = model, reference, list(probe)
+        self.interval, self.tolerance = checked_interval(interval), tolerance
+        self._last: dict[str, float] = {}
+        self._of_reference: dict[str, Tensor] = {}
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step looks at the similarity: the last one of each interval."""
+        return (step + 1) % self.interval == 0
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """The layers whose CKA has stabilised."""
+        candidates = [layer for layer in active if not layer.is_head]
+        if not self.is_due(step) or not candidates:
+            return []
+        similarity = self._similarity(candidates)
+        # A NaN (constant features, or no look before) compares false: the layer goes on training.
+        done = [
+            layer
+            for layer, now in zip(candidates, similarity, strict=True)
+            if abs(now - self._last.get(layer.name, math.nan)) <= self.tolerance
+        ]
+        self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
+        return done
+
+    def _similarity(self, layers: Sequence[Layer]) -> list[float]:
+        missing = [layer for layer in layers if layer.name not in self._of_reference]
+        if missing:
+            vectors = gram_vectors(self.reference, missing, self.probe)
+            names = [layer.name for layer in missing]
+            self._of_reference |= dict(zip(names, vectors, strict=True))
+        reference = torch.stack([self._of_reference[layer.name] for layer in layers])
+        return torch.linalg.vecdot(gram_vectors(self.model, layers, self.probe), reference).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The similarities of the last look."""
+        return {"last": dict(self._last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the similarities of the last look."""
+        self._last = dict(state["last"])

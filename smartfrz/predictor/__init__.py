@@ -1,0 +1,33 @@
+"""The attention-based predictor: network, inputs, labels, training and calibration.
+
+It estimates from a layer's recent weights whether the layer can be frozen (Sections 3.2-3.4).
+Import the names in ``__all__``; everything else is internal.
+"""
+
+from smartfrz.predictor.attention import AttentionPredictor
+from smartfrz.predictor.calibration import calibrate, freezing_threshold
+from smartfrz.predictor.encodings import ENCODINGS
+from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
+from smartfrz.predictor.incremental import IncrementalPredictor
+from smartfrz.predictor.labels import stabilised
+from smartfrz.predictor.recording import History, HistoryRecorder
+from smartfrz.predictor.tailoring import judged_by, sample_positions
+from smartfrz.predictor.training import STRIDES, train_predictor
+
+__all__ = [
+    "ENCODINGS",
+    "PREVIOUS",
+    "STRIDES",
+    "AttentionPredictor",
+    "History",
+    "HistoryRecorder",
+    "IncrementalPredictor",
+    "WeightHistory",
+    "calibrate",
+    "freezing_threshold",
+    "judged_by",
+    "kept_before",
+    "sample_positions",
+    "stabilised",
+    "train_predictor",
+]

@@ -1,0 +1,119 @@
+"""A predictor that is asked record by record, as training goes on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smartfrz.layers import Layer
+from smartfrz.predictor.attention import AttentionPredictor, confidence, has_moved, is_finite
+from smartfrz.predictor.encodings import ENCODINGS
+from smartfrz.predictor.history import PREVIOUS, WeightHistory
+
+
+class IncrementalPredictor:
+    """Says what ``predictor.freeze_probability`` says of all records so far, at a fixed cost.
+
+    A record is encoded once. Its key and value (Eq. 1) are kept while it is in the window, as a
+    transformer keeps those of past tokens, so that a decision costs one record's work, not 30.
+
+    Args:
+        predictor: the trained predictor; it moves to the device of the weights.
+    """
+
+    def __init__(self, predictor: AttentionPredictor) -> None:
+        self.predictor = predictor
+        self.encoding = ENCODINGS[predictor.encoding]
+        self.history = WeightHistory(predictor.size)
+        # What is kept of each record in the window, for the layers recorded last. A record takes
+        # the place of the oldest one, as in the history: attention knows no order.
+        self._window = self._empty_window(0)
+        self._slot = -1
+        self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
+
+    @torch.no_grad()
+    def record(self, layers: Sequence[Layer]) -> None:
+        """Takes in the current weights of ``layers``.
+
+        Args:
+            layers: at first all, later those that still train, in the same order; at least one,
+                their weights on one device. See `WeightHistory.record`.
+        """
+        rows_before = self.history.rows
+        weights = self.history.record(layers)
+        rows = self.history.rows
+        self._follow(weights.device)
+        if self.history.is_first:
+            self._window = self._empty_window(len(rows))
+        elif rows != rows_before:
+            still = [rows_before.index(row) for row in rows]
+            self._window = {name: kept[still] for name, kept in self._window.items()}
+        encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
+        previous = self.history.earlier((PREVIOUS,))
+        if len(rows) < len(weights):
+            encoded, weights, previous = encoded[rows], weights[rows], previous[rows]
+        self._newest = encoded.to(self._newest.dtype)
+        self._slot = (self._slot + 1) % self.predictor.window
+        new = {
+            "keys": self.predictor.mlp_k(self._newest),
+            "values": self.predictor.mlp_v(self._newest),
+            # The first record, compared with nothing, is not attended to.
+            "attended": not (self.history.is_first and self.encoding.compares),
+            "moved": has_moved(weights, previous),
+            "broken": ~is_finite(weights),
+        }
+        for name, values in new.items():
+            self._window[name][:, self._slot] = values
+
+    @torch.no_grad()
+    def freeze_probability(self) -> Tensor:
+        """The confidence that each of the layers last recorded can be frozen, in [0, 1]."""
+        # Weights on another device may have asked the same predictor since.
+        self._follow(self._newest.device)
+        keys, values, attended, moved, broken = self._window.values()
+        logits = self.predictor.decide(self._newest, keys, values, attended)
+        return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was made of the records so far."""
+        return {
+            "history": self.history.state_dict(),
+            "window": {name: kept.clone() for name, kept in self._window.items()},
+            "slot": self._slot,
+            "newest": self._newest.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the records of another one with the same predictor.
+
+        Raises:
+            ValueError: its predictor has another ``size``, ``window`` or ``features``.
+        """
+        expected, found = self._window["keys"].shape[1:], state["window"]["keys"].shape[1:]
+        if found != expected:
+            raise ValueError(
+                f"This predictor keeps (records, features) = {tuple(found)}, not "
+                f"{tuple(expected)}: resume with the one that was used before."
+            )
+        self.history.load_state_dict(state["history"])
+        device = next(self.predictor.parameters()).device
+        self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
+        self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)
+
+    def _empty_window(self, layers: int) -> dict[str, Tensor]:
+        window, features = self.predictor.window, self.predictor.features
+        weight = next(self.predictor.parameters())
+        return {
+            "keys": weight.new_zeros(layers, window, features),
+            "values": weight.new_zeros(layers, window, features),
+            "attended": weight.new_zeros(layers, window, dtype=torch.bool),
+            "moved": weight.new_zeros(layers, window, dtype=torch.bool),
+            "broken": weight.new_zeros(layers, window, dtype=torch.bool),
+        }
+
+    def _follow(self, device: torch.device) -> None:
+        """Moves all to the device of the weights."""
+        if next(self.predictor.parameters()).device != device:  # .to() walks all parameters
+            self.predictor.to(device)
+        self._window = {name: kept.to(device) for name, kept in self._window.items()}

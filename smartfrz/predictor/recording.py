@@ -1,0 +1,114 @@
+"""Recording the histories that the predictor is trained on (Section 3.4)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smartfrz.cka import gram_vectors
+from smartfrz.graph import Inputs
+from smartfrz.layers import Layer
+from smartfrz.predictor.tailoring import Tailor
+
+
+@dataclass(frozen=True)
+class History:
+    """One training, recorded: R records of L layers.
+
+    Attributes:
+        weights: (R, L, size) tailored weights, oldest first.
+        cka: (R, L) similarity of each layer's output to what it is at the last record.
+        gradient: (R, L) L1 norm of each layer's gradient, summed over the steps since the record
+            before; the record's own step, the only one of the first record, is included.
+        loss: (R,) the mean training loss of the same steps.
+    """
+
+    weights: Tensor
+    cka: Tensor
+    gradient: Tensor
+    loss: Tensor
+
+
+class HistoryRecorder:
+    """A policy that freezes nothing and records what the predictor learns from.
+
+    The paper's "well-trained model" (Sec. 3.4), to which the layers are compared, is here the model
+    that the training itself ends with. So no other one is needed: of every record the Gram matrices
+    are kept, and compared with the last record's once the training is over.
+
+    Args:
+        model: the model that trains.
+        probe: batches of inputs on which its layers are compared.
+        interval: steps between two records.
+        size: sampled weights per layer.
+    """
+
+    def __init__(
+        self, model: nn.Module, probe: Iterable[Inputs], interval: int, size: int = 1024
+    ) -> None:
+        self.model, self.probe = model, list(probe)
+        self.interval = interval
+        self._records: dict[str, list[Tensor]] = {"weights": [], "gram": [], "gradient": []}
+        self._losses: list[float] = []
+        self._gradients: dict[str, Tensor] = {}
+        self._tailor = Tailor(size)
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step records."""
+        return step % self.interval == 0
+
+    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """Records all layers but the head; never freezes."""
+        layers = [layer for layer in active if not layer.is_head]
+        self._add_gradients(layers)
+        if self.is_due(step):
+            self._record(layers)
+        return []
+
+    def observe_loss(self, loss: float) -> None:
+        """Takes the training loss of a step; to be called once after every step."""
+        self._losses.append(loss)
+
+    def history(self) -> History:
+        """What has been recorded so far."""
+        weights, grams, gradient = (torch.stack(rows) for rows in self._records.values())
+        # The first record, of step 0, comes after one loss, the next ones after an interval each.
+        losses = torch.tensor(self._losses)
+        ends = [1 + record * self.interval for record in range(len(weights))]
+        means = [losses[max(0, end - self.interval) : end].mean() for end in ends]
+        cka = torch.linalg.vecdot(grams, grams[-1])
+        return History(weights, cka, gradient, torch.stack(means))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The records, the losses, and the gradient summed since the last record."""
+        records = {name: list(rows) for name, rows in self._records.items()}
+        return {**records, "losses": list(self._losses), "gradients": dict(self._gradients)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from earlier records."""
+        self._records = {name: [row.cpu() for row in state[name]] for name in self._records}
+        self._losses = list(state["losses"])
+        self._gradients = dict(state["gradients"])
+
+    def _add_gradients(self, layers: Sequence[Layer]) -> None:
+        for layer in layers:
+            for i, param in enumerate(layer.params):
+                if param.grad is not None:
+                    key = f"{layer.name}.{i}"
+                    past = self._gradients.get(key, param.grad.new_zeros(()))
+                    # A sum from a checkpoint may be on another device.
+                    self._gradients[key] = past.to(param.device) + param.grad
+
+    def _record(self, layers: Sequence[Layer]) -> None:
+        rows = [self._tailor(layer) for layer in layers]
+        self._records["weights"].append(torch.stack(rows).cpu())
+        self._records["gram"].append(gram_vectors(self.model, layers, self.probe).float().cpu())
+        self._records["gradient"].append(torch.stack([self._summed(layer) for layer in layers]))
+        self._gradients = {}
+
+    def _summed(self, layer: Layer) -> Tensor:
+        """L1 norm of a layer's summed gradient, as in AutoFreeze's own code."""
+        parts = [self._gradients.get(f"{layer.name}.{i}") for i in range(len(layer.params))]
+        return sum((g.abs().sum().cpu() for g in parts if g is not None), torch.zeros(()))

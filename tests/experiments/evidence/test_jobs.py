@@ -1,0 +1,168 @@
+"""What is compared with what, and that nobody is judged on what it has learned from."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from experiments.data.images import parse_name
+from experiments.evidence import jobs as evidence
+from experiments.evidence.jobs import Evidence, do, gathered, jobs, thinned
+from experiments.evidence.simple_predictors import REGRESSIONS, RULES
+from experiments.models.registry import family
+from experiments.plan import plan, training_at
+from experiments.predictor.fitting import Training
+from experiments.predictor.metrics import metrics
+from experiments.spec import SCALES, load_spec
+from experiments.validation import checked
+from smartfrz.predictor.labels import stabilised
+from tests.helpers.digits import ignore, tiny_run
+from tests.helpers.recordings import made_up
+
+TRAINING = Training("drift", tolerance=0.1, steps=2, lr=1e-3, weight_decay=0.0, size=16)
+COMPARED = Evidence(
+    seeds=[0, 1],
+    records_per_epoch=[10, 20],
+    tolerances=[0.1, 0.3],
+    candidates={"drift": {}, "raw": {"encoding": "raw"}},
+    ablations={"window 3": {"window": 3}},
+)
+MODELS = ("residual", "plain", "mobile", "plain_deep")
+
+
+def recorded(dataset):
+    options = {"records_per_epoch": 20}
+    return [tiny_run("record", model=m, dataset=dataset, options=options) for m in MODELS]
+
+
+LEARNED, JUDGED = recorded("digits[5:10]"), recorded("digits[0:5]")
+JOBS = jobs(COMPARED, TRAINING, LEARNED, JUDGED)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_no_data_that_candidates_are_judged_on_is_learned_from(scale):
+    """The project's own specs: neither the runs nor the classes, whatever they pretrain on."""
+    learned = plan(load_spec("predictor"), scale)
+    judging = load_spec("evidence")
+    judged = plan(judging, scale) if scale in judging.scales else []
+    assert not {each.id for each in learned} & {each.id for each in judged}
+    sources = [each.pretraining.dataset for each in judged if each.pretraining]
+    learned_classes = classes(each.dataset for each in learned)
+    assert not learned_classes & classes([*sources, *(each.dataset for each in judged)])
+    # What is judged at any scale is learned from at none.
+    assert learned_classes <= classes(["cifar100", "digits[5:10]"])
+    assert classes(each.dataset for each in judged) <= classes(["cifar10", "digits[0:5]"])
+
+
+def classes(datasets):
+    """(data set, class) of all classes in some data sets."""
+    parsed = [parse_name(name) for name in datasets]
+    return {(whole, each) for whole, first, end in parsed for each in range(first, end)}
+
+
+@pytest.mark.parametrize("scale", load_spec("evidence").scales)
+def test_the_project_s_own_spec_is_whole(scale):
+    learning, judging = load_spec("predictor"), load_spec("evidence")
+    compared = checked(Evidence, judging.predictor, "evidence")
+    training = training_at(scale, learning.predictor)
+    learned, judged = plan(learning, scale), plan(judging, scale)
+    planned = jobs(compared, training, learned, judged)
+    assert len({job.id for job in planned}) == len(planned)
+    assert training.tolerance in compared.tolerances
+    assert {each.options for each in learned} == {each.options for each in judged}
+    recorded = judged[0].options.records_per_epoch
+    assert all(recorded % pace == 0 for pace in compared.records_per_epoch)
+    assert compared.records_per_epoch[0] == recorded // training.stride
+
+
+def test_a_run_that_is_both_learned_and_judged_is_refused():
+    with pytest.raises(AssertionError):
+        jobs(COMPARED, TRAINING, LEARNED, [*JUDGED, LEARNED[0]])
+
+
+def test_candidates_have_all_seeds_and_rivals_all_tolerances():
+    found = [(j.candidate, j.seed, j.training.tolerance) for j in JOBS if j.family == "plain"]
+    expected = [(name, seed, 0.1) for name in ("drift", "raw") for seed in (0, 1)]
+    expected += [("window 3", 0, 0.1)]
+    rivals = [*REGRESSIONS, *RULES]
+    assert found == expected + [(name, 0, t) for t in (0.1, 0.3) for name in rivals]
+    assert {job.family for job in JOBS} == {"residual", "plain", "mobile"}
+    (changed,) = {job.training for job in JOBS if job.candidate == "window 3"}
+    assert changed == dataclasses.replace(TRAINING, window=3)
+
+
+def test_a_job_s_id_is_that_of_all_that_its_outcome_depends_on():
+    assert len({job.id for job in JOBS}) == len(JOBS)
+    assert [job.id for job in jobs(COMPARED, TRAINING, LEARNED, JUDGED)] == [j.id for j in JOBS]
+    fewer = jobs(COMPARED, TRAINING, LEARNED[1:], JUDGED)
+    assert not {job.id for job in fewer} & {job.id for job in JOBS}
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Made-up histories instead of recorded ones; the configs and sizes asked for."""
+    asked = []
+
+    def load(config, size):
+        asked.append((config, size))
+        return made_up(len(asked))
+
+    monkeypatch.setattr(evidence, "load_history", load)
+    return asked
+
+
+@pytest.mark.parametrize("candidate", ["drift", *REGRESSIONS, *RULES])
+@pytest.mark.parametrize("left_out", ["plain", "mobile"])
+def test_who_is_judged_on_a_family_has_learned_from_the_others(loaded, candidate, left_out):
+    job = next(j for j in JOBS if (j.candidate, j.family) == (candidate, left_out))
+    rows = do(job, LEARNED, JUDGED, COMPARED.records_per_epoch, ignore)
+    assert {size for _, size in loaded} == {16}
+    configs = [config for config, _ in loaded]
+    assert [c for c in configs if c in LEARNED] == [c for c in LEARNED if not is_of(c, left_out)]
+    assert [c for c in configs if c in JUDGED] == [c for c in JUDGED if is_of(c, left_out)]
+    # Of 20 records of 4 layers every second one, then all, without the first.
+    judged = len([config for config in JUDGED if is_of(config, left_out)])
+    assert [row["examples"] for row in rows] == [judged * 9 * 4, judged * 19 * 4]
+    for row, pace in zip(rows, [10, 20], strict=True):
+        keys = ("candidate", "family", "seed", "tolerance", "records_per_epoch")
+        assert [row[key] for key in keys] == [candidate, left_out, 0, 0.1, pace]
+        assert row["threshold"] == rows[0]["threshold"]
+        assert 0 <= row["auroc"] <= 1
+        assert bool(row["bins"]) is (candidate not in RULES)
+        assert math.isnan(row["calibration_error"]) is (candidate in RULES)
+
+
+def is_of(config, name):
+    return family(config.model) == name
+
+
+def test_only_predictors_learn_step_by_step(loaded):
+    steps = []
+    for job in JOBS:
+        if job.family == "residual" and job.training.tolerance == 0.1:
+            steps.clear()
+            do(job, LEARNED, JUDGED, [20], lambda step, loss: steps.append(step))
+            assert len(steps) == (2 if job.learns else 0)
+
+
+def test_a_thinned_history_is_one_that_was_recorded_less_often():
+    history, thin = made_up(records=11), thinned(made_up(records=11), 4)
+    for name, tensor in vars(thin).items():
+        assert torch.equal(tensor, getattr(history, name)[[0, 4, 8]])
+
+
+def test_labels_are_those_of_all_records_though_few_are_judged():
+    """A CKA that is far off between two of the records judged makes those before it unstable."""
+    history = made_up(records=9, layers=2)
+    history.cka[:] = 0.5
+    history.cka[3, 0] = 0.9
+    labels, scores = gathered(lambda thin: thin.weights[..., 0], [history] * 2, 0.1, stride=2)
+    assert [each.tolist() for each in labels] == [[[False, True], *[[True, True]] * 3]] * 2
+    assert all(torch.equal(each, history.weights[2::2, :, 0]) for each in scores)
+
+
+def test_who_knows_the_labels_is_perfect():
+    history = made_up()
+    labels, scores = gathered(lambda each: stabilised(each.cka, 0.1).float(), [history], 0.1, 1)
+    assert metrics(labels, scores, 0.5, True)["auroc"] == 1

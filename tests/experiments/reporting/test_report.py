@@ -1,0 +1,76 @@
+"""One page of all results, which asks nobody for anything."""
+
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.files import ROOT
+from experiments.reporting.contents import SECTIONS
+from experiments.reporting.overview import overview
+from experiments.reporting.report import page, report
+from experiments.reporting.summary import summary
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results" / "table2-small"
+    folder.mkdir(parents=True)
+    table = "Four methods.\n\n| Model | Accuracy |\n| :-- | --: |\n| ResNet50 | 50.8 |\n"
+    (folder / "table.md").write_text(table)
+    (folder / "claims.md").write_text("- **It holds:** or not.\n")
+    Figure(figsize=(1, 1)).savefig(folder / "accuracy_against_compute.png")
+    other = tmp_path / "results" / "fig4-small"
+    other.mkdir()
+    Figure(figsize=(1, 1)).savefig(other / "fig4.png")
+    (other / "fig4.md").write_text("![fig4](fig4.png)\n\n# A heading\n\nText with <b> in it.\n")
+    return tmp_path / "results"
+
+
+def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
+    text = report(results, "small")
+    assert text.index("## At a glance") < text.index("## What was run")
+    assert text.index("## What was run") < text.index("## Table 2") < text.index("## Figure 4")
+    assert "| ResNet50 | 50.8 |" in text
+    assert "- **It holds:** or not." in text
+    assert "### A heading" in text
+    assert text.count("| not run |") == len(SECTIONS) - 2
+    assert "| `make table1 SCALE=small` |" in text and "| `make bench` |" in text
+
+
+def test_every_picture_is_shown_once(results: Path) -> None:
+    text = report(results, "small")
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures == ["table2-small/accuracy_against_compute.png", "fig4-small/fig4.png"]
+
+
+def test_the_page_asks_nobody_for_anything(results: Path) -> None:
+    made = page(report(results, "small"), results)
+    assert made.count('src="data:image/png;base64,') == 2
+    assert not re.search(r'(src|href)="(?!data:|#)', made)
+    assert "http" not in made.partition("</style>")[2]
+    assert "<script" not in made
+    assert "&lt;b&gt;" in made
+    assert '<div class="table"><table>' in made
+    assert made.count('<a href="#s') == made.count("<h2 id=") == 4
+
+
+def test_another_scale_is_another_report(results: Path) -> None:
+    assert "## Table 2" not in report(results, "paper")
+
+
+def test_the_project_s_own_report_is_that_of_its_results() -> None:
+    results = ROOT / "results"
+    assert (results / "summary.md").read_text() == summary(results, "small")
+    assert (results / "overview.md").read_text() == overview(results, "small")
+    assert (results / "report.md").read_text() == report(results, "small")
+    made = page(report(results, "small"), results)
+    assert (results / "report.html").read_text() == made
+    assert "Table 2: four methods, fine-tuning</h2>" in made
+    assert not re.search(r'(src|href)="(?!data:|#)', made)
+
+
+def test_sections_have_a_folder_each() -> None:
+    folders = [section.folder("small") for section in SECTIONS]
+    assert len(folders) == len(set(folders))

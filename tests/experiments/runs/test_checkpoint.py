@@ -1,0 +1,197 @@
+"""Checkpoints are the old one or the new one, never half; damaged ones are set aside."""
+
+import os
+
+import pytest
+import torch
+
+from experiments.files import cache_folder, replacing
+from experiments.models.weights import has_weights, save_weights, weights_file
+from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
+from experiments.runs.execute import execute
+from experiments.runs.run_files import read_run
+from experiments.runs.training_loop import train
+from tests.helpers.digits import ignore, tiny_run
+from tests.helpers.disk import files_at_most
+
+CPU = torch.device("cpu")
+STATE = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"], "scores": {"a": 0.5}}
+
+
+class Stop(Exception):
+    """What stops a run."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    save_checkpoint(STATE, tmp_path / "state.pt")
+    loaded = load_checkpoint(tmp_path / "state.pt", CPU)
+    assert loaded is not None
+    assert torch.equal(loaded.pop("weights"), STATE["weights"])
+    assert loaded == {key: value for key, value in STATE.items() if key != "weights"}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["state.pt"]
+
+
+def test_there_is_none_before_the_first(tmp_path):
+    assert load_checkpoint(tmp_path / "state.pt", CPU) is None
+
+
+@pytest.mark.parametrize("interrupted", ["torch.save", "os.fsync", "os.replace"])
+def test_the_old_checkpoint_survives_an_interrupted_new_one(tmp_path, monkeypatch, interrupted):
+    save_checkpoint(STATE, tmp_path / "state.pt")
+
+    def stop(*_):
+        raise Stop
+
+    monkeypatch.setattr(interrupted, stop)
+    with pytest.raises(Stop):
+        save_checkpoint({"step": 4}, tmp_path / "state.pt")
+    monkeypatch.undo()
+    loaded = load_checkpoint(tmp_path / "state.pt", CPU)
+    assert loaded is not None and loaded["step"] == 3
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["state.pt"]
+
+
+def damaged_contents(whole: bytes) -> dict[str, bytes]:
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    return {
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "flipped": bytes(flipped),
+        "another file": b"not a checkpoint",
+    }
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "another file"])
+def test_a_damaged_checkpoint_is_set_aside_with_a_warning(tmp_path, damage):
+    file = tmp_path / "state.pt"
+    save_checkpoint(STATE, file)
+    content = damaged_contents(file.read_bytes())[damage]
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"state.pt can't be read.*set aside as state.pt.corrupt"):
+        assert load_checkpoint(file, CPU) is None
+    assert not file.exists()
+    assert (tmp_path / "state.pt.corrupt").read_bytes() == content
+
+
+def test_a_checkpoint_that_is_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    torch.save({"state": Evil()}, tmp_path / "state.pt")
+    with pytest.warns(UserWarning, match="set aside"):
+        assert load_checkpoint(tmp_path / "state.pt", CPU) is None
+    assert not (tmp_path / "evil").exists()
+
+
+def stopped_run():
+    """A run that was stopped in its second epoch, and its checkpoint."""
+    config = tiny_run()
+
+    def stop(run, curves):
+        if curves.step == 15:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, stop, ignore)
+    return config, cache_folder("checkpoints") / f"{config.id}.pt"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The finished run, and its curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMARTFRZ_CACHE", str(tmp_path_factory.mktemp("unbroken")))
+        return train(tiny_run(), ignore, ignore)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "wrong keys", "no table", "another model"])
+def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
+    expected, curves = unbroken
+    config, checkpoint = stopped_run()
+    state = torch.load(checkpoint)
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    elif damage == "wrong keys":
+        save_checkpoint({"model": state["run"]["model"]}, checkpoint)
+    elif damage == "no table":
+        save_checkpoint([1, 2], checkpoint)  # type: ignore[arg-type]
+    else:
+        state["run"]["model"].popitem()
+        save_checkpoint(state, checkpoint)
+    with pytest.warns(UserWarning, match="set aside"):
+        run, again = train(config, ignore, ignore)
+    assert again.loss == curves.loss and again.accuracy == curves.accuracy
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(weight, expected.model.state_dict()[name])
+    assert checkpoint.with_name(checkpoint.name + ".corrupt").exists()
+
+
+def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path):
+    too_large = r"state.pt can't be written.*File too large"
+    with files_at_most(2000), pytest.raises(OSError, match=too_large):
+        save_checkpoint(STATE, tmp_path / "state.pt")
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_a_full_device_is_an_error_that_leaves_nothing(tmp_path):
+    (tmp_path / "state.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"state.pt can't be written.*No space left on device"):
+        save_checkpoint(STATE, tmp_path / "state.pt")
+    assert not os.path.lexists(tmp_path / "state.pt.partial")
+
+
+def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache):
+    config = tiny_run()
+    too_large = r"safetensors can't be written.*File too large"
+    with files_at_most(2000), pytest.raises(OSError, match=too_large):
+        save_weights(config, torch.nn.Linear(100, 100), 0.5)
+    assert not has_weights(config)
+    assert list((cache / "weights").iterdir()) == []
+
+
+def test_damaged_weights_are_set_aside():
+    config = tiny_run()
+    save_weights(config, torch.nn.Linear(100, 100), 0.5)
+    assert has_weights(config)
+    file = weights_file(config)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="set aside"):
+        assert not has_weights(config)
+    assert not file.exists()
+
+
+def test_a_run_s_checkpoint_is_gone_once_its_result_is_written(cache, tmp_path):
+    config = tiny_run(epochs=1)
+    execute(config, tmp_path / "runs", "make test", ignore, ignore)
+    assert list((cache / "checkpoints").iterdir()) == []
+    assert read_run(tmp_path / "runs" / f"{config.id}.json") is not None
+
+
+def test_replacing_leaves_other_processes_files_alone(tmp_path):
+    file = tmp_path / "data"
+    with replacing(file, ".1") as mine, replacing(file, ".2") as theirs:
+        mine.write_text("mine")
+        theirs.write_text("theirs")
+    assert file.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["data"]
+
+
+def test_another_number_of_processes_does_not_go_on(cache):
+    config = tiny_run(epochs=1)
+    run, curves = train(config, ignore, ignore)
+    checkpoint = cache / "checkpoints" / f"{config.id}.pt"
+    state = run.state_dict()
+    save_checkpoint(
+        {"run": state | {"rngs": state["rngs"] * 8}, "curves": vars(curves)}, checkpoint
+    )
+    with pytest.raises(ValueError, match=r"begun by 8 processes.*1: go on with GPUS=8"):
+        train(config, ignore, ignore)
+    assert checkpoint.exists()

@@ -1,0 +1,161 @@
+"""A run that is killed, at any moment and any number of times, ends as one that was not."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.models.weights import weights_file
+from experiments.runs.execute import execute, run_file
+from experiments.runs.run_files import read_run
+from experiments.tables.queue import missing_prerequisites
+from tests.helpers.digits import ignore, save_random_predictor, tiny_run
+from tests.helpers.processes import CONTEXT
+
+KILLS = 5
+OUTCOME = (
+    *("final_accuracy", "accuracy", "loss", "eval_steps", "frozen_fraction", "frozen"),
+    *("steps", "tflops", "tflops_paper", "tflops_full"),
+)
+
+
+class Stop(Exception):
+    """What stops a run from inside."""
+
+
+def run_to_the_end(config, folder: Path, on_step=ignore) -> None:
+    """With a cache and run files of its own, on one thread; first what has to be done before."""
+    torch.set_num_threads(1)
+    os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
+    for needed in missing_prerequisites([config], folder / "runs"):
+        execute(needed, folder / "runs", "make test", ignore, ignore, keep_weights=True)
+    execute(config, folder / "runs", "make test", on_step, ignore, keep_weights=True)
+
+
+def outcome(config, folder: Path) -> tuple[dict[str, bytes], dict]:
+    """The final weights, byte for byte, and all that is recorded but times and memory."""
+    os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
+    run = read_run(run_file(config, folder / "runs"))
+    assert run is not None
+    weights = load_file(weights_file(config))
+    return (
+        {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        {key: run[key] for key in OUTCOME},
+    )
+
+
+@pytest.fixture(autouse=True)
+def restored_environment(monkeypatch):
+    monkeypatch.setenv("SMARTFRZ_CACHE", "set by each run")
+
+
+def make_config(method, folder, **changes):
+    options = {
+        "smartfrz": save_random_predictor(folder / "predictor"),
+        "autofreeze": {"intervals_per_epoch": 2},  # so that a layer freezes late
+        "displacement": {"threshold": 0.01},
+        "similarity": {"tolerance": 0.02},
+    }
+    return tiny_run(method, options=options.get(method), augment=True, **changes)
+
+
+def one_step_in_each_of(epochs: int) -> list[int]:
+    """Random steps, so that the run goes on from the end of every epoch but the last."""
+    return [random.randint(10 * epoch + 1, 10 * epoch + 10) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize(
+    "method", ["full", "smartfrz", "autofreeze", "linear", "displacement", "similarity"]
+)
+def test_a_run_interrupted_at_random_steps_ends_the_same(tmp_path, method):
+    config = make_config(method, tmp_path, epochs=4)
+    run_to_the_end(config, tmp_path / "unbroken")
+    stops = one_step_in_each_of(epochs=4)
+
+    def stop_once(run, curves):
+        if stops and curves.step >= stops[0]:
+            stops.pop(0)
+            raise Stop
+
+    broken = 0
+    while stops:
+        with pytest.raises(Stop):
+            run_to_the_end(config, tmp_path / "broken", stop_once)
+        broken += 1
+    run_to_the_end(config, tmp_path / "broken", stop_once)
+
+    assert broken == 4
+    weights, run = outcome(config, tmp_path / "unbroken")
+    assert run["frozen"] or method == "full"
+    assert outcome(config, tmp_path / "broken") == (weights, run)
+
+
+def work(config, folder, progress, dies_while_saving=False) -> None:
+    """In a process of its own: the run, which tells how far it is."""
+
+    def tell(run, curves):
+        progress.value = curves.step
+
+    def die(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if dies_while_saving:
+        os.fsync = die
+    run_to_the_end(config, folder, tell)
+
+
+def start(config, folder, **options):
+    progress = CONTEXT.Value("i", 0, lock=False)
+    process = CONTEXT.Process(target=work, args=(config, folder, progress), kwargs=options)
+    process.start()
+    return process, progress
+
+
+def kill_at(step, config, folder) -> None:
+    """Sends SIGKILL as soon as the run has done this step."""
+    process, progress = start(config, folder)
+    while progress.value < step:
+        assert process.exitcode is None, f"ended at step {progress.value}, before step {step}"
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not run_file(config, folder / "runs").exists()
+
+
+def finish(config, folder) -> None:
+    process, _ = start(config, folder)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_a_run_killed_five_times_ends_with_the_same_weights(tmp_path):
+    config = make_config("smartfrz", tmp_path, epochs=8)
+    finish(config, tmp_path / "unbroken")
+    for step in one_step_in_each_of(epochs=KILLS):
+        kill_at(step, config, tmp_path / "killed")
+    finish(config, tmp_path / "killed")
+
+    weights, run = outcome(config, tmp_path / "unbroken")
+    assert run["frozen"]
+    assert outcome(config, tmp_path / "killed") == (weights, run)
+
+
+def test_a_run_killed_while_it_saves_ends_with_the_same_weights(tmp_path):
+    config = make_config("autofreeze", tmp_path, epochs=2)
+    finish(config, tmp_path / "unbroken")
+    process, progress = start(config, tmp_path / "killed", dies_while_saving=True)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert progress.value == 10
+    checkpoints = tmp_path / "killed" / "cache" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == [f"{config.id}.pt.partial"]
+
+    finish(config, tmp_path / "killed")
+    assert outcome(config, tmp_path / "killed") == outcome(config, tmp_path / "unbroken")
+    assert list(checkpoints.iterdir()) == []

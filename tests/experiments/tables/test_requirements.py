@@ -1,0 +1,56 @@
+"""What a plan needs: data, weights, disk, and hours on machines whose speed is known."""
+
+import pandas as pd
+import pytest
+
+from experiments.tables import requirements as needing
+from experiments.tables.compute import full_tflops
+from experiments.tables.requirements import check_requirements, hours_by_machine, requirements
+from tests.helpers.digits import tiny_run
+
+PRETRAINING = {"dataset": "digits[0:5]", "epochs": 1, "lr": 0.05}
+
+
+def measured(**changes: object) -> pd.DataFrame:
+    row = {
+        **{"model": "residual", "method": "full", "status": "finished", "machine": "one"},
+        **{"tflops": 6.0, "train_seconds": 3.0},
+    }
+    return pd.DataFrame([row | changes])
+
+
+def test_hours_are_compute_over_the_machine_s_throughput() -> None:
+    todo = [tiny_run(epochs=3), tiny_run(seed=1, epochs=6)]
+    expected = sum(map(full_tflops, todo)) / 2.0 / 3600
+    assert hours_by_machine(todo, measured()) == {"one": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "plain"}, {"method": "linear"}, {"status": "diverged"}]
+)
+def test_a_machine_that_has_not_trained_the_network_has_no_estimate(changes: dict) -> None:
+    assert hours_by_machine([tiny_run()], measured(**changes)) == {}
+
+
+def test_all_that_is_needed_is_listed() -> None:
+    lines = list(requirements([tiny_run(pretraining=PRETRAINING)], measured()))
+    assert lines[0] == "Data: digits[5:10]."
+    assert lines[1].startswith("Disk: up to ")
+    assert lines[2].startswith("Training, nothing frozen, on one: ")
+    assert list(requirements([], measured())) == []
+
+
+def test_published_weights_are_listed_and_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
+    assert "Published weights: ResNet50." in list(requirements([config], measured()))
+    monkeypatch.setattr(needing, "has_published_weights", lambda model: False)
+    with pytest.raises(ValueError, match="published weights of resnet50 can't be had"):
+        check_requirements([config])
+    monkeypatch.setattr(needing, "has_published_weights", lambda model: True)
+    check_requirements([config])
+
+
+def test_missing_data_is_an_error_before_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMARTFRZ_DATA", raising=False)
+    with pytest.raises(ValueError, match="imagefolder was looked for"):
+        check_requirements([tiny_run(), tiny_run(dataset="imagefolder")])

@@ -1,0 +1,156 @@
+"""A config is validated, and its id is a hash of all that it says."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.config import AMP, Pretraining, RunConfig, make_config
+from experiments.methods import (
+    AutoFreezeOptions,
+    DisplacementOptions,
+    LinearOptions,
+    RecordOptions,
+    SimilarityOptions,
+    SmartFRZOptions,
+    interval,
+)
+
+WORKLOAD = {"model": "resnet50", "dataset": "cifar10"}
+PRETRAINED = {
+    **WORKLOAD,
+    "seed": 1,
+    "epochs": 10,
+    "pretraining": {"dataset": "cifar100", "epochs": 3, "batch_size": 64, "lr": 0.05},
+}
+# Finished runs are found by their ids: with other ids, every result would be measured again.
+GOLDEN = {
+    "full": "22b0f361fb08",
+    "linear": "1934ca1b57d0",
+    "autofreeze": "cd126ee2062d",
+    "smartfrz": "3c950a1a09d2",
+    "similarity": "936ad3280192",
+    "displacement": "1341ff60ea26",
+    "record": "f9ca1f79bb25",
+}
+
+some_text = st.text(max_size=5)
+some_int = st.integers(1, 5000)
+some_float = st.floats(0.001, 100)
+options = {
+    "full": st.none(),
+    "linear": st.builds(LinearOptions, some_float, some_text, st.booleans(), some_text),
+    "autofreeze": st.builds(AutoFreezeOptions, some_int, some_float),
+    "smartfrz": st.builds(SmartFRZOptions, some_text, some_int, some_int, some_float, some_text),
+    "similarity": st.builds(SimilarityOptions, some_int, some_float, some_int, some_int),
+    "displacement": st.builds(DisplacementOptions, some_int, some_float),
+    "record": st.builds(RecordOptions, some_int, some_int, some_int),
+}
+FIELDS = {
+    "model": some_text,
+    "dataset": some_text,
+    "seed": some_int,
+    "epochs": some_float,
+    "batch_size": some_int,
+    "lr": some_float,
+    "momentum": some_float,
+    "weight_decay": some_float,
+    "image_size": some_int,
+    "train_images": some_int,
+    "test_images": some_int,
+    "curve_images": some_int,
+    "augment": st.booleans(),
+    "amp": st.sampled_from(AMP),
+    "channels_last": st.booleans(),
+    "compile": st.booleans(),
+    "pretraining": st.none()
+    | st.builds(Pretraining, some_text, some_float, some_int, some_int, some_float),
+}
+
+
+@st.composite
+def configs(draw):
+    method = draw(st.sampled_from(sorted(options)))
+    return draw(st.builds(RunConfig, method=st.just(method), options=options[method], **FIELDS))
+
+
+@given(configs(), st.sampled_from(sorted(FIELDS)), st.data())
+def test_the_id_tells_any_two_values_of_a_field_apart(config, name, data):
+    other = replace(config, **{name: data.draw(FIELDS[name])})
+    assert (other.id == config.id) == (other == config)
+
+
+@given(configs(), configs())
+def test_the_id_tells_methods_and_their_options_apart(config, other):
+    other = replace(config, method=other.method, options=other.options)
+    assert (other.id == config.id) == (other == config)
+
+
+@pytest.mark.parametrize("method", GOLDEN)
+def test_ids_stay_what_they_were(method):
+    assert make_config({**PRETRAINED, "method": method}).id == GOLDEN[method]
+
+
+def test_the_id_is_the_same_in_another_process():
+    code = (
+        "from experiments.config import make_config;"
+        f"print(make_config({ {**PRETRAINED, 'method': 'smartfrz'} }).id)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == GOLDEN["smartfrz"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"epoch": 3}, ["epoch", "run", "epochs"]),
+        ({"pretraining": {"dataset": "cifar100", "epoch": 3}}, ["epoch", "pretraining"]),
+        ({"method": "linear", "options": {"t1": 0.5}}, ["t1", "options.linear"]),
+        ({"epochs": "3"}, ["run.epochs", "'3'", "float"]),
+        ({"seed": 0.5}, ["run.seed", "0.5", "int"]),
+        ({"augment": 1}, ["run.augment", "bool"]),
+        ({"pretraining": "imagenet"}, ["pretraining", "'imagenet'", "table"]),
+        ({"pretraining": {"epochs": 3}}, ["pretraining", "dataset"]),
+        ({"method": "smartfrz", "options": 3}, ["options.smartfrz", "3", "table"]),
+        ({"method": "smartfrz", "options": {"records_per_epoch": 0}}, ["records_per_epoch"]),
+        ({"method": "similarity", "options": {"looks_per_epoch": 0}}, ["looks_per_epoch"]),
+        ({"method": "full", "options": {"t0": 0.5}}, ["full", "no options"]),
+        ({"method": "smartfreeze"}, ["smartfreeze", "autofreeze", "smartfrz"]),
+        ({"amp": "fp8"}, ["fp8", "bf16"]),
+        ({"epochs": 0}, ["epochs"]),
+        ({"batch_size": 0}, ["batch_size"]),
+        ({"lr": -0.1}, ["lr"]),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_it(values, names):
+    with pytest.raises(ValueError) as error:
+        make_config(WORKLOAD | values)
+    for name in names:
+        assert name in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match="dataset"):
+        make_config({"model": "resnet50"})
+
+
+def test_looks_may_be_fewer_than_epochs_and_a_whole_number_stays_one():
+    def options(looks):
+        values = {"method": "similarity", "options": {"looks_per_epoch": looks}}
+        return make_config(WORKLOAD | values).options
+
+    assert options(0.25).looks_per_epoch == 0.25
+    assert isinstance(options(1).looks_per_epoch, int)
+    assert interval(20, options(0.25).looks_per_epoch) == 80
+
+
+def test_an_int_is_good_for_a_float_and_makes_the_same_run():
+    assert make_config(WORKLOAD | {"epochs": 10}).id == make_config(WORKLOAD | {"epochs": 10.0}).id
+
+
+def test_a_method_without_options_gets_its_defaults():
+    assert make_config(WORKLOAD | {"method": "linear"}).options == LinearOptions()
+    assert make_config(WORKLOAD).options is None

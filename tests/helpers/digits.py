@@ -1,0 +1,47 @@
+"""Runs of about a second: a small network on some of the digits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.config import RunConfig, make_config
+from smartfrz.predictor.attention import AttentionPredictor
+
+
+def tiny_run(method: str = "full", **changes: Any) -> RunConfig:
+    """Three epochs of ten steps; ``changes`` are fields of the config."""
+    values = {
+        "model": "residual",
+        "dataset": "digits[5:10]",
+        "method": method,
+        "epochs": 3,
+        "lr": 0.05,
+        "image_size": 16,
+        "train_images": 320,
+        "augment": False,
+    }
+    return make_config(values | changes)
+
+
+def save_random_predictor(folder: Path) -> dict[str, Any]:
+    """Saves a predictor with random weights; the options of a run in which it freezes some layers.
+
+    The weights are large, so that its opinion of one layer differs from that of the next.
+    """
+    torch.manual_seed(0)
+    predictor = AttentionPredictor(window=5, encoding="log_displacement")
+    with torch.no_grad():
+        for weight in predictor.parameters():
+            weight *= 2
+    predictor.save_pretrained(folder)
+    return {
+        "predictor": str(folder),
+        "records_per_epoch": 2,
+        "records_per_decision": 1,
+        "threshold": 0.87,
+    }
+
+
+def ignore(*_: object) -> None:
+    """What to call after a step or an epoch."""

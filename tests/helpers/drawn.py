@@ -1,0 +1,17 @@
+"""What holds of every figure."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments.reporting.style import save
+
+
+def assert_reproducible(draw: Callable[[], Figure], folder: Path) -> None:
+    """Drawn and saved twice, a figure has the same bytes."""
+    for name in ("a", "b"):
+        save(draw(), folder / name)
+    for suffix in ("png", "pdf"):
+        a, b = ((folder / f"{name}.{suffix}").read_bytes() for name in ("a", "b"))
+        assert a == b

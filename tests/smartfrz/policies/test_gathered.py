@@ -1,0 +1,128 @@
+"""Freezes that wait for each other: few of them, of the layers that were chosen, and resumable."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from baselines import AutoFreeze, FreezeOut
+from baselines.freezeout import param_groups
+from smartfrz import AttentionPredictor, Freezer, Gathered, SmartFRZ, find_layers
+from tests.helpers.scripted import Scripted
+
+BODY = 10
+STEPS = 14
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Linear(4, 4) for _ in range(BODY)), nn.Linear(4, 2))
+
+
+def one_by_one() -> Scripted:
+    """Chooses layer k at step k + 1."""
+    return Scripted({step: [str(step - 1)] for step in range(1, BODY + 1)})
+
+
+def train(model: nn.Module, freezer: Freezer, steps: range = range(STEPS)) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        model(torch.randn(8, 4)).square().mean().backward()
+        freezer.step()
+        freezer.optimizer.step()
+        freezer.optimizer.zero_grad()
+
+
+def freezer_of(model: nn.Module, policy) -> Freezer:
+    layers = find_layers(model)
+    return Freezer(model, SGD(param_groups(model, layers), lr=0.1, momentum=0.9), policy, layers)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (0.01, list(range(1, BODY + 1))),
+        (0.25, [3, 3, 3, 6, 6, 6, 9, 9, 9, 10]),
+        (0.5, [5] * 5 + [10] * 5),
+        (1.0, [10] * 10),
+    ],
+)
+def test_layers_freeze_once_enough_of_them_wait(part, expected):
+    model = build()
+    freezer = freezer_of(model, Gathered(one_by_one(), part))
+    train(model, freezer)
+    assert list(freezer.frozen.values()) == expected
+    assert len(set(expected)) <= math.ceil(1 / part) or part < 0.1
+
+
+def test_what_waits_goes_on_training():
+    model = build()
+    freezer = freezer_of(model, Gathered(one_by_one(), 0.5))
+    train(model, freezer, range(3))
+    chosen_long_ago = model[0].weight.clone()
+    train(model, freezer, range(3, 5))
+    assert not torch.equal(model[0].weight, chosen_long_ago)
+    assert not freezer.frozen
+    train(model, freezer, range(5, 7))
+    at_last = model[0].weight.clone()
+    train(model, freezer, range(7, STEPS))
+    assert torch.equal(model[0].weight, at_last)
+
+
+POLICIES = {
+    "scripted": lambda optimizer: one_by_one(),
+    "linear": lambda optimizer: FreezeOut(optimizer, STEPS, t0=0.2),
+    "autofreeze": lambda optimizer: AutoFreeze(2, 1),
+    "smartfrz": lambda optimizer: SmartFRZ(_predictor(), interval=2, threshold=0.0),
+}
+
+
+def _predictor() -> AttentionPredictor:
+    torch.manual_seed(0)
+    return AttentionPredictor(size=16, window=4, encoding="displacement")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_can_be_gathered_and_resumed(name):
+    def start() -> tuple[nn.Module, Freezer]:
+        model = build()
+        layers = find_layers(model)
+        optimizer = SGD(param_groups(model, layers), lr=0.1, momentum=0.9)
+        return model, Freezer(model, optimizer, Gathered(POLICIES[name](optimizer), 0.4), layers)
+
+    unbroken, freezer = start()
+    train(unbroken, freezer)
+    assert freezer.frozen
+    for stop in (3, 6, 9):
+        model, first = start()
+        train(model, first, range(stop))
+        again, second = start()
+        again.load_state_dict(model.state_dict())
+        second.optimizer.load_state_dict(first.optimizer.state_dict())
+        second.load_state_dict(first.state_dict())
+        train(again, second, range(stop, STEPS))
+        assert second.frozen == freezer.frozen
+        assert all(map(torch.equal, again.parameters(), unbroken.parameters()))
+
+
+def test_compiled_a_handful_of_times():
+    compilations = []
+
+    def backend(graph, example_inputs):
+        compilations.append(graph)
+        return graph
+
+    model = build()
+    compiled = torch.compile(model, backend=backend)
+    freezer = freezer_of(compiled, Gathered(one_by_one(), 0.25))
+    train(compiled, freezer)
+    assert len(compilations) == 1 + len(set(freezer.frozen.values())) == 5
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("part", [0.0, -0.1, 1.1, math.nan])
+def test_a_part_is_more_than_nothing_and_at_most_all(part):
+    with pytest.raises(ValueError, match="part"):
+        Gathered(one_by_one(), part)

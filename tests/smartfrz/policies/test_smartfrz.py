@@ -1,0 +1,313 @@
+"""SmartFRZ and the similarity-guided oracle, with predictors and references that are known."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
+from smartfrz.cka import layer_cka
+from smartfrz.predictor.tailoring import tailor
+
+STEPS = 10
+BODY = ["0", "2", "4"]
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 6), nn.Tanh()),
+        *(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+    )
+
+
+def start(policy_for, seed=0):
+    """A model about to be trained with the policy that is made for it."""
+    model = net(seed)
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
+    return model, optimizer, Freezer(model, optimizer, policy_for(model))
+
+
+def train(model, optimizer, freezer, steps=range(STEPS), after_step=lambda model: None):
+    for step in steps:
+        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        model.train()
+        model(inputs).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        after_step(model)
+    return freezer
+
+
+def reloaded(parts):
+    """What the parts' states are after a way through a file."""
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in parts], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def check_resume_equals_unbroken(policy_for, stop):
+    unbroken, stopped, resumed = (start(policy_for) for _ in range(3))
+    train(*unbroken)
+    train(*stopped, range(stop))
+    for part, state in zip(resumed, reloaded(stopped), strict=True):
+        part.load_state_dict(state)
+    train(*resumed, range(stop, STEPS))
+    assert resumed[2].frozen == unbroken[2].frozen
+    expected = unbroken[0].state_dict()
+    assert all(torch.equal(value, expected[k]) for k, value in resumed[0].state_dict().items())
+    return unbroken[2].frozen
+
+
+class Stub(AttentionPredictor):
+    """Answers what a function of the windows says, and notes what it was asked.
+
+    A record is its own key and value, so that the windows are those of the weights themselves:
+    (L, T, 8), in any order, T at most 3.
+    """
+
+    def __init__(self, answer, **options):
+        super().__init__(8, 2, 8, 2, window=3, encoding="raw", **options)
+        self.mlp_q = self.mlp_k = self.mlp_v = nn.Identity()
+        self.answer, self.asked = answer, []
+
+    def decide(self, newest, keys, values, attended):
+        assert (attended == attended[0]).all() and torch.equal(keys, values)
+        windows = values[:, attended[0]]
+        self.asked.append((newest, windows))
+        probability = self.answer(windows)
+        return torch.stack([1 - probability, probability], dim=1).log()
+
+
+def always(*probabilities, **options):
+    """A stub whose answer depends on how many layers it is asked about, and on nothing else."""
+    by_layers = {len(each): torch.tensor(each) for each in probabilities}
+    return Stub(lambda windows: by_layers[len(windows)], **options)
+
+
+def smart(predictor, interval=4, records_per_decision=1, **options):
+    return start(lambda model: SmartFRZ(predictor, interval, records_per_decision, **options))
+
+
+def test_freezes_all_but_the_head_once_there_are_two_records_and_then_asks_no_more():
+    predictor = always([1.0, 1.0, 1.0])
+    assert train(*smart(predictor)).frozen == dict.fromkeys(BODY, 4)
+    assert len(predictor.asked) == 2
+
+
+def test_freezes_nothing_if_the_predictor_says_so():
+    predictor = always([0.0, 0.0, 0.0])
+    assert train(*smart(predictor)).frozen == {}
+    assert len(predictor.asked) == 3  # at steps 0, 4 and 8
+
+
+def test_freezes_nothing_while_a_warm_up_holds_the_weights_still():
+    predictor = always([1.0, 1.0, 1.0])
+    model, optimizer, freezer = smart(predictor, interval=2)
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(model, optimizer, freezer, range(6))
+    assert freezer.frozen == {}
+    optimizer.param_groups[0]["lr"] = 0.1
+    assert train(model, optimizer, freezer, range(6, STEPS)).frozen == dict.fromkeys(BODY, 8)
+
+
+def test_freezes_the_layers_that_the_predictor_means_in_any_order():
+    predictor = always([0.0, 0.9, 0.0], [0.0, 0.9], [0.0])
+    assert train(*smart(predictor, interval=3)).frozen == {"2": 3, "4": 6}
+
+
+def test_with_a_cumulative_encoding_freezes_from_the_front():
+    predictor = always([0.9, 0.0, 0.9], [0.0, 0.9], [0.9])
+    predictor.encoding = "drift"
+    assert train(*smart(predictor, interval=3)).frozen == {"0": 3}
+
+
+class Words(nn.Module):
+    """Two embeddings in front of two linear layers, and a third as the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.place = nn.Embedding(10, 4), nn.Embedding(3, 4)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, ids):
+        embedded = self.word(ids) + self.place(torch.arange(ids.shape[1]))
+        return self.head(self.second(self.first(embedded).tanh()).tanh())
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "frozen"),
+    [
+        ([1.0, 1.0, 0.0, 1.0], {"second"}),
+        ([0.0, 0.0, 1.0, 0.0], {"word", "place", "first"}),
+        ([0.0, 1.0, 0.0, 0.0], set()),
+    ],
+)
+def test_an_embedding_freezes_with_the_first_layer_behind_it(probabilities, frozen):
+    """Its own weights stand still but for those of the few words in the batches."""
+    model, ids = Words(), torch.randint(0, 10, (8, 3))
+    optimizer = SGD(model.parameters(), 0.1)
+    policy = SmartFRZ(always(probabilities), interval=1)
+    freezer = Freezer(model, optimizer, policy, find_layers(model, ids))
+    for _ in range(2):
+        model(ids).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert freezer.frozen.keys() == frozen
+
+
+def test_freezes_above_the_threshold_only():
+    """The predictor's, or the one that is given."""
+    assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 4, "4": 4}
+    for by_predictor, given in ({"threshold": 0.6}, {}), ({}, {"threshold": 0.6}):
+        predictor = always([0.5, 0.51, 0.7], [0.5, 0.51], **by_predictor)
+        assert train(*smart(predictor, **given)).frozen == {"4": 4}
+
+
+@pytest.mark.parametrize(("interval", "records_per_decision"), [(1, 1), (1, 2), (2, 2), (3, 1)])
+def test_records_at_intervals_and_decides_in_one_call(interval, records_per_decision):
+    predictor = always([0.0, 0.0, 0.0])
+    model, optimizer, freezer = smart(predictor, interval, records_per_decision)
+    body, records, expected = find_layers(model)[:-1], [], []
+    for step in range(STEPS):
+        if step % interval == 0:
+            records.append(torch.stack([tailor(x, 8) for x in body]))
+        is_due = step % (interval * records_per_decision) == 0
+        assert freezer.policy.is_due(step) == is_due
+        if is_due:
+            expected.append(torch.stack(records[-3:], dim=1))
+        train(model, optimizer, freezer, range(step, step + 1))
+    for (newest, windows), by_hand in zip(predictor.asked, expected, strict=True):
+        assert torch.equal(newest, by_hand[:, -1])
+        assert torch.equal(windows.sort(dim=1).values, by_hand.sort(dim=1).values)
+
+
+def test_decides_at_every_record_by_default():
+    policy = SmartFRZ(always(), interval=10)
+    assert [step for step in range(25) if policy.is_due(step)] == [0, 10, 20]
+
+
+def test_asks_about_what_still_trains_and_remembers_what_is_frozen():
+    predictor = always([0.0, 1.0, 0.0], [0.0, 0.0])
+    freezer = train(*smart(predictor, interval=3))
+    assert freezer.frozen == {"2": 3}
+    assert [len(windows) for _, windows in predictor.asked] == [3, 3, 2, 2]
+    assert freezer.policy.state_dict()["history"]["names"] == BODY
+
+
+def quiet_layers(windows):
+    """Freezes a layer that has hardly moved over three records."""
+    if windows.shape[1] < 3:
+        return torch.zeros(len(windows))
+    return ((windows.amax(dim=1) - windows.amin(dim=1)).norm(dim=1) < 0.065).float()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_resumed_equals_unbroken(stop):
+    frozen = check_resume_equals_unbroken(lambda model: SmartFRZ(Stub(quiet_layers), 1, 1), stop)
+    assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop
+
+
+def test_processes_with_the_same_weights_decide_the_same():
+    """Whatever their random states are, which layers are sampled from included."""
+    torch.manual_seed(4)
+    predictor = AttentionPredictor(8, 4, 4, 4, window=3, encoding="displacement")
+    for param in predictor.parameters():
+        nn.init.normal_(param, std=1.0)
+    frozen = []
+    for rank in range(2):
+        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, 1))
+        torch.manual_seed(rank)
+        frozen.append(train(model, optimizer, freezer).frozen)
+    assert frozen[0] == frozen[1] and len(set(frozen[0].values())) > 1
+
+
+def test_a_history_of_another_size_is_refused():
+    policy = SmartFRZ(Stub(quiet_layers), 1)
+    policy.layers_to_freeze(find_layers(net()), 0)
+    other = SmartFRZ(AttentionPredictor(size=4), 1)
+    with pytest.raises(ValueError, match="resume with the one that was used before"):
+        other.load_state_dict(policy.state_dict())
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_intervals_are_at_least_one(interval):
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SmartFRZ(Stub(quiet_layers), interval)
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SmartFRZ(Stub(quiet_layers), 1, records_per_decision=interval)
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
+
+
+PROBE = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
+
+
+def future(steps=STEPS):
+    """What the model that starts from seed 0 becomes."""
+    model, optimizer, freezer = start(lambda model: None)
+    train(model, optimizer, freezer, range(steps))
+    return model
+
+
+def guided(tolerance, reference=None, interval=2):
+    reference = reference or future()
+    return lambda model: SimilarityGuided(model, reference, [PROBE], interval, tolerance)
+
+
+def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
+    """Those, and no others, whose CKA, measured by hand, changed by no more than the tolerance."""
+    reference, curves = future(), []
+
+    def measure(model):
+        curves.append(layer_cka(model, reference, find_layers(model)[:-1], [PROBE]).tolist())
+
+    measure(net())
+    train(*start(lambda model: None), after_step=measure)
+    # What has been measured after n updates is what step n, the next one, decides on.
+    changes = {name: abs(b - a) for name, a, b in zip(BODY, curves[1], curves[3], strict=True)}
+    least, *others = sorted(changes, key=changes.__getitem__)
+    freezer = train(*start(guided(tolerance=changes[least])), steps=range(4))
+    assert freezer.frozen == {least: 3}
+    freezer = train(*start(guided(tolerance=changes[others[0]])), steps=range(4))
+    assert freezer.frozen == {least: 3, others[0]: 3}
+
+
+def test_a_model_that_is_its_reference_freezes_at_the_second_look():
+    model = net()
+    reference = copy.deepcopy(model)
+    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=0.0)
+    layers = find_layers(model)
+    assert [policy.is_due(step) for step in range(4)] == [False, True, False, True]
+    chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
+    assert chosen == [[], [], [], layers[:-1]]
+
+
+def test_the_reference_runs_once_per_probe_batch_however_many_looks():
+    reference, runs = future(), []
+    reference.register_forward_hook(lambda *call: runs.append(call))
+    batches = iter(PROBE.split(16))
+    run = start(lambda model: SimilarityGuided(model, reference, batches, 1, tolerance=0.01))
+    frozen = train(*run).frozen
+    assert len(set(frozen.values())) > 1  # it looked several times, at fewer and fewer layers
+    assert len(runs) == 2
+
+
+def test_a_similarity_that_is_no_number_never_freezes():
+    reference = future()
+    nn.init.zeros_(reference[4].weight)  # its output is the same for every sample
+    frozen = train(*start(guided(tolerance=math.inf, reference=reference))).frozen
+    assert frozen == {"0": 3, "2": 3}
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6])
+def test_similarity_guided_resumed_equals_unbroken(stop):
+    frozen = check_resume_equals_unbroken(guided(tolerance=0.03), stop)
+    assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop

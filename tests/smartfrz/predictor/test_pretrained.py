@@ -1,0 +1,121 @@
+"""The bundled predictors: their size, and what the default says of layers whose fate is plain."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import smartfrz
+from experiments.files import ROOT
+from experiments.plan import labelled_plan, recipes
+from experiments.spec import load_spec
+from smartfrz import AttentionPredictor
+
+FOLDER = Path(smartfrz.__file__).parent / "predictor" / "pretrained"
+DEFAULT, NAMES = "drift", ["drift", "raw"]
+LAYERS, RECORDS, HALT = 5, 30, 15
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return AttentionPredictor.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def moving():
+    """Layers whose weights go a tenth of their size further at each record, roughly straight.
+
+    (LAYERS, RECORDS, 1024).
+    """
+    start, direction = torch.randn(2, LAYERS, 1, 1024, generator=torch.Generator().manual_seed(0))
+    return start + (0.1 * (direction + noise())).cumsum(dim=1)
+
+
+@pytest.fixture(scope="module")
+def halting():
+    """Random walks of such steps that halt halfway, up to a ten-thousandth of the weights."""
+    start = torch.randn(LAYERS, 1, 1024, generator=torch.Generator().manual_seed(0))
+    size = torch.where(torch.arange(RECORDS) < HALT, 0.01, 1e-4)[:, None]
+    return start + (size * noise()).cumsum(dim=1)
+
+
+def noise():
+    return torch.randn(LAYERS, RECORDS, 1024, generator=torch.Generator().manual_seed(1))
+
+
+def test_these_are_bundled_and_no_others():
+    assert sorted(config.parent.name for config in FOLDER.glob("*/config.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_as_large_as_the_paper_s(name):
+    predictor = AttentionPredictor.from_pretrained(name)
+    assert sum(param.numel() for param in predictor.parameters()) == 1_037_122
+    assert 4.1e6 < (FOLDER / name / "model.safetensors").stat().st_size < 4.2e6
+    assert (predictor.size, predictor.window, predictor.encoding) == (1024, 30, name)
+    assert 0 < predictor.threshold < 1
+
+
+def test_the_default(predictor):
+    expected = AttentionPredictor.from_pretrained(DEFAULT).state_dict()
+    assert all(torch.equal(value, expected[k]) for k, value in predictor.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loading_draws_no_random_numbers(name):
+    """A training with dropout is the same with a predictor that freezes nothing as without."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    AttentionPredictor.from_pretrained(name)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_a_card(name):
+    card = (FOLDER / name / "README.md").read_text()
+    assert "make predictor" in card and "AUROC" in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_freezes_nothing_that_can_not_be_told(name, moving):
+    predictor = AttentionPredictor.from_pretrained(name)
+    never_moved, broken = moving[:, :1].expand(-1, RECORDS, -1), moving.clone()
+    broken[:, -3, 0] = torch.nan
+    for history in (moving[:, :1], never_moved, broken):
+        assert (predictor.freeze_probability(history) == 0).all()
+
+
+def test_freezes_layers_that_stopped_moving(predictor, halting):
+    assert predictor.freeze_probability(halting).min() > predictor.threshold
+
+
+def test_does_not_freeze_layers_that_move_steadily(predictor, moving):
+    for records in (2, 5, 15, RECORDS):
+        probability = predictor.freeze_probability(moving[:, :records])
+        assert probability.max() < predictor.threshold
+
+
+def test_is_surer_of_a_layer_once_it_has_stopped(predictor, halting):
+    before, after = (predictor.freeze_probability(halting[:, :n]) for n in (HALT, RECORDS))
+    assert (after > before + 0.1).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, -1.0, 1e6])
+def test_the_scale_of_the_weights_makes_no_difference(predictor, moving, halting, scale):
+    for history in (moving, halting):
+        expected = predictor.freeze_probability(history)
+        scaled = predictor.freeze_probability(scale * history)
+        torch.testing.assert_close(scaled, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("table", "name"), [("table4", "window 30"), ("table5", "size 1024")])
+def test_what_tables_compare_with_is_made_as_the_bundled_one(table: str, name: str):
+    """At small it is the bundled one; at other scales it learns from what its rivals learn from."""
+    facts = json.loads((ROOT / "results" / "predictor-small" / "drift.json").read_text())
+    assert recipes(load_spec(table), "small")[f"drift {name}"].id == facts["id"]
+    for scale in ("demo", "small", "medium", "paper"):
+        runs = labelled_plan(load_spec(table), scale)
+        used = {run.options.predictor for run, label in runs.items() if label.endswith(name)}
+        assert used == {"drift" if scale == "small" else f"drift {name}"}
