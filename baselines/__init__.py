@@ -1,4 +1,4 @@
-"""Other ways to choose the layers to freeze: policies for ``smartfrz.Freezer``."""
+"""Baselines and controls: freezing policies for ``smartfrz.Freezer``."""
 
 from baselines.autofreeze import AutoFreeze
 from baselines.displacement import DisplacementRule

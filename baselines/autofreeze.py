@@ -1,4 +1,4 @@
-"""AutoFreeze: the front layers freeze once their gradient norms have settled.
+"""AutoFreeze, a baseline that freezes a growing prefix by changes of gradient norms.
 
 Liu et al., "AutoFreeze: Automatically Freezing Model Blocks to Accelerate Fine-tuning", 2021
 (arXiv:2102.01386); SmartFRZ, Appendix B.
@@ -19,21 +19,22 @@ def next_start(
     start: int,
     percentile: float = 50.0,
 ) -> int:
-    """How far the frozen prefix reaches after an interval (Liu et al., 2021).
+    """Returns the end of the frozen prefix after an interval (Liu et al., 2021).
 
-    A block's rate of change is |previous - current| / previous; from zero to zero it is 0, and from
-    zero to anything else infinite. Blocks whose rate is strictly below the percentile of all the
-    rates have converged; they freeze from the front, up to the first that has not. Nothing
-    freezes where a rate is NaN.
+    A block's rate of change is |previous - current| / previous; it is 0 from zero to zero, and
+    infinite from zero to any other norm. Blocks with a rate strictly below the percentile of all
+    rates have converged. They freeze in order, up to the first block that has not. Nothing freezes
+    if any rate is NaN.
 
     Args:
-        previous_norms: (blocks,) norms of the interval before. Those of frozen blocks are ignored.
+        previous_norms: (blocks,) norms of the previous interval. Those of frozen blocks are
+            ignored.
         current_norms: (blocks,) norms of the interval that has just ended, likewise.
-        start: the index of the first block that trains now.
+        start: the index of the first block that currently trains.
         percentile: N, in [0, 100].
 
     Returns:
-        The index of the first block that trains from now on, never less than ``start``.
+        The index of the first block that keeps training, never less than ``start``.
     """
     previous = torch.as_tensor(previous_norms, dtype=torch.float64, device="cpu")[start:]
     current = torch.as_tensor(current_norms, dtype=torch.float64, device="cpu")[start:]
@@ -41,30 +42,29 @@ def next_start(
         return start
     change = (previous - current).abs()
     rates = torch.where(change == 0, 0.0, change / previous)
-    # Between two infinities the percentile would be NaN.
+    # The percentile between two infinities would be NaN.
     rates = rates.clamp(max=torch.finfo(rates.dtype).max)
     converged = rates < torch.quantile(rates, percentile / 100)
     return start + int(converged.long().cumprod(0).sum())
 
 
 class AutoFreeze:
-    """Policy: freezes the front layers whose summed gradients changed least in norm.
+    """Policy: freezes the first layers if the norms of their summed gradients changed least.
 
     Gradients are summed element by element over an interval, and a layer's score is the norm of
-    the sum over all its parameters. From the second interval on, `next_start` tells which
-    layers freeze. The head takes no part.
+    the sums of all its parameters. From the second interval on, `next_start` determines the layers
+    to freeze. The head is not scored.
 
-    The norm is L1, as in AutoFreeze's own code; SmartFRZ (Section 4.2) speaks of L2: ``norm=2``.
+    The norm is L1, as in AutoFreeze's code; SmartFRZ (Section 4.2) mentions L2: ``norm=2``.
 
-    The gradients are those that `layers_to_freeze` finds: with a ``GradScaler``, unscale them
-    before. An overflow spoils the interval it falls in and the comparison with the next: neither
-    freezes anything.
+    The gradients are those present when `layers_to_freeze` is called; with a ``GradScaler``,
+    unscale them before. After an overflow, its interval and the next one freeze nothing.
 
     Args:
-        steps_per_epoch: optimizer steps in an epoch.
-        intervals_per_epoch: M, the evaluations in an epoch, up to ``steps_per_epoch``; as even as
-            whole steps allow, the last one at the end of the epoch.
-        percentile: N, in [0, 100]: the higher, the more freezes.
+        steps_per_epoch: optimizer steps per epoch.
+        intervals_per_epoch: M, the number of intervals per epoch, at most ``steps_per_epoch``; as
+            even as whole steps allow, the last one ending with the epoch.
+        percentile: N, in [0, 100]; a higher one freezes more.
         norm: the order of the norm.
 
     Raises:
@@ -80,11 +80,11 @@ class AutoFreeze:
     ) -> None:
         if not 1 <= intervals_per_epoch <= steps_per_epoch:
             raise ValueError(
-                f"intervals_per_epoch={intervals_per_epoch} has to be at least 1 and at most "
-                f"steps_per_epoch={steps_per_epoch}: an interval lasts one step or more."
+                f"intervals_per_epoch={intervals_per_epoch} must be at least 1 and at most "
+                f"steps_per_epoch={steps_per_epoch}, because an interval has at least one step."
             )
         if not 0.0 <= percentile <= 100.0:
-            raise ValueError(f"percentile={percentile} has to be between 0 and 100.")
+            raise ValueError(f"percentile={percentile} must be between 0 and 100.")
         self.steps_per_epoch = steps_per_epoch
         self.intervals_per_epoch = intervals_per_epoch
         self.percentile = percentile
@@ -94,7 +94,7 @@ class AutoFreeze:
         self._scores: dict[str, float] = {}
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """Adds up this step's gradients; at the end of an interval, returns what has converged.
+        """Adds this step's gradients; returns the layers to freeze at the end of an interval.
 
         Args:
             active: the layers that still train, in execution order, the head included.
@@ -120,16 +120,16 @@ class AutoFreeze:
 
     def is_due(self, step: int) -> bool:
         """Whether an interval ends with ``step``: the k-th, at floor(k steps_per_epoch / M)."""
-        done = step % self.steps_per_epoch + 1
-        k = -(-done * self.intervals_per_epoch // self.steps_per_epoch)
-        return k * self.steps_per_epoch // self.intervals_per_epoch == done
+        steps = step % self.steps_per_epoch + 1
+        k = -(-steps * self.intervals_per_epoch // self.steps_per_epoch)
+        return k * self.steps_per_epoch // self.intervals_per_epoch == steps
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on exactly, in the middle of an interval too."""
+        """Returns the state from which a run resumes exactly, even within an interval."""
         return {"sums": {**self._restored_sums, **self._sums}, "scores": dict(self._scores)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state returned by `state_dict`."""
         self._sums = {}
         self._restored_sums = dict(state["sums"])
         self._scores = dict(state["scores"])
@@ -146,7 +146,7 @@ class AutoFreeze:
             torch._foreach_add_(sums, grads)
 
     def _sums_of(self, layer: Layer) -> list[Tensor]:
-        """The layer's running sums, in 32 bits or more: 16 would round small gradients away."""
+        """Returns the layer's running sums, in 32 bits or more: 16 would lose small gradients."""
         if layer.name not in self._sums:
             sums = [
                 torch.zeros_like(param, dtype=torch.promote_types(param.dtype, torch.float32))
@@ -158,9 +158,9 @@ class AutoFreeze:
         return self._sums[layer.name]
 
     def _score(self, blocks: Sequence[Layer]) -> dict[str, float]:
-        """Each layer's norm of its summed gradient; begins the sums anew."""
+        """Returns the norm of each layer's summed gradients and resets the sums."""
         sums = [total for layer in blocks for total in self._sums[layer.name]]
-        # One transfer for all the layers: each would wait for the device.
+        # One transfer for all layers, since each transfer waits for the device.
         norms = torch.stack(torch._foreach_norm(sums, self.norm)).double().cpu()
         torch._foreach_zero_(sums)
         norms_by_layer = norms.split([len(layer.params) for layer in blocks])

@@ -1,11 +1,11 @@
-"""FreezeOut, the paper's "linear freezing": layers freeze one by one, on a fixed schedule.
+"""FreezeOut, the "linear freezing" of the paper, which freezes layers on a fixed schedule.
 
 Brock et al., "FreezeOut: Accelerate Training by Progressively Freezing Layers", 2017
-(arXiv:1706.04983); SmartFRZ, Appendix B, Eq. 6. Layer i of L (the output head is layer L) follows
-its own cosine from its base learning rate down to zero at the fraction t_i of the run, and freezes
-at the first step past it:
+(arXiv:1706.04983); SmartFRZ, Appendix B, Eq. 6. The learning rate of layer i of L (the output head
+is layer L) follows a cosine from its base value to zero at the fraction t_i of the run. The layer
+freezes at the first step after that:
 
-    t_i = t_0 + (1 - t_0) i / L             linear; the cubic schedule cubes it whole
+    t_i = t_0 + (1 - t_0) i / L             linear; cubic: the cube of this value
     lr_i(t) = lr_i(0) / 2 (1 + cos(pi t / t_i))
 """
 
@@ -32,18 +32,19 @@ def learning_rate(
     how: str = "linear",
     scale: bool = False,
 ) -> float:
-    """The learning rate of one layer at one step (SmartFRZ, Eq. 6).
+    """Returns the learning rate of one layer at one step (SmartFRZ, Eq. 6).
 
     Args:
         base_lr: the layer's learning rate at step 0, before ``scale``.
-        step: optimizer steps done so far.
+        step: number of optimizer steps taken so far.
         total_steps: optimizer steps of the whole run.
         layer: the layer's index i, 0 for the first layer and ``num_layers`` for the head.
         num_layers: L, the number of layers without the head.
         t0: the fraction of the run at which the first layer's rate reaches zero, in (0, 1]. The
-            cubic schedule cubes this one too.
-        how: ``"linear"`` or ``"cubic"``: how the t_i are spaced.
-        scale: divides the rate by t_i, so that each layer moves as far in its shorter time.
+            cubic schedule cubes it as well.
+        how: ``"linear"`` or ``"cubic"``, the spacing of the t_i.
+        scale: whether to divide the rate by t_i, which lets each layer move as far in its shorter
+            time.
 
     Returns:
         The learning rate, zero from t_i on.
@@ -59,17 +60,17 @@ def learning_rate(
 def freeze_step(
     total_steps: int, layer: int, num_layers: int, t0: float, how: str = "linear"
 ) -> int:
-    """The first step at which a layer is inactive: the first whole step past t_i T.
+    """Returns the first step at which a layer is inactive: the first whole step after t_i T.
 
-    At step t_i T itself the rate is zero, but the layer still counts as active, as in the authors'
-    code. The head's freeze step is ``total_steps + 1``, which no step of the run reaches.
+    At step t_i T itself, the rate is zero but the layer still counts as active, as in the authors'
+    code. The head's freeze step is ``total_steps + 1``, which the run does not reach.
 
     Args:
         total_steps: T, the optimizer steps of the whole run.
         layer: the layer's index i, 0 for the first layer and ``num_layers`` for the head.
         num_layers: L, the number of layers without the head.
         t0: the fraction of the run at which the first layer's rate reaches zero, in (0, 1].
-        how: ``"linear"`` or ``"cubic"``: how the t_i are spaced.
+        how: ``"linear"`` or ``"cubic"``, the spacing of the t_i.
 
     Raises:
         ValueError: ``how`` is unknown or ``t0`` is out of range.
@@ -80,36 +81,36 @@ def freeze_step(
 
 
 def _annealed(starts: np.ndarray, ends: np.ndarray, step: int) -> np.ndarray:
-    """Learning rates that begin at ``starts`` and are zero from the steps ``ends`` on."""
+    """Returns learning rates that start at ``starts`` and are zero from the steps ``ends`` on."""
     return 0.5 * starts * (1.0 + np.cos(np.pi * np.minimum(1.0, step / ends)))
 
 
 def _end(layer: int, num_layers: int, t0: float, how: str) -> float:
-    """t_i: the fraction of the run at which a layer's rate reaches zero."""
+    """Returns t_i, the fraction of the run at which a layer's rate reaches zero."""
     _check_schedule(t0, how)
     return (t0 + (1.0 - t0) * layer / num_layers) ** _POWER[how]
 
 
 def _check_schedule(t0: float, how: str) -> None:
     if how not in _POWER:
-        raise ValueError(f"how={how!r} is no schedule of FreezeOut: choose 'linear' or 'cubic'.")
+        raise ValueError(f"how={how!r} is not a FreezeOut schedule. Choose 'linear' or 'cubic'.")
     if not 0.0 < t0 <= 1.0:
         raise ValueError(
-            f"t0={t0} is the fraction of the run at which the first layer freezes: "
-            "it has to be more than 0 and at most 1."
+            f"t0={t0} must be more than 0 and at most 1: it is the fraction of the run at which "
+            "the first layer freezes."
         )
 
 
 def param_groups(model: nn.Module, layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Parameter groups with which each layer can have its own learning rate.
+    """Returns parameter groups with which each layer can have its own learning rate.
 
     Args:
         model: the model to train.
         layers: its layers, from ``find_layers(model)``.
 
     Returns:
-        One group for each layer, in order, and a last one for the parameters that are in no layer,
-        if there are any: ``torch.optim.SGD(param_groups(model, layers), lr=0.1)``.
+        One group per layer, in order, and a last group for parameters in no layer, if there are
+        any. Usage: ``torch.optim.SGD(param_groups(model, layers), lr=0.1)``.
     """
     in_layers = {id(param) for layer in layers for param in layer.params}
     rest = [param for param in model.parameters() if id(param) not in in_layers]
@@ -118,24 +119,24 @@ def param_groups(model: nn.Module, layers: Sequence[Layer]) -> list[dict[str, An
 
 
 class FreezeOut:
-    """Policy: layers anneal to a learning rate of zero one after the other, and freeze there.
+    """Policy: anneals the layers' learning rates to zero, one after the other, and freezes them.
 
-    It sets the learning rates itself, so it takes the place of a learning-rate scheduler. The
-    first call tells it the layers and, by what the optimizer holds then, their base rates. The
-    head and the parameters in no layer anneal over the whole run.
+    The policy sets the learning rates and replaces a learning-rate scheduler. At the first call it
+    takes the layers from the arguments and their base rates from the optimizer. The head and the
+    parameters in no layer are annealed over the whole run.
 
     Args:
-        optimizer: the optimizer that trains the model, with no parameter group that spans layers:
-            build it from `param_groups`.
+        optimizer: the optimizer of the model. No parameter group may span several layers; build
+            it from `param_groups`.
         total_steps: optimizer steps of the whole run.
         t0: the fraction of the run at which the first layer freezes, in (0, 1].
         how: ``"linear"`` or ``"cubic"``, see `learning_rate`.
-        scale: divides each layer's rate by its t_i, see `learning_rate`.
-        warmup_steps: steps in which all rates rise to theirs, linearly; none in the papers.
+        scale: whether to divide each layer's rate by its t_i, see `learning_rate`.
+        warmup_steps: number of steps of linear warmup of all rates; none in the papers.
 
     Raises:
-        ValueError: ``how`` is unknown or ``t0`` is out of range; at the first call, a parameter
-            group spans layers.
+        ValueError: ``how`` is unknown or ``t0`` is out of range, or, at the first call, a
+            parameter group spans several layers.
     """
 
     def __init__(
@@ -159,14 +160,14 @@ class FreezeOut:
         self._base_lrs: list[float] = []
         self._freeze_steps: dict[str, int] = {}
         self._frozen: dict[str, int] = {}
-        self._starts, self._ends = np.zeros(0), np.zeros(0)  # of each group: rate, step of zero
+        self._starts, self._ends = np.zeros(0), np.zeros(0)  # per group
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """Sets every group's learning rate for this step; returns the layers whose time has come.
+        """Sets every group's learning rate for this step and returns the layers to freeze.
 
         Args:
-            active: the layers that still train, in execution order; at the first call all of them,
-                the head included.
+            active: the layers that still train, in execution order, the head included; all layers
+                at the first call.
             step: the index of the optimizer step about to be taken.
         """
         if not self._names:
@@ -178,16 +179,16 @@ class FreezeOut:
         return due
 
     def is_due(self, step: int) -> bool:
-        """Whether a layer's freeze step is reached at ``step`` and the layer did not freeze before.
+        """Whether a layer's freeze step is reached at ``step`` and it was not frozen before.
 
-        Before the first call tells the layers, it may always be.
+        Always true before the first call, when the layers are not known.
         """
         return not self._names or any(
             due <= step <= self._frozen.get(name, step) for name, due in self._freeze_steps.items()
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on exactly."""
+        """Returns the state from which a run resumes exactly."""
         return {
             "names": list(self._names),
             "layer_of_group": list(self._layer_of_group),
@@ -196,14 +197,14 @@ class FreezeOut:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state returned by `state_dict`."""
         self._layer_of_group = list(state["layer_of_group"])
         self._base_lrs = list(state["base_lrs"])
         self._frozen = dict(state["frozen"])
         self._schedule(state["names"])
 
     def _start(self, active: Sequence[Layer]) -> None:
-        # The head is layer L wherever it is used: with tied embeddings, first and last.
+        # The head is layer L even if it is used first, as with tied embeddings.
         layers = sorted(active, key=lambda layer: layer.is_head)
         groups = self.optimizer.param_groups
         self._layer_of_group = _layer_of_group(groups, layers)
@@ -222,7 +223,7 @@ class FreezeOut:
         self._starts = np.array(self._base_lrs) / (ends if self.scale else 1.0)
 
     def _set_learning_rates(self, step: int) -> None:
-        # Of all groups at once: with hundreds of layers one by one would show.
+        # For all groups at once, which is faster with hundreds of layers.
         warmed_up = min(1.0, (step + 1) / (self.warmup_steps + 1))
         rates = warmed_up * _annealed(self._starts, self._ends, step)
         for group, rate in zip(self.optimizer.param_groups, rates.tolist(), strict=True):
@@ -230,14 +231,14 @@ class FreezeOut:
 
 
 def _layer_of_group(groups: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> list[int]:
-    """The index of the layer that each group belongs to; groups of no layer go with the head."""
+    """Returns the index of each group's layer; groups of no layer are assigned to the head."""
     head = len(layers) - 1
     index = {id(param): i for i, layer in enumerate(layers) for param in layer.params}
     owners = [{index.get(id(param), head) for param in group["params"]} for group in groups]
     if any(len(owner) > 1 for owner in owners):
         raise ValueError(
-            "FreezeOut gives each layer its own learning rate, but a parameter group of the "
-            "optimizer spans layers: build the optimizer from "
+            "FreezeOut needs a learning rate per layer, but a parameter group of the optimizer "
+            "spans several layers. Build the optimizer from "
             "baselines.freezeout.param_groups(model, layers)."
         )
     return [max(owner, default=head) for owner in owners]

@@ -1,1 +1,1 @@
-"""What freezing costs and saves, each figure a ratio measured side by side in one process."""
+"""Benchmarks of the cost and the savings of freezing, as ratios measured within one process."""

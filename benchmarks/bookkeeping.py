@@ -1,7 +1,7 @@
-"""What each method's own work costs: ``python -m benchmarks.bookkeeping``.
+"""Overhead of each method's bookkeeping: ``python -m benchmarks.bookkeeping``.
 
-As a share of training ResNet50 as in Table 2, with nothing frozen, which is the most that it can
-be; and in steps with nothing to decide, for networks of 10 to 1,000 layers.
+Measured as a share of the training time of ResNet50 as in Table 2, with nothing frozen, which is an
+upper bound; and in steps without a decision, for networks of 10 to 1,000 layers.
 """
 
 from statistics import median
@@ -23,7 +23,7 @@ from smartfrz.policies import Policy
 
 METHODS = ("smartfrz", "displacement", "linear", "autofreeze")
 INTERVAL = 20
-"""Steps between two records; an interval of AutoFreeze, too."""
+"""Steps between two records, and interval of AutoFreeze."""
 
 LAYERS = (10, 50, 200, 1000)
 SHARES = {"model": "Model", "method": "Method", "share": "Share of training time (%)"}
@@ -31,23 +31,23 @@ IDLE = {"layers": "Layers"} | {method: f"{display_name(method)} (µs)" for metho
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the tables."""
     options = parser("bookkeeping", __doc__, models=("resnet50",)).parse_args()
     present(
         "bookkeeping",
         options,
         lambda: shares(options.models, options.repeats),
         SHARES,
-        "Freezer.step's part of the training time, with nothing frozen. Records, or AutoFreeze's "
+        "Share of Freezer.step in the training time, with nothing frozen. Records, or AutoFreeze's "
         f"decisions, every {INTERVAL} steps.",
     )
     present(
-        "idle_steps", options, idle_steps, IDLE, "Freezer.step in a step with nothing to decide."
+        "idle_steps", options, idle_steps, IDLE, "Time of Freezer.step in steps without a decision."
     )
 
 
 def shares(models: list[str], repeats: int) -> pd.DataFrame:
-    """A row for each network and method."""
+    """Measures the share of `share` for each network and method."""
     rows = []
     for model in models:
         workload = as_in_table_2(model)
@@ -58,7 +58,7 @@ def shares(models: list[str], repeats: int) -> pd.DataFrame:
 
 
 def idle_steps() -> pd.DataFrame:
-    """A row for each number of layers, with microseconds of each method."""
+    """Measures the time of each method in microseconds, for each number of layers."""
     rows = [
         {"layers": layers} | {method: 1e6 * idle_seconds(method, layers) for method in METHODS}
         for layers in LAYERS
@@ -67,7 +67,7 @@ def idle_steps() -> pd.DataFrame:
 
 
 def idle_seconds(method: str, count: int, steps: int = 300) -> float:
-    """The median time of ``Freezer.step`` in a step in which the method does not decide."""
+    """Returns the median time of ``Freezer.step`` in seconds, in steps without a decision."""
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(count + 1)))
     layers = [
         Layer(str(i), (module,), tuple(module.parameters()), is_head=i == count)
@@ -81,7 +81,7 @@ def idle_seconds(method: str, count: int, steps: int = 300) -> float:
 
 
 def share(workload: Workload, method: str, intervals: int) -> float:
-    """``Freezer.step``'s part of the time that whole intervals of training take."""
+    """Returns the share of ``Freezer.step`` in the time of whole intervals."""
     workload.freeze([])
     optimizer = SGD(param_groups(workload.model, workload.layers), lr=1e-4, momentum=0.9)
     freezer = Freezer(
@@ -93,7 +93,7 @@ def share(workload: Workload, method: str, intervals: int) -> float:
         own = seconds(freezer.step)
         train += seconds(optimizer.step)
         optimizer.zero_grad()
-        if step >= INTERVAL:  # the first interval warms up
+        if step >= INTERVAL:  # the first interval is a warmup
             taken["train"].append(train)
             taken["freezer"].append(own)
     assert not freezer.frozen
@@ -101,7 +101,7 @@ def share(workload: Workload, method: str, intervals: int) -> float:
 
 
 def policy(method: str, optimizer: SGD, interval: int) -> Policy:
-    """A method that freezes nothing, whatever it finds."""
+    """Returns the policy of a method, with settings under which it never freezes a layer."""
     match method:
         case "smartfrz":
             return SmartFRZ(AttentionPredictor.from_pretrained(), interval, threshold=1.0)

@@ -1,6 +1,6 @@
-"""Bytes all-reduced in a step against what is frozen: ``python -m benchmarks.communication``.
+"""Bytes all-reduced per step with frozen layers: ``python -m benchmarks.communication``.
 
-Two processes, on the CPU.
+Measured with two processes on the CPU.
 """
 
 import os
@@ -25,13 +25,13 @@ FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COLUMNS = {
     "model": "Model",
     "layout": "Frozen",
-    "params": "Parameters that train (%)",
+    "params": "Trainable parameters (%)",
     "reduced": "Bytes all-reduced (%)",
 }
 
 
-class _Given:
-    """Freezes given layers, at once."""
+class _FreezeNamed:
+    """Policy that freezes the layers of given names at the first step."""
 
     def __init__(self, names: set[str]) -> None:
         self.names = names
@@ -41,19 +41,19 @@ class _Given:
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the table."""
     options = parser("communication", __doc__, models=("resnet50",)).parse_args()
     present(
         "communication",
         options,
         lambda: measure(options.models),
         COLUMNS,
-        "Bytes that two processes all-reduce in a step, as counted by a communication hook.",
+        "Bytes all-reduced by two processes in a step, counted by a communication hook.",
     )
 
 
 def measure(models: list[str]) -> pd.DataFrame:
-    """A row for each network, layout and frozen fraction."""
+    """Measures each network, layout and frozen fraction; a row for each."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,14 +78,14 @@ def _count(rank: int, port: int, models: list[str], file: str) -> None:
 
 
 def reduced(model: str, layout: str, fraction: float) -> dict[str, float]:
-    """The parts of the parameters that train, and of all bytes that are reduced, in percent."""
+    """Returns the fractions of trainable parameters and of all-reduced bytes, in percent."""
     workload = make_workload(model, batch_size=2, size=32)
     names = {layer.name for layer in workload.chosen(layout, fraction)}
     wrapped = DistributedDataParallel(workload.model)
     count = _Count()
     wrapped.register_comm_hook(count, _reduce)
     optimizer = SGD(wrapped.parameters(), lr=1e-3)
-    freezer = Freezer(wrapped, optimizer, _Given(names), workload.layers)
+    freezer = Freezer(wrapped, optimizer, _FreezeNamed(names), workload.layers)
     everything = _step(wrapped, workload.inputs, optimizer, count)
     freezer.step()
     after = _step(wrapped, workload.inputs, optimizer, count)

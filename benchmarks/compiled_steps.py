@@ -1,8 +1,8 @@
 """Eager, compiled and CUDA-graph steps as layers freeze: ``python -m benchmarks.compiled_steps``.
 
-A fourth of the layers freezes at a time, from the front, as ``Gathered`` makes any policy do. At
-batches of 32 small networks are bound by kernel launches on a GPU, which compiled code has fewer of
-and a CUDA graph only one.
+Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. At batch
+size 32, small networks on a GPU are bound by kernel launches; compiled code reduces their number,
+and a CUDA graph reduces it to one.
 """
 
 import copy
@@ -42,20 +42,20 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the table."""
     options = parser("compiled_steps", __doc__).parse_args()
     present(
         "compiled_steps",
         options,
         lambda: measure(options.models, options.repeats),
         COLUMNS,
-        "Time of a training step, the optimizer's included, after each of four freezes; the first "
-        "one compiles. CUDA graphs are measured on a GPU only.",
+        "Time of a step, optimizer included, after each of four freezes. The first step after a "
+        "freeze includes compilation. CUDA graphs are measured on a GPU only.",
     )
 
 
 def measure(models: Sequence[str], repeats: int) -> pd.DataFrame:
-    """A row for each network, kind of step and number of freezes."""
+    """Measures each network, kind of step and number of freezes; a row for each."""
     rows = []
     for model in tqdm(models, desc="compiled steps"):
         torch.compiler.reset()
@@ -76,11 +76,11 @@ def measure(models: Sequence[str], repeats: int) -> pd.DataFrame:
 
 
 class Trained:
-    """A copy of a workload that trains by one kind of step.
+    """A copy of a workload that trains with one kind of step.
 
     Attributes:
-        freezer: freezes the next fourth of the layers when `freeze` is called.
-        compilations: how often its forward pass was compiled.
+        freezer: freezes the next group of layers when `freeze` is called.
+        compilations: number of compilations of the forward pass.
     """
 
     def __init__(self, workload: Workload, kind: str) -> None:
@@ -97,11 +97,11 @@ class Trained:
         self.compilations = 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Sequence[Layer]:
-        """What was asked for, as a policy."""
+        """Returns the layers requested by `freeze`."""
         return self._next
 
     def freeze(self, part: int) -> float:
-        """Freezes layers up to this fourth, and says how many seconds the next step took."""
+        """Freezes the first ``part`` groups of layers; returns the seconds of the next step."""
         self._next = self._body[: math.ceil(len(self._body) * part / PARTS)]
         if part:
             self.step()
@@ -111,7 +111,7 @@ class Trained:
         return taken
 
     def step(self) -> float:
-        """Seconds of a training step."""
+        """Returns the time of a step in seconds."""
         return seconds(self._train)
 
     def _train(self) -> None:

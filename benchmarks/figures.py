@@ -1,4 +1,4 @@
-"""Figures of the benchmarks, in the style of all figures."""
+"""Figures of the benchmarks."""
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,10 @@ _OURS, _LEAN, _STOCK = look("smartfrz")[0], look("linear")[0], "0.55"
 
 @rc_context(STYLE)
 def time_against_compute(frame: pd.DataFrame) -> Figure:
-    """Step time against compute, both beside full training; on the line all that is saved pays.
+    """Draws step time against compute, both relative to full training; dashed: equal savings.
 
     Args:
-        frame: from `measure`.
+        frame: from `benchmarks.step_time.measure`.
     """
     models = list(dict.fromkeys(frame["model"]))
     fig = Figure(figsize=(7, 1.9), layout="constrained")
@@ -39,10 +39,10 @@ def time_against_compute(frame: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def kept_memory(frame: pd.DataFrame) -> Figure:
-    """Memory kept for the backward pass beside that of full training, as bars.
+    """Draws the memory saved for the backward pass relative to full training, as bars.
 
     Args:
-        frame: from `measure`.
+        frame: from `benchmarks.saved_activations.measure`.
     """
     kinds = list(dict.fromkeys(frame["frozen"]))
     fig = Figure(figsize=(7, 1.9), layout="constrained")
@@ -58,7 +58,7 @@ def kept_memory(frame: pd.DataFrame) -> Figure:
         ax.set_xticks(places, [display_name(model) for model in rows["model"]])
         ax.set_title(f"Frozen: {kind}")
         ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel("Kept / full training")
+    axes[0].set_ylabel("Memory / full training")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(bars))
     return fig

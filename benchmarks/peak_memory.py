@@ -1,7 +1,7 @@
-"""Peak memory of a training step on a GPU, by its allocator: ``python -m benchmarks.peak_memory``.
+"""Peak memory of a step on a GPU, from its allocator: ``python -m benchmarks.peak_memory``.
 
-Layers are frozen from the front, or scattered, as for step times. With weights and gradients,
-without an optimizer.
+Layers are frozen from the front or scattered, as for step times. Weights and gradients are
+included, the state of an optimizer is not.
 """
 
 import gc
@@ -20,7 +20,7 @@ from smartfrz.graph import without_rules
 COLUMNS = {
     "model": "Model",
     "layout": "Frozen",
-    "fraction": "Part of forward FLOPs",
+    "fraction": "Share of forward FLOPs",
     "full": "Full training (GiB)",
     "compute_over_full": "Compute / full",
     "stock_over_full": "PyTorch / full",
@@ -29,26 +29,29 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the table."""
     options = parser("peak_memory", __doc__).parse_args()
     if not torch.cuda.is_available():
-        print("Not measured: the allocator's peak needs a GPU; saved_activations counts without.")
+        print(
+            "Not measured: the allocator's peak needs a GPU. Use benchmarks.saved_activations on "
+            "a CPU."
+        )
         return
     present(
         "peak_memory",
         options,
         lambda: measure(options.models),
         COLUMNS,
-        f"Peak memory of a training step in batches of {LARGE} with part of the network frozen; "
-        "ours: with fold_batch_norms and save_memory.",
+        f"Peak memory of a step with part of the network frozen, in batches of {LARGE}. Ours: with "
+        "fold_batch_norms and save_memory.",
     )
 
 
 def measure(models: list[str]) -> pd.DataFrame:
-    """A row for each network, layout and frozen fraction."""
+    """Measures each network, layout and frozen fraction; a row for each."""
     rows = []
     for model in tqdm(models, desc="peak memory"):
-        gc.collect()  # else the model before, with its cycles, would count too
+        gc.collect()  # reference cycles would keep the previous model in memory
         workload = as_in_table_2(model, LARGE)
         fold_batch_norms(workload.model, workload.inputs)
         for layout in LAYOUTS:
@@ -59,7 +62,7 @@ def measure(models: list[str]) -> pd.DataFrame:
 
 
 def peaks(workload: Workload, layout: str, fraction: float) -> dict[str, float]:
-    """GiB that a step takes without freezing, with PyTorch's own and with ours; and ratios."""
+    """Measures a step without freezing, with PyTorch's freezing and with ours; GiB and ratios."""
     frozen = workload.chosen(layout, fraction)
     workload.freeze([])
     with without_rules():
@@ -77,7 +80,7 @@ def peaks(workload: Workload, layout: str, fraction: float) -> dict[str, float]:
 
 
 def step_gib(workload: Workload) -> float:
-    """The allocator's peak during a step, once one has run."""
+    """Returns the allocator's peak during the second of two steps, in GiB."""
     device = workload.inputs.device
     for _ in range(2):
         workload.model.zero_grad()

@@ -1,4 +1,4 @@
-"""A benchmark's command line, and where its results go."""
+"""Command line and output of the benchmarks."""
 
 import argparse
 import math
@@ -22,12 +22,12 @@ from experiments.studies.measurement import Measurement, measured_once
 def parser(
     benchmark: str, description: str | None, models: Sequence[str] = MODELS
 ) -> argparse.ArgumentParser:
-    """What the benchmark of this name, as all others, can be told."""
+    """Returns the command-line parser of a benchmark."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--models", nargs="+", choices=models, default=list(models))
-    made.add_argument("--repeats", type=int, default=9, help="turns that are timed")
+    made.add_argument("--repeats", type=int, default=9, help="number of timed repeats")
     made.add_argument("--results", type=Path, default=Path("results"), help="where results go")
     made.set_defaults(benchmark=benchmark)
     return made
@@ -41,15 +41,15 @@ def present(
     title: str,
     draw: Callable[[pd.DataFrame], Figure] | None = None,
 ) -> None:
-    """Measures, unless that is done, and shows and writes the table.
+    """Measures unless the result exists, writes the table, and prints it.
 
     Args:
-        name: of the result: its folder is ``results/bench-<name>``, on a GPU with ``-gpu``.
+        name: name of the result; its folder is ``results/bench-<name>``, on a GPU with ``-gpu``.
         options: from `parser`.
-        measure: makes the frame.
-        columns: its columns that are shown, and what they are called.
-        title: a sentence on what is shown.
-        draw: makes a figure of the frame, if it is worth one.
+        measure: returns the frame.
+        columns: titles of the columns to show, by column of the frame.
+        title: title of the table, as a sentence.
+        draw: draws a figure of the frame; optional.
     """
     on_gpu = "-gpu" if torch.cuda.is_available() else ""
     folder = options.results / f"bench-{name}{on_gpu}"

@@ -1,6 +1,6 @@
-"""Memory kept for the backward pass: ``python -m benchmarks.saved_activations``.
+"""Memory saved for the backward pass: ``python -m benchmarks.saved_activations``.
 
-All but the first layer and the head are frozen, or a random half of the layers, twenty draws.
+Either all layers but the first and the head are frozen, or a random half of them, in 20 draws.
 """
 
 import copy
@@ -31,21 +31,21 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the table."""
     options = parser("saved_activations", __doc__).parse_args()
     present(
         "saved_activations",
         options,
         lambda: measure(options.models),
         COLUMNS,
-        "Memory that a forward pass leaves for the backward pass, inputs included: two images of "
-        f"64 x 64 pixels or two sentences of 64 tokens. Random halves: means over {DRAWS} draws.",
+        "Memory saved for the backward pass, inputs included, for two images of 64 x 64 pixels or "
+        f"two sentences of 64 tokens. Random halves: means over {DRAWS} draws.",
         kept_memory,
     )
 
 
 def measure(models: list[str]) -> pd.DataFrame:
-    """A row for each network and kind of frozen set."""
+    """Measures each network and kind of frozen set; a row for each."""
     rows = []
     for model in tqdm(models, desc="saved activations"):
         workload = make_workload(model, batch_size=2, size=64)
@@ -60,14 +60,14 @@ def measure(models: list[str]) -> pd.DataFrame:
 
 
 def frozen_sets(workload: Workload) -> Iterator[tuple[str, list[Layer]]]:
-    """What is frozen, and a name for it."""
+    """Yields sets of layers to freeze, each preceded by the name of its kind."""
     yield "all but stem and head", workload.body[1:]
     for draw in range(DRAWS):
         yield "random half", workload.random_half(draw)
 
 
 def kept_by_all(workload: Workload) -> dict[str, float]:
-    """MiB with PyTorch's own freezing, with ours, and with memsave-torch if it is there, or NaN."""
+    """Measures MiB with PyTorch's freezing, ours, and memsave-torch (NaN if not installed)."""
     stock = kept(workload, workload.model)
     save_memory(workload.model)
     ours = kept(workload, workload.model)
@@ -78,7 +78,7 @@ def kept_by_all(workload: Workload) -> dict[str, float]:
 
 
 def kept(workload: Workload, model: nn.Module) -> float:
-    """MiB that a forward pass of the workload's inputs keeps."""
+    """Returns the MiB that a forward pass of the workload's inputs saves for the backward pass."""
     known = [*model.parameters(), *model.buffers()]
 
     def forward() -> object:
@@ -89,14 +89,14 @@ def kept(workload: Workload, model: nn.Module) -> float:
 
 
 def by_memsave(model: nn.Module) -> nn.Module | None:
-    """A copy with memsave-torch's layers (Bhatia and Dangel, 2024), if it is installed."""
+    """Returns a copy with the layers of memsave-torch (Bhatia and Dangel, 2024), if installed."""
     try:
         memsave = importlib.import_module("memsave_torch.nn")
     except ImportError:
         return None
     converted: nn.Module = memsave.convert_to_memory_saving(
         copy.deepcopy(model),
-        dropout=False,  # its dropout fails: it passes a method for a flag
+        dropout=False,  # its dropout layer fails, since it passes a method for a flag
     )
     for name, module in model.named_modules():
         converted.get_submodule(name).training = module.training

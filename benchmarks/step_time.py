@@ -1,8 +1,8 @@
-"""Step time against what is frozen, beside the ideal: ``python -m benchmarks.step_time``.
+"""Step time with frozen layers, relative to the ideal: ``python -m benchmarks.step_time``.
 
-The ideal is the forward pass without autograd plus the backward pass of what trains, each timed
-alone. Layers are frozen from the front, or scattered. On a GPU, in large batches and in those of
-the paper.
+The ideal is the forward pass without autograd plus the backward pass of the trainable layers, each
+timed separately. Layers are frozen from the front or scattered. On a GPU, both large batches and
+the paper's batch size are measured.
 """
 
 from functools import partial
@@ -22,12 +22,12 @@ from smartfrz.graph import without_rules
 
 FRACTIONS = (0.25, 0.5, 0.75)
 LARGE = 256
-"""A batch that fills a large GPU; one of 32 images leaves it waiting for kernels."""
+"""Batch size that fills a large GPU; with 32 images, kernel launches limit the speed."""
 
 COLUMNS = {
     "model": "Model",
     "layout": "Frozen",
-    "fraction": "Part of forward FLOPs",
+    "fraction": "Share of forward FLOPs",
     "compute": "Compute / full",
     "stock_over_full": "PyTorch / full",
     "ours_over_full": "Ours / full",
@@ -38,11 +38,11 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the tables."""
     options = parser("step_time", __doc__).parse_args()
     title = (
-        "Time of a training step with part of the network frozen (the optimizer's left out); ours: "
-        "with fold_batch_norms, and with save_memory as well."
+        "Time of a step without the optimizer, with part of the network frozen. Ours: with "
+        "fold_batch_norms; ours, save_memory: with save_memory as well."
     )
     if not torch.cuda.is_available():
         cases = {"step_time": (32, title)}
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(models: list[str], repeats: int, gpu_batch_size: int = 32) -> pd.DataFrame:
-    """A row for each network, layout and frozen fraction."""
+    """Measures each network, layout and frozen fraction; a row for each."""
     cases = [(model, layout, part) for model in models for layout in LAYOUTS for part in FRACTIONS]
     rows = []
     workload = None
@@ -69,7 +69,7 @@ def measure(models: list[str], repeats: int, gpu_batch_size: int = 32) -> pd.Dat
 
 
 def step_times(workload: Workload, layout: str, fraction: float, repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step with PyTorch's own freezing, with ours, and ideally; and ratios."""
+    """Measures a step with PyTorch's freezing, ours, and the ideal; milliseconds and ratios."""
     frozen = workload.chosen(layout, fraction)
     workload.freeze(frozen)
 

@@ -1,4 +1,4 @@
-"""Times of things that take turns, so that whatever else the machine does slows all of them."""
+"""Timing of alternatives in turns, which exposes them equally to other load on the machine."""
 
 import random
 import time
@@ -8,11 +8,11 @@ from statistics import median
 import torch
 
 Timed = Callable[[], float]
-"""Does something and returns how many seconds the part that counts took."""
+"""Performs an action and returns the seconds of its timed part."""
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes, on the GPU too."""
+    """Returns the duration of an action in seconds, work on the GPU included."""
     _synchronize()
     started = time.perf_counter()
     action()
@@ -23,7 +23,7 @@ def seconds(action: Callable[[], object]) -> float:
 def take_turns(
     actions: Mapping[str, Timed], repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Times each action ``repeats`` times, one after the other, in another order every time."""
+    """Times each action ``repeats`` times, in turns and in a different order in each turn."""
     taken: dict[str, list[float]] = {name: [] for name in actions}
     names = list(actions)
     for turn in range(warmup + repeats):
@@ -36,7 +36,7 @@ def take_turns(
 
 
 def median_ratio(part: list[float], whole: list[float]) -> float:
-    """The median of the ratios of what was measured in the same turn."""
+    """Returns the median of the ratios of two times measured in the same turn."""
     return median(a / b for a, b in zip(part, whole, strict=True))
 
 

@@ -1,7 +1,7 @@
-"""Time saved over compute saved, of whole runs: ``python -m benchmarks.whole_runs``.
+"""Time saved per compute saved, in whole runs: ``python -m benchmarks.whole_runs``.
 
-Full training and SmartFRZ train side by side, a step of each in turn, as at SCALE=small; BERT also
-with a cache of what its frozen front says of each sentence.
+Full training and SmartFRZ run side by side, alternating single steps, as at SCALE=small; BERT also
+with a cache of the frozen prefix's features for each sentence.
 """
 
 import math
@@ -23,44 +23,44 @@ from experiments.plan import plan
 from experiments.runs.execute import execute
 from experiments.runs.setup import Run, prepare
 from experiments.runs.training_loop import Curves, test_scores, train_step
-from experiments.spec import load_spec
+from experiments.spec import SPECS, load_spec
 from experiments.tables.queue import missing_prerequisites
 
-PAPER = Path(__file__).parent.parent / "results" / "paper.csv"
+PAPER = SPECS / "paper.csv"
 TABLES = {"resnet50": (2, "cifar10"), "vgg11": (2, "cifar10"), "bert_mini": (6, "mrpc")}
-"""The table that a network's runs are of, and the data set."""
+"""Table and data set of each network's runs."""
 
 COLUMNS = {
     "model": "Model",
     "dataset": "Data",
-    "features": "Features of the front",
+    "features": "Prefix features",
     "time": "Time / full",
     "compute": "Compute / full",
     "time_over_compute": "Time saved / compute saved",
-    "paper_time": "Time / full, in the paper",
-    "paper": "Time saved / compute saved, in the paper",
+    "paper_time": "Paper: time / full",
+    "paper": "Paper: time saved / compute saved",
     "freezes": "Freezes",
     "score": "Score (%)",
-    "full_score": "Full training's (%)",
+    "full_score": "Score of full (%)",
 }
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Reads the command line, measures and writes the table."""
     options = parser("whole_runs", __doc__, models=tuple(TABLES)).parse_args()
     present(
         "whole_runs",
         options,
         lambda: pd.concat([side_by_side(model, options.results) for model in options.models]),
         COLUMNS,
-        "SmartFRZ beside full training, seed 0: seconds of all training steps, decisions included. "
-        "What cached features save of the forward pass is not in its compute. Freezes: how often "
-        "layers froze, and compiled code would be compiled again.",
+        "SmartFRZ relative to full training, seed 0: time of all steps, decisions included. "
+        "Compute does not include the forward passes saved by cached features. Freezes: number of "
+        "steps at which layers froze, each of which requires recompilation of compiled code.",
     )
 
 
 def smartfrz_run(model: str) -> RunConfig:
-    """Seed 0 of the network's table."""
+    """Returns the SmartFRZ run of a network's table with seed 0."""
     table, dataset = TABLES[model]
     return next(
         config
@@ -71,7 +71,7 @@ def smartfrz_run(model: str) -> RunConfig:
 
 
 def side_by_side(model: str, results: Path) -> pd.DataFrame:
-    """Trains all to the end: a row for SmartFRZ, and for BERT one with the cache."""
+    """Executes the runs in turns; returns a row for SmartFRZ, and for BERT one with the cache."""
     config = smartfrz_run(model)
     for each in missing_prerequisites([config], results / "runs"):
         execute(each, results / "runs", "make bench", ignore, ignore, keep_weights=True)
@@ -104,11 +104,11 @@ def side_by_side(model: str, results: Path) -> pd.DataFrame:
 
 
 def ignore(*_: object) -> None:
-    """What to call after a step or an epoch."""
+    """Does nothing after a step or an epoch."""
 
 
 def in_the_paper(model: str) -> dict[str, str]:
-    """Time over full training's, and time saved over compute saved where the paper gives it."""
+    """Returns the paper's time ratio, and time saved per compute saved if it reports both."""
     table, dataset = TABLES[model]
     paper = pd.read_csv(PAPER)
     rows = paper[(paper["table"] == table) & (paper["dataset"] == dataset)]
@@ -123,7 +123,7 @@ def in_the_paper(model: str) -> dict[str, str]:
 
 
 def batches_of(run: Run) -> Iterator[Batch]:
-    """The batches of all epochs."""
+    """Yields the batches of all epochs."""
     for epoch in count():
         yield from run.batches.epoch(run.config.seed, epoch)
 

@@ -1,4 +1,4 @@
-"""The networks that are measured, and what is frozen in them."""
+"""Networks and batches of the benchmarks, and the layers frozen in them."""
 
 import random
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ class Workload:
     """A network, a batch for it, and its layers.
 
     Attributes:
-        name: of the network.
-        model: in train mode, with random weights.
+        name: name of the network.
+        model: the network, in train mode, with random weights.
         inputs: a batch.
-        amp: whether its forward pass runs under bf16 autocast.
-        layers: in execution order, the head included.
-        calls: of a forward pass.
+        amp: whether the forward pass runs under bf16 autocast.
+        layers: layers in execution order, including the head.
+        calls: traced calls of a forward pass.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Workload:
     calls: list[Call]
 
     def loss(self) -> Tensor:
-        """A forward pass and some loss."""
+        """Computes a scalar loss of a forward pass."""
         device = next(self.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
             output = self.model(self.inputs)
         return getattr(output, "logits", output).float().square().mean()
 
     def freeze(self, layers: Sequence[Layer]) -> None:
-        """Freezes these layers as a ``Freezer`` does, and thaws all others."""
+        """Freezes layers as a ``Freezer`` does, and thaws all others."""
         self.model.train()
         for layer in self.layers:
             for param in layer.params:
@@ -55,12 +55,12 @@ class Workload:
                 norm.train(layer not in layers)
 
     def flops(self, frozen: Sequence[Layer]) -> int:
-        """FLOPs of a training step."""
+        """Computes the FLOPs of a step with frozen layers."""
         params = {param for layer in frozen for param in layer.params}
         return training_flops(self.calls, [p for p in self.model.parameters() if p not in params])
 
     def forward_macs(self, layer: Layer) -> int:
-        """Multiply-accumulates of a layer's weights in a forward pass."""
+        """Computes the multiply-accumulates of a layer's weights in a forward pass."""
         params = set(layer.params)
         return sum(
             product.macs
@@ -75,11 +75,11 @@ class Workload:
         return [layer for layer in self.layers if not layer.is_head]
 
     def random_half(self, seed: int) -> list[Layer]:
-        """Half of the layers, in random order."""
+        """Returns a random half of the layers without the head, in random order."""
         return random.Random(seed).sample(self.body, len(self.body) // 2)
 
     def chosen(self, layout: str, fraction: float, seed: int = 0) -> list[Layer]:
-        """Layers with about a fraction of the forward pass's FLOPs: the first ones, or any."""
+        """Returns layers with about a fraction of the forward FLOPs: the first, or random ones."""
         body = self.body
         if layout == "scattered":
             random.Random(seed).shuffle(body)
@@ -96,14 +96,14 @@ class Workload:
 def make_workload(
     name: str, batch_size: int, size: int, channels_last: bool = False, amp: bool = False
 ) -> Workload:
-    """A network with random weights, and a batch for it, on the GPU if there is one.
+    """Builds a network with random weights and a batch for it, on the GPU if there is one.
 
     Args:
         name: one of `MODELS`.
-        batch_size: images, or sentences, in the batch.
+        batch_size: number of images or sentences in the batch.
         size: side of the images in pixels, or length of the sentences in tokens.
-        channels_last: memory format of weights and images.
-        amp: as in `Workload`.
+        channels_last: whether weights and images have the memory format ``channels_last``.
+        amp: whether the forward pass runs under bf16 autocast.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
@@ -122,11 +122,11 @@ def make_workload(
 
 
 def as_in_table_2(name: str, gpu_batch_size: int = 32) -> Workload:
-    """As at ``SCALE=small``; on a GPU as large as in the paper, in bf16.
+    """Builds a workload as at ``SCALE=small``; on a GPU with the paper's input size, in bf16.
 
     Args:
-        name: one of `MODELS`; BERT-base gets sentences, short ones on the CPU.
-        gpu_batch_size: of the batches on a GPU; the paper's 32 do not fill a large one.
+        name: one of `MODELS`; BERT-base takes sentences, which are shorter on the CPU.
+        gpu_batch_size: batch size on a GPU; the paper's 32 does not fill a large one.
     """
     if torch.cuda.is_available():
         size = 128 if name == "bert_base" else 224

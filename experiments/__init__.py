@@ -1,4 +1,5 @@
-"""The harness: measures freezing policies against each other, knowing nothing of how they work.
+"""The harness: trains networks with each freezing policy and compares their accuracy and cost.
 
-Specs become runs (`plan`), runs become run files (`runs`), run files become tables (`tables`).
+It depends on the policy protocol only, not on how a policy works. Specs become runs (`plan`), runs
+become run files (`runs`), and run files become tables (`tables`).
 """

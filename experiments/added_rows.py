@@ -1,4 +1,4 @@
-"""Rows that can be added to any table, each kind with a spec and a switch of its own."""
+"""Optional rows for any table; each kind has its own spec and command-line switch."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -7,19 +7,23 @@ from typing import Any
 from experiments.spec import Spec, load_spec, merged
 
 KINDS = ("controls", "budget")
-"""What a sceptic would put beside SmartFRZ; what methods reach within a part of the compute."""
+"""Compute-matched controls; methods under a budget, a fraction of full training's compute."""
 
 
 def with_rows(spec: Spec, of: str) -> Spec:
-    """A table with the rows of another spec that can be told from what it has.
+    """Adds the rows of another spec to a table, except those that the table already has.
 
-    A variant of a method takes over its options from the table. A row that is matched with another
-    needs that one, any other variant its method; rows that lack what they need are left out.
+    A variant of a method inherits the table's options for that method. A row with a ``match``
+    option requires the matched row in the table; any other variant requires its method. Rows
+    without their required row are left out.
 
     Args:
         spec: the table.
-        of: ``controls``, what a sceptic would put beside SmartFRZ, or ``budget``, what methods
-            reach within a part of the compute.
+        of: the kind of rows: ``controls``, the compute-matched controls, or ``budget``, methods
+            that spend a fraction of full training's compute.
+
+    Returns:
+        The table with the added rows after its own.
     """
     rows, scales = load_spec(of), {}
     added: list[str] = []
@@ -42,17 +46,17 @@ def with_rows(spec: Spec, of: str) -> Spec:
 
 
 def _of_variant(label: str, of_table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's options: the method's in the table, changed by its own."""
+    """The options of an added row: its method's options in the table, updated with its own."""
     return merged(of_table.get(label.partition(" ")[0], {}), own.get(label, {}))
 
 
 def left_out(spec: Spec, of: str) -> list[str]:
-    """The rows of another spec that a table can't have, since it lacks what they need."""
+    """The rows of another spec that cannot be added because the table lacks a required row."""
     there = with_rows(spec, of).methods
     return [row for row in load_spec(of).methods if row not in there]
 
 
 def kinds_among(methods: Iterable[str], spec: Spec) -> list[str]:
-    """The kinds of additional rows that are among the methods of a table as it was drawn."""
+    """The kinds of added rows that occur among the methods of a table as it was drawn."""
     found = set(methods) - set(spec.methods)
     return [of for of in KINDS if found & set(with_rows(spec, of).methods)] if found else []

@@ -1,4 +1,4 @@
-"""What a run is: a frozen, validated description, whose hash is the run's id."""
+"""Run configurations: frozen and validated dataclasses, whose hash is the run's id."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,9 @@ from experiments.validation import checked
 
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
-# Fields that came later count for a run's id only where they are set: older runs keep theirs.
-_LATER = {
+# Fields added later enter the hash only if they differ from these defaults: the ids of older runs
+# must not change.
+_DEFAULTS_OF_LATER_FIELDS = {
     "optimizer": "sgd",
     "warmup": 0.0,
     "max_length": 0,
@@ -25,13 +26,13 @@ _LATER = {
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Where a run's first weights come from.
+    """The source of a run's initial weights.
 
     Attributes:
-        dataset: ``imagenet``, or ``books`` for BERT, for the published weights, or the data set to
-            train on first.
-        epochs: passes over it; with the fields below, unused for published weights.
-        train_images: how many of its training images are used; 0 for all.
+        dataset: ``imagenet``, or ``books`` for BERT, for published weights; otherwise the data set
+            of the pretraining run.
+        epochs: passes over that data set. Unused for published weights, as are the fields below.
+        train_images: number of its training images that are used; 0 for all.
         batch_size: images per step.
         lr: base learning rate.
     """
@@ -45,27 +46,29 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One cell of a table: a model trained on a data set by a method with a seed.
+    """One cell of a table: a model, a data set, a method, a seed and the hyperparameters.
+
+    For text data sets, "images" stands for examples: sentences or pairs of sentences.
 
     Attributes:
-        epochs: passes over the training images; a fraction stops within an epoch. Where images are
-            spoken of, sentences and pairs of them count as well.
-        batch_size: images per step, over all processes.
-        image_size: side in pixels that images are scaled to.
-        train_images: how many training images are used, from the first; 0 for all.
-        test_images: how many test images the final accuracy is measured on; 0 for all.
-        curve_images: how many of them the accuracy after each epoch is measured on; 0 for all.
-        augment: random crops (padding of an eighth) and horizontal flips.
+        epochs: passes over the training images; a fractional value stops within an epoch.
+        batch_size: images per step, in all processes together.
+        image_size: side in pixels to which images are scaled.
+        train_images: number of training images, counted from the first; 0 for all.
+        test_images: number of test images for the final accuracy; 0 for all.
+        curve_images: number of test images for the accuracy after each epoch; 0 for all.
+        augment: random crops (padding: an eighth of the side) and horizontal flips.
         amp: autocast to ``bf16`` or ``fp16``, or ``none``.
-        pretraining: where the first weights come from; ``None`` is from scratch.
+        pretraining: source of the initial weights; ``None`` trains from scratch.
         options: the method's own options.
-        optimizer: ``sgd``, or ``adamw``, which has no use for the momentum.
-        warmup: the part of the run in which the learning rate rises from zero, linearly.
-        max_length: tokens that sentences are cut or padded to; for images unused.
-        recipe: further random changes of images that are read from folders: ``deit``.
-        feature_cache: remember what the frozen front says of each example; its dropout is off then.
-        budget: the run ends, its learning rate annealed, when it has spent this part of the compute
-            of full training; without, after so many epochs, whatever they cost.
+        optimizer: ``sgd``, or ``adamw``, which ignores ``momentum``.
+        warmup: fraction of the run during which the learning rate rises linearly from zero.
+        max_length: number of tokens to which sentences are cut or padded; unused for images.
+        recipe: additional augmentation of images that are read from folders: ``deit``.
+        feature_cache: cache the frozen prefix's features of each example, which disables dropout
+            in the frozen prefix.
+        budget: fraction of full training's compute. The run ends once it is spent, with the
+            learning rate annealed by then; ``None`` ends it after ``epochs``, whatever they cost.
     """
 
     model: str
@@ -106,47 +109,50 @@ class RunConfig:
                 f"There is no optimizer {self.optimizer!r}: choose from {', '.join(OPTIMIZERS)}."
             )
         if not 0 <= self.warmup < 1:
-            raise ValueError("warmup is a part of the run, from 0 to below 1.")
+            raise ValueError("warmup is a fraction of the run: it must be at least 0 and below 1.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
-            raise ValueError("epochs, batch_size and lr have to be positive.")
+            raise ValueError("epochs, batch_size and lr must be positive.")
         if getattr(self.options, "records_per_epoch", 1) < 1:
-            raise ValueError("records_per_epoch has to be at least 1.")
+            raise ValueError("records_per_epoch must be at least 1.")
         for name in ("looks", "looks_per_epoch", "intervals_per_epoch"):
             if getattr(self.options, name, 1) <= 0:
-                raise ValueError(f"{name} has to be positive.")
+                raise ValueError(f"{name} must be positive.")
         if self.budget is not None:
             if not 0 < self.budget <= 1:
-                raise ValueError("budget is a part of full training's compute, up to 1.")
+                raise ValueError(
+                    "budget is a fraction of full training's compute: it must be above 0 and at "
+                    "most 1."
+                )
             if METHODS[self.method].schedule:
                 raise ValueError(
-                    f"Method {self.method!r} goes by a schedule of steps: match it with a method "
-                    "that has a budget instead."
+                    f"Method {self.method!r} freezes on a fixed schedule of steps and takes no "
+                    "budget: set its option `match` to a method with a budget instead."
                 )
 
     @property
     def id(self) -> str:
-        """A hash of everything that the run's outcome depends on: 12 hexadecimal digits."""
-        said = dataclasses.asdict(self)
-        unset = {key for key, value in _LATER.items() if said[key] == value}
-        text = json.dumps({k: v for k, v in said.items() if k not in unset}, sort_keys=True)
+        """Hash of everything that determines the run's outcome: 12 hexadecimal digits."""
+        values = dataclasses.asdict(self)
+        unset = {key for key, value in _DEFAULTS_OF_LATER_FIELDS.items() if values[key] == value}
+        text = json.dumps({k: v for k, v in values.items() if k not in unset}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def full_training(self) -> "RunConfig":
-        """The same run with nothing frozen."""
+        """The same run without freezing: method ``full``, without options and budget."""
         return dataclasses.replace(self, method="full", options=None, budget=None)
 
     @property
     def cell(self) -> str:
-        """What the progress bar calls the run."""
+        """A short description of the run for progress bars and messages."""
         return f"{self.model} {self.dataset} {self.method} seed {self.seed}"
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """Builds a run's config from plain values, such as TOML or JSON gives.
+    """Builds a run's config from plain values, as read from TOML or JSON.
 
     Raises:
-        ValueError: a key is unknown, or a value has the wrong type.
+        ValueError: a key is unknown, or a value is of the wrong type or out of range.
     """
     values = dict(values)
     if values.get("pretraining") is not None:

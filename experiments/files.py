@@ -1,7 +1,8 @@
-"""Files of the harness: where they are, writing them atomically, setting damaged ones aside."""
+"""File helpers of the harness: the cache folder, atomic writes, setting damaged files aside."""
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,69 +17,87 @@ ROOT = Path(__file__).parents[1]
 
 
 def cache_folder(name: str) -> Path:
-    """A folder under ``$SMARTFRZ_CACHE`` (by default ``.cache``) for weights, data, checkpoints."""
+    """A folder under ``$SMARTFRZ_CACHE`` (default: ``.cache``) for weights, data, checkpoints.
+
+    It is created if it does not exist.
+    """
     folder = Path(os.environ.get("SMARTFRZ_CACHE", ".cache")) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
-def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """Gives a file beside ``path`` to write to, and renames it: the old or the new, never half.
+def replacing(path: Path) -> Iterator[Path]:
+    """Writes a file or a folder atomically: ``path`` is the old one or the complete new one.
+
+    The block writes to the path that it is given, ``<name>.<process id>.partial`` beside ``path``;
+    it replaces ``path`` once the block has ended without an error and its data is on disk.
+
+    Args:
+        path: the file or folder to write; missing folders above it are created. An existing folder
+            is only replaced if it is empty.
 
     Raises:
-        OSError: it can't be written, as on a full disk. Nothing is left behind.
+        OSError: it cannot be written, for example because the disk is full. The message contains
+            the path and the reason, and nothing is left behind.
     """
-    partial = path.with_name(path.name + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         os.replace(partial, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch hides the reason behind an error of its own.
+        # torch raises a RuntimeError in place of the OSError.
         reason = error if isinstance(error, OSError) else error.__context__ or error
-        raise OSError(f"{path} can't be written: {reason}") from error
+        raise OSError(f"{path} cannot be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file, or all files of a folder, to disk."""
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    for each in files:
+        with each.open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 def set_aside(path: Path, error: Exception) -> None:
-    """Renames a damaged file, says so, and lets the work be done again."""
+    """Renames a damaged file to ``<name>.corrupt`` and warns; its content is computed again.
+
+    Args:
+        path: the file.
+        error: the reason why it cannot be read.
+    """
     aside = path.with_name(path.name + ".corrupt")
-    with suppress(FileNotFoundError):  # another process of this run was faster
+    with suppress(FileNotFoundError):  # another process of this run may have renamed it already
         os.replace(path, aside)
-    warnings.warn(f"{path} can't be read ({error}): set aside as {aside.name}.", stacklevel=3)
+    warnings.warn(f"{path} cannot be read ({error}): renamed to {aside.name}.", stacklevel=3)
 
 
 def write_json_atomic(path: Path, obj: Any) -> None:
-    """Write an object as JSON so that `path` holds the old content or the whole new one.
+    """Writes an object as JSON, atomically, see `replacing`.
 
     Args:
-        path: The file to write; missing folders above it are made.
-        obj: What `json.dumps` takes. A NaN is written as ``NaN``.
+        path: the file to write; missing folders above it are created.
+        obj: an object that `json.dumps` accepts. NaN is written as ``NaN``.
 
     Raises:
-        OSError: The file cannot be written, as on a full disk. Nothing is left behind.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     write_text_atomic(path, json.dumps(obj, indent=1) + "\n")
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV, as atomically as `write_json_atomic`."""
+    """Writes a data frame as CSV without its index, atomically, see `replacing`."""
     write_text_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text so that `path` holds the old content or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Writes a text in UTF-8, atomically, see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")

@@ -1,8 +1,8 @@
-"""The registry of methods: one entry each, with its options, its policy, its name and its looks.
+"""Registry of methods: the options, policy, label, colour and marker of each.
 
-To add a method, write its policy (one file in ``baselines/``), and here a dataclass of its options,
-a function that builds the policy, and an entry in `METHODS`. Specs, plans, runs, tables, figures
-and tracking all read the registry.
+To add a method, write its policy (one file in ``baselines/``), and in this module a dataclass of
+its options, a function that builds the policy, and an entry in `METHODS`. Specs, plans, runs,
+tables, figures and tracking all read the registry.
 """
 
 import copy
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a policy is built from.
+    """Arguments for building a policy.
 
     Attributes:
         config: the run.
-        model: the model that trains, wrapped in DDP or compiled if the run asks for it.
+        model: the model to train, wrapped in DDP or compiled if the run requires it.
         optimizer: its optimizer.
         batches: the run's data.
-        total_steps: optimizer steps of the run.
+        total_steps: number of optimizer steps of the run.
     """
 
     config: "RunConfig"
@@ -48,19 +48,19 @@ class Setting:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Number of optimizer steps in an epoch."""
         return self.batches.steps_per_epoch
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When layers freeze, for methods that fix it before the run starts.
+    """Freezing schedule of a method that fixes it before the run starts.
 
     Attributes:
         freeze_steps: maps the method's options, the names of all layers but the head, the number
-            of steps and the seed to the first step that each layer is frozen in.
-        matched_by: what is changed so that the run costs as much as another one: the number of
-            ``epochs``, or the ``span`` of the run in which layers freeze.
+            of steps and the seed to the first step in which each layer is frozen.
+        matched_by: the setting that is adjusted to match another run's compute: the number of
+            ``epochs``, or the ``span`` of the run within which layers freeze.
     """
 
     freeze_steps: Callable[[Any, Sequence[str], int, int], dict[str, int]]
@@ -69,18 +69,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Method:
-    """A method that runs are made with.
+    """A method of the comparison.
 
     Attributes:
         label: its name in tables and figures.
-        color: in figures and dashboards, as ``#rrggbb``.
-        marker: in figures, as matplotlib names it.
+        color: its colour in figures and dashboards, ``#rrggbb``.
+        marker: its matplotlib marker in figures.
         options: dataclass of its options; None if it has none.
         policy: builds the policy from the options; None trains without a policy.
-        is_control: whether it is there to be compared with, and not meant for use.
-        schedule: for methods whose layers freeze at steps that are known beforehand.
-        sets_learning_rates: whether the policy sets the learning rates, by layer.
-        reference_runs: runs whose final weights the policy needs.
+        is_control: whether it only serves as a control or an oracle and is not meant for use.
+        schedule: its freezing schedule, if that is fixed before the run starts.
+        sets_learning_rates: whether the policy sets the learning rate of each layer.
+        reference_runs: returns the runs whose final weights the policy needs.
         is_recording: whether its runs record training data for the predictor.
     """
 
@@ -98,9 +98,10 @@ class Method:
 
 @dataclass(frozen=True)
 class ShorterOptions:
-    """Full training that stops early, with its learning rate annealed by then.
+    """Full training with fewer epochs and the learning rate annealed over them.
 
-    ``match`` names the method whose compute, with the same seed, decides the number of epochs.
+    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
+    seed.
     """
 
     match: str = "smartfrz"
@@ -110,8 +111,8 @@ class ShorterOptions:
 class LinearOptions:
     """Linear freezing (FreezeOut).
 
-    ``match`` names the method whose compute, with the same seed, decides the number of epochs
-    (Table 2); empty, the epochs are those of the config.
+    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
+    seed (Table 2); if ``match`` is empty, it is that of the config.
     """
 
     t0: float = 0.5
@@ -122,9 +123,10 @@ class LinearOptions:
 
 @dataclass(frozen=True)
 class AutoFreezeOptions:
-    """AutoFreeze; the paper's choice (Appendix B) is M = 4 and N = 50.
+    """AutoFreeze with M intervals per epoch and percentile N.
 
-    A fraction of an interval per epoch is for epochs that are shorter than the paper's.
+    The paper uses M = 4 and N = 50 (Appendix B). A fractional M suits epochs that are shorter than
+    the paper's.
     """
 
     intervals_per_epoch: int | float = 4
@@ -135,9 +137,9 @@ class AutoFreezeOptions:
 class SmartFRZOptions:
     """SmartFRZ.
 
-    ``predictor`` is the name of one that is bundled or trained for the table, a folder or a Hub id.
-    ``threshold`` is by default the predictor's own, and set by the plan. ``fingerprint`` is a hash
-    of the predictor's weights, or of its recipe.
+    ``predictor`` is the name of a predictor that is bundled or trained for the table, a folder or a
+    Hub id. The plan sets ``threshold``, if it is None, to the predictor's own, and ``fingerprint``
+    to a hash of the predictor's weights or of its recipe.
     """
 
     predictor: str = "drift"
@@ -149,10 +151,11 @@ class SmartFRZOptions:
 
 @dataclass(frozen=True)
 class SimilarityOptions:
-    """Similarity-guided freezing, the oracle of Table 1, which looks once an epoch in the paper.
+    """Similarity-guided freezing, the oracle of Table 1.
 
-    CKA is measured on the first ``probe_images`` training images. The reference model is what the
-    same run ends with by full training with ``reference_seed``.
+    CKA is measured ``looks_per_epoch`` times per epoch (once in the paper) on the first
+    ``probe_images`` training images. The reference model is the final model of full training with
+    the same config and the seed ``reference_seed``.
     """
 
     looks_per_epoch: int | float = 1
@@ -163,7 +166,10 @@ class SimilarityOptions:
 
 @dataclass(frozen=True)
 class DisplacementOptions:
-    """A rule without learning: a layer freezes once its relative displacement is small."""
+    """A rule without a trained predictor: a layer freezes once its relative displacement is small.
+
+    ``threshold`` is the largest relative displacement at which a layer freezes.
+    """
 
     records_per_epoch: int = 4
     threshold: float = 0.001
@@ -171,10 +177,11 @@ class DisplacementOptions:
 
 @dataclass(frozen=True)
 class RandomOptions:
-    """Layers freeze in random order, which shows what a criterion is worth.
+    """Layers freeze in random order: a control for the criterion that selects layers.
 
-    The last freezes after ``span`` of the run. ``match`` names the method whose compute, with the
-    same seed, decides the span; empty, it is that of the config.
+    The last layer freezes after the fraction ``span`` of the run. The span is chosen to spend the
+    same compute as the method ``match`` with the same seed; if ``match`` is empty, it is that of
+    the config.
     """
 
     match: str = "smartfrz"
@@ -183,9 +190,9 @@ class RandomOptions:
 
 @dataclass(frozen=True)
 class SimFreezeOptions:
-    """SimFreeze's criterion: CKA to the model that the run started from has stabilised.
+    """SimFreeze's criterion: a layer freezes once its CKA to the initial model has stabilised.
 
-    It is measured ``looks`` times in the run, on the first ``probe_images`` training images.
+    CKA is measured ``looks`` times during the run, on the first ``probe_images`` training images.
     """
 
     looks: int = 10
@@ -195,7 +202,7 @@ class SimFreezeOptions:
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """Freezes nothing and records the predictor's training data.
+    """Full training that records training data for the predictor.
 
     CKA is measured on the first ``probe_images`` test images.
     """
@@ -206,12 +213,17 @@ class RecordOptions:
 
 
 def interval(steps: int, times: float) -> int:
-    """Steps between two records or looks, of which there are so many in an epoch or a run."""
+    """Number of steps between two records or CKA measurements, at least 1.
+
+    Args:
+        steps: number of steps of an epoch or a run.
+        times: number of records or measurements within them.
+    """
     return max(1, int(steps / times))
 
 
 def reference_run(config: "RunConfig") -> "RunConfig":
-    """Full training whose final model similarity-guided freezing compares layers with."""
+    """The full training run whose final model is the reference of similarity-guided freezing."""
     assert isinstance(config.options, SimilarityOptions)
     return replace(config.full_training, seed=config.options.reference_seed)
 
@@ -292,7 +304,7 @@ def _record(options: RecordOptions, setting: Setting) -> Policy:
     return HistoryRecorder(setting.model, probe, steps, options.sampled_weights)
 
 
-# Colours of Okabe and Ito: told apart with every kind of colour blindness.
+# Okabe and Ito's palette, which is distinguishable with all forms of colour blindness.
 METHODS: dict[str, Method] = {
     "full": Method("Full training", "#000000", "s"),
     "shorter": Method(
@@ -340,4 +352,4 @@ METHODS: dict[str, Method] = {
     ),
     "record": Method("Recording", options=RecordOptions, policy=_record, is_recording=True),
 }
-"""All methods by the name that specs give them, in the order of tables and legends."""
+"""All methods by their names in specs, in the order of tables and legends."""

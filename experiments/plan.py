@@ -1,4 +1,4 @@
-"""From a table's TOML spec to its runs, in the order in which they are to be done."""
+"""Expansion of a table's spec into its runs, in order of execution."""
 
 import dataclasses
 import hashlib
@@ -23,20 +23,24 @@ from smartfrz.predictor import AttentionPredictor
 
 
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
-    """The runs of a table, see `labelled_plan`."""
+    """Returns the runs of a table, see `labelled_plan`."""
     return list(labelled_plan(spec, scale))
 
 
 def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
-    """The runs of a table, all methods of a workload and seed one after the other.
+    """Returns the runs of a table, grouped by workload and seed.
+
+    Args:
+        spec: the table.
+        scale: a scale of it.
 
     Returns:
-        Each run with its method as the spec has it, label included: ``smartfrz raw``. The run
-        itself does not know its label, so that tables can share it.
+        Each run with its method as named in the spec, including the variant's label:
+        ``smartfrz raw``. The run's config does not contain the label, which lets tables share runs.
 
     Raises:
         ValueError: the table has no such scale, a model, data set, method or key is unknown, or
-            two of its runs are the same.
+            two of its runs are equal.
     """
     if scale not in spec.scales:
         raise ValueError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
@@ -54,8 +58,8 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         config = _with_fingerprint(planned, own)
         if config in runs:
             raise ValueError(
-                f"{config.cell} is there twice, as {runs[config]!r} and as {label!r}: give them "
-                "different options, or leave one out."
+                f"{config.cell} occurs twice, as {runs[config]!r} and as {label!r}: give them "
+                "different options, or remove one."
             )
         runs[config] = label
         dataset(config.dataset)
@@ -65,20 +69,25 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
 
 
 def training_at(scale: str, values: Mapping[str, Any]) -> Training:
-    """How predictors are trained at a scale: as at all scales, but for what is set for it."""
+    """Returns the training settings of predictors at a scale.
+
+    Args:
+        scale: the scale.
+        values: settings for all scales, and under a scale's name those that differ there.
+    """
     common = {key: value for key, value in values.items() if key not in SCALES}
     return checked(Training, common | values.get(scale, {}), "predictor")
 
 
 def recipes(spec: Spec, scale: str) -> dict[str, Recipe]:
-    """The predictors that are made for a table, by name.
+    """Returns the recipes of the predictors that are trained for a table, by name.
 
     Raises:
-        ValueError: none of its methods uses one of them, or a key is unknown.
+        ValueError: no method of the table uses one of them, or a key is unknown.
     """
     if not spec.predictors:
         return {}
-    used = [options.get("predictor", "") for options in spec.options.values()]
+    used = [options["predictor"] for options in spec.options.values() if "predictor" in options]
     check_parts(spec.predictors, used, "predictors")
     learning = load_spec("predictor")
     values = dataclasses.asdict(training_at(scale, learning.predictor))
@@ -104,7 +113,10 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
 
 
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
-    """Pretraining of our own, with its own run id, where the published weights can't be had."""
+    """The run, with its pretraining replaced if the published weights are not available.
+
+    The replacement is part of the config and gives the run another id.
+    """
     source = config.pretraining
     if source is None or source.dataset not in PUBLISHED or config.dataset not in fallback:
         return config
@@ -114,7 +126,10 @@ def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
 
 
 def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig:
-    """A run's id depends on the predictor's weights and threshold, or all that they come from."""
+    """The run with a hash of its predictor's weights, or of its recipe, in its options.
+
+    It makes the run's id depend on the predictor and its threshold.
+    """
     options = config.options
     if not isinstance(options, SmartFRZOptions):
         return config
@@ -129,6 +144,6 @@ def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig
 
 @lru_cache
 def fingerprint(predictor: str) -> tuple[str, float]:
-    """A hash of a predictor's weights, and its threshold."""
+    """Returns a hash of a predictor's weights, and its threshold."""
     found = AttentionPredictor.from_pretrained(predictor)
     return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold

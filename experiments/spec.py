@@ -1,4 +1,4 @@
-"""Table specs: reading experiments/specs/*.toml."""
+"""Table specs, and the reader for ``experiments/specs/*.toml``."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,16 @@ PARTS = {"model": "models", "dataset": "datasets", "fallback": "datasets"}
 
 @dataclass(frozen=True)
 class Scale:
-    """What a table is run on at one scale.
+    """The workloads and hyperparameters of a table at one scale.
 
     Attributes:
         models, datasets, seeds: every combination is run with every method.
         run: fields of `RunConfig` for all runs.
-        model, dataset: fields for the runs of one model or data set; the model's win.
-        variants: each a table of further fields, which win over all; every run is done with each.
-        options: by method, label included, what is different from the spec's options.
-        fallback: pretraining of a data set where published weights can't be had.
+        model, dataset: fields for the runs of one model or data set, by its name. A model's fields
+            override a data set's.
+        variants: tables of fields that override all others; every run is executed with each.
+        options: by method, including the label, options that override the spec's.
+        fallback: by data set, the pretraining to use if published weights are not available.
     """
 
     models: list
@@ -43,20 +44,20 @@ class Scale:
 
 @dataclass(frozen=True)
 class Spec:
-    """A table, or other runs that belong together.
+    """A table, or another group of runs.
 
     Attributes:
-        title: what the table shows, as a sentence.
-        methods: in the order in which they run. After a method's name a label may follow that tells
-            its variants apart: ``smartfrz raw``.
-        scales: the values of a `Scale` each.
-        options: by method, label included, the values of its options.
-        predictor: how a predictor is trained on the runs, where that is what they are for.
-        predictors: made for this table, by name: what is different from how the spec ``predictor``
-            trains the bundled one.
-        scales_of: another spec, whose scales these are, but for their options and what is set in
-            ``scales``.
-        fields: by method, label included, fields of its runs.
+        title: the first sentence of the caption.
+        methods: methods in order of execution. A method's name may be followed by a label that
+            distinguishes variants: ``smartfrz raw``.
+        scales: the values of a `Scale`, by the scale's name.
+        options: by method, including the label, the values of its options.
+        predictor: settings for training or evaluating predictors on the runs.
+        predictors: predictors that are trained for this table, by name: the settings that differ
+            from those of the bundled predictor in the spec ``predictor``.
+        scales_of: another spec whose scales are inherited, except for their options. Values in
+            ``scales`` override them.
+        fields: by method, including the label, fields of `RunConfig` for its runs.
     """
 
     title: str
@@ -70,10 +71,10 @@ class Spec:
 
 
 def load_spec(table: str) -> Spec:
-    """Reads ``experiments/specs/<table>.toml``.
+    """Loads ``experiments/specs/<table>.toml``.
 
     Raises:
-        ValueError: there is no such table, or its spec is not valid.
+        ValueError: there is no such spec, or it is not valid.
     """
     file = SPECS / f"{table}.toml"
     if not file.exists():
@@ -94,16 +95,26 @@ def load_spec(table: str) -> Spec:
 
 
 def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Each part has to be a table of its own, under one of these names."""
+    """Checks that each entry is a table, under one of the allowed names.
+
+    Args:
+        parts: the entries by name.
+        names: the allowed names.
+        where: the key of the entries, for the error message.
+
+    Raises:
+        ValueError: an entry has another name, or is not a table.
+    """
     for name, part in parts.items():
         if name not in names:
-            raise ValueError(f"{where}.{name} is for nothing here: there are {names}.")
+            advice = f"choose from {', '.join(map(str, names))}" if names else "remove it"
+            raise ValueError(f"{where}.{name} is not used here: {advice}.")
         if not isinstance(part, Mapping):
             raise ValueError(f"{where}.{name} = {part!r} is not a table of keys and values.")
 
 
 def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A scale of another spec with changes, without its parts for what is no longer in it."""
+    """A scale of another spec with changes, without entries for models and data sets it drops."""
     scale = {key: value for key, value in scale.items() if key != "options"}
     new = checked(Scale, {**scale, **changes}, f"scales.{name}")
     parts = {
@@ -114,7 +125,7 @@ def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) 
 
 
 def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """One table of several, in which later values win, also in the tables within."""
+    """Merges tables recursively; values of later tables override those of earlier ones."""
     whole: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():

@@ -1,4 +1,4 @@
-"""Dataclasses from plain values, as TOML and JSON give them, with checked keys and types."""
+"""Construction of dataclasses from plain TOML or JSON values, with checks of keys and types."""
 
 import types
 import typing
@@ -9,7 +9,12 @@ T = TypeVar("T")
 
 
 def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Builds the dataclass ``cls`` from ``values``, whose keys and types have to fit.
+    """Builds a dataclass from plain values.
+
+    Args:
+        cls: the dataclass.
+        values: the values of its fields.
+        where: the key of the values in the file, for error messages.
 
     Raises:
         ValueError: a key is unknown or missing, or a value has the wrong type.
@@ -19,16 +24,17 @@ def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     hints = typing.get_type_hints(cls)
     if unknown := values.keys() - hints.keys():
         raise ValueError(
-            f"Unknown key {', '.join(sorted(unknown))} in {where}: it takes {', '.join(hints)}."
+            f"Unknown key {', '.join(sorted(unknown))} in {where}: choose from {', '.join(hints)}."
         )
-    values = {key: _fitting(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+    values = {key: _converted(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     try:
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _fitting(value: Any, hint: Any, where: str) -> Any:
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """The value, an int converted to float for a float field."""
     if hint is Any:
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -40,7 +46,18 @@ def _fitting(value: Any, hint: Any, where: str) -> Any:
 
 
 def check_asked(asked: Sequence[str] | None, known: set[str], what: str) -> None:
-    """Raises ValueError where something is asked for that is not in the table."""
+    """Checks names given on the command line.
+
+    Args:
+        asked: the names; None for all.
+        known: the allowed names.
+        what: the kind of name, for the error message: ``model``.
+
+    Raises:
+        ValueError: a name is not allowed.
+    """
     for name in asked or []:
         if name not in known:
-            raise ValueError(f"No {what} {name!r} here: there are {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"There is no {what} {name!r} here: choose from {', '.join(sorted(known))}."
+            )

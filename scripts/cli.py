@@ -1,4 +1,4 @@
-"""What the commands share: a user's mistake gets a sentence and exit code 2, not a traceback."""
+"""Entry point shared by all commands: joins processes, and reports errors without a traceback."""
 
 import os
 import sys
@@ -11,7 +11,13 @@ from experiments.runs.processes import join_processes
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command, in each of the processes that ``torchrun`` may have started."""
+    """Runs a command, in each of the processes if ``torchrun`` has started several.
+
+    It exits with code 2 after a `ValueError` or `OSError`, and with 130 after an interrupt.
+
+    Args:
+        main: the command.
+    """
     warnings.showwarning = _show_warning
     try:
         if "WORLD_SIZE" in os.environ:
@@ -21,7 +27,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
         sys.exit(130)
     finally:
         if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""Makes the wandb dashboard that compares methods: ``python scripts/dashboard.py --entity me``."""
+"""Creates the wandb dashboard of all methods: ``python -m scripts.dashboard --entity me``."""
 
 import argparse
 
@@ -7,18 +7,18 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line, saves the workspace, and says where it is."""
+    """Parses the command line, saves the workspace, and prints its address."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entity", required=True, help="a wandb user or team")
-    parser.add_argument("--project", default="smartfrz", help="where the runs were logged to")
+    parser.add_argument("--entity", required=True, help="wandb user or team")
+    parser.add_argument("--project", default="smartfrz", help="wandb project of the runs")
     options = parser.parse_args()
     made = workspace(options.entity, options.project)
     try:
         made.save()
-    except Exception as error:  # whatever wandb, its server or the network raise
+    except Exception as error:  # wandb, its server and the network raise errors of many types
         raise ValueError(
-            f"The dashboard can't be saved ({error}). Log in with `wandb login` and name an entity "
-            "and a project that exist."
+            f"The dashboard cannot be saved ({error}). Log in with `wandb login`, and give an "
+            "existing entity and project."
         ) from error
     print(made.url)
 

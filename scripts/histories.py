@@ -1,4 +1,4 @@
-"""Records trainings to learn from or to judge on: ``python -m scripts.histories``."""
+"""Records runs for training or evaluating predictors: ``python -m scripts.histories predictor``."""
 
 import argparse
 from pathlib import Path
@@ -11,11 +11,13 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line and records what is missing."""
+    """Parses the command line and records missing runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("spec", choices=("predictor", "evidence"), help="to learn or to be judged")
+    parser.add_argument(
+        "spec", choices=("predictor", "evidence"), help="runs for training, or for evaluation"
+    )
     parser.add_argument("--scale", default="small", choices=SCALES)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for results")
     parser.add_argument("--models", nargs="+", help="only these models")
     options = parser.parse_args()
     recordings = plan(load_spec(options.spec), options.scale)

@@ -9,11 +9,11 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line, records what is missing, trains, and writes the model cards."""
+    """Parses the command line, records missing runs, trains predictors, writes model cards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=SCALES)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the predictors")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for results")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the predictors")
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
     make = print_dry if options.dry else make_bundled

@@ -1,4 +1,4 @@
-"""Puts the result tables that the README names into it: ``python -m scripts.readme``."""
+"""Updates the result tables in the README: ``python -m scripts.readme``."""
 
 from experiments.files import ROOT, write_text_atomic
 from experiments.reporting.readme import filled
@@ -6,7 +6,7 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Rewrites the README."""
+    """Writes the README with its current tables."""
     readme = ROOT / "README.md"
     write_text_atomic(readme, filled(readme.read_text(encoding="utf-8"), ROOT))
 

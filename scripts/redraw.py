@@ -1,4 +1,4 @@
-"""Draws tables again from their run files, without data: ``python -m scripts.redraw FOLDER``."""
+"""Redraws tables from their run files, without data sets: ``python -m scripts.redraw FOLDER``."""
 
 import argparse
 from pathlib import Path
@@ -8,9 +8,9 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line and draws the tables."""
+    """Parses the command line and draws the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="such as results/table2-small")
+    parser.add_argument("folders", nargs="+", type=Path, help="for example results/table2-small")
     for folder in parser.parse_args().folders:
         redraw(folder, folder.parent / "runs", folder)
         print(folder)

@@ -1,4 +1,4 @@
-"""Makes one page of all results: ``python -m scripts.report --scale small``."""
+"""Writes the report of all results: ``python -m scripts.report --scale small``."""
 
 import argparse
 from pathlib import Path
@@ -12,15 +12,16 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line, writes the page and the two tables that begin it."""
+    """Parses the command line, writes the report and its summary tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=SCALES)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where results are")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
     options = parser.parse_args()
     results, scale = options.results, options.scale
     text = report(results, scale)
     files = {
         "summary.md": summary(results, scale),
+        "headline.md": summary(results, scale, ["table2"]),
         "overview.md": overview(results, scale),
         "report.md": text,
         "report.html": page(text, results),

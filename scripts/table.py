@@ -1,4 +1,4 @@
-"""Runs a table, cell by cell, and draws it: ``python -m scripts.table table2 --scale small``."""
+"""Executes and draws a table: ``python -m scripts.table table2 --scale small``."""
 
 import argparse
 from pathlib import Path
@@ -11,13 +11,13 @@ from scripts.cli import run_command
 
 
 def main() -> None:
-    """Reads the command line, runs what is missing, draws the table."""
+    """Parses the command line, executes missing runs, draws the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", help="the name of a spec in experiments/specs")
+    parser.add_argument("table", help="name of a spec in experiments/specs")
     parser.add_argument("--scale", default="small", choices=SCALES)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where results go")
-    parser.add_argument("--models", nargs="+", help="only these models of the table")
-    parser.add_argument("--datasets", nargs="+", help="only these data sets of the table")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for results")
+    parser.add_argument("--models", nargs="+", help="run these models of the table only")
+    parser.add_argument("--datasets", nargs="+", help="run these data sets of the table only")
     parser.add_argument("--controls", action="store_true", help="add compute-matched controls")
     parser.add_argument("--budget", action="store_true", help="add rows at 60%% of the compute")
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")

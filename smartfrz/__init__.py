@@ -8,6 +8,7 @@ from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import fold_batch_norms, restore_memory, save_memory, unfold_batch_norms
 from smartfrz.policies import Gathered, Policy, SimilarityGuided, SmartFRZ
 from smartfrz.predictor import AttentionPredictor
+from smartfrz.version import __version__
 
 __all__ = [
     "AttentionPredictor",
@@ -19,6 +20,7 @@ __all__ = [
     "Policy",
     "SimilarityGuided",
     "SmartFRZ",
+    "__version__",
     "find_layers",
     "fold_batch_norms",
     "linear_cka",

@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA): how similar the features of two layers are (Eq. 5)."""
+"""Centred kernel alignment (CKA), the similarity of two layers' features (Eq. 5)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,25 +16,27 @@ _COLUMNS_AT_ONCE = 2**14
 
 
 def linear_cka(x: Tensor, y: Tensor, unbiased: bool = False) -> Tensor:
-    """Linear CKA of two sets of features of the same samples (Eq. 5; Kornblith et al., 2019).
+    """Computes linear CKA of two sets of features of the same samples.
+
+    Source: Eq. 5; Kornblith et al. (2019).
 
     ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, with centred columns. With few samples of many
-    features that is too high, however different x and y are; the unbiased form replaces the three
-    squared norms, which are HSIC up to a constant, by unbiased estimates of HSIC (Song et al.,
-    2012). All sums are in float64, of the features' products or of the samples', whichever is
-    cheaper; the unbiased form's are always of the samples'.
+    features this value is too high, however different x and y are. The unbiased form replaces the
+    three squared norms, which are HSIC up to a constant, by unbiased estimates of HSIC (Song et
+    al., 2012). Sums are in float64, over products of features or Gram matrices of samples,
+    whichever is cheaper. The unbiased form always uses Gram matrices.
 
     Args:
-        x: (n, p) features of n >= 2 samples. Flatten features of more dimensions first.
+        x: (n, p) features of n >= 2 samples. Flatten features with more dimensions first.
         y: (n, q) features of the same samples.
-        unbiased: estimate HSIC without bias; needs n >= 4.
+        unbiased: whether to estimate HSIC without bias; requires n >= 4.
 
     Returns:
-        Scalar, float64, at most 1, and at least 0 unless ``unbiased``; NaN, as it is undefined, if
-        all columns of x or of y are constant.
+        Scalar, float64, at most 1, and at least 0 unless ``unbiased``. NaN if all columns of x or
+        of y are constant, where CKA is undefined.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match, or there are too few samples.
     """
     least = 4 if unbiased else 2
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < least:
@@ -54,58 +56,39 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool = False) -> Tensor:
 
 @torch.no_grad()
 def gram_vectors(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Inputs]) -> Tensor:
-    """What CKA compares: the dot product of a layer's vectors in two models is its CKA.
+    """Computes a vector per layer whose dot product with that of another model is the layer's CKA.
 
-    A layer's output is that of its weight module, flattened to one row a sample. (Of several
-    outputs, as of ``nn.MultiheadAttention``, the first counts; the first dimension must be the
-    samples'. The outputs of a module that is called several times in one forward pass are
-    concatenated.) Its vector holds the U-centred Gram matrix of each batch, scaled to length 1 as
-    a whole. The dot product is unbiased minibatch CKA (Nguyen et al., 2021, Eqs. 2-3): estimates
-    of HSIC, unbiased as in `linear_cka`, are averaged over the batches before the division
-    (those from n samples with weight n (n - 3)). So, but for noise, it does not depend on the size
-    and number of the batches.
+    A layer's output is the output of its weight module, flattened to one row per sample. Of several
+    outputs, such as those of ``nn.MultiheadAttention``, the first is used; its first dimension must
+    index the samples. The outputs of a module that is called several times in one forward pass are
+    concatenated. The vector contains the U-centred Gram matrices of all batches and is scaled to
+    length 1. The dot product is unbiased minibatch CKA (Nguyen et al., 2021, Eqs. 2-3): unbiased
+    estimates of HSIC, as in `linear_cka`, are averaged over the batches before the division, with
+    weight n (n - 3) for a batch of n samples. Apart from noise, it therefore does not depend on the
+    size and number of the batches.
 
-    The model runs in eval mode and is left as it was.
+    The model runs in eval mode, and its state is not changed.
 
     Args:
-        model: the model; DDP and ``torch.compile`` wrappers are looked through.
-        layers: which of its layers, found by name.
-        batches: its inputs, without labels: each a tensor, a tuple of arguments or a mapping of
-            keyword arguments, the first tensor of which has n >= 4 rows; on the model's device.
+        model: the model; DDP and ``torch.compile`` wrappers are unwrapped.
+        layers: the layers to compare, found by name.
+        batches: inputs of the model, without labels, on the model's device. Each is a tensor, a
+            tuple of arguments or a mapping of keyword arguments; its first tensor has n >= 4 rows.
 
     Returns:
-        (L, sum of the batches' n * n) float64, on the model's device; NaN for a layer whose output
-        is the same for every sample, or a single row for all of them, as that of position
+        (L, sum of the batches' n * n) float64, on the model's device. NaN for a layer whose output
+        is the same for every sample, or has a single row for all samples, such as position
         embeddings.
 
     Raises:
-        ValueError: there are no batches or one is too small; or the model lacks a layer, does not
-            call it, or its output has neither n rows nor one.
+        ValueError: there are no batches, a batch is too small, the model lacks a layer or does not
+            call it, or a layer's output has neither n rows nor one.
     """
     grams = [_grams(model, layers, batch).flatten(1) for batch in batches]
     if not grams:
-        raise ValueError("CKA needs at least one batch.")
+        raise ValueError("CKA needs at least one batch of inputs.")
     vectors = torch.cat(grams, dim=1)
     return vectors / vectors.norm(dim=1, keepdim=True)
-
-
-def layer_cka(
-    model: nn.Module, reference: nn.Module, layers: Sequence[Layer], batches: Iterable[Inputs]
-) -> Tensor:
-    """CKA of each layer's output in two models of the same architecture, on the same inputs.
-
-    Args:
-        model: the one model.
-        reference: the other, on the same device.
-        layers: the layers to compare, found by name in both models.
-        batches: as in `gram_vectors`, the vectors of which are compared.
-
-    Returns:
-        (L,) float64; NaN where a vector is.
-    """
-    batches = list(batches)
-    vectors = (gram_vectors(each, layers, batches) for each in (model, reference))
-    return torch.linalg.vecdot(*vectors)
 
 
 def _centred(features: Tensor) -> Tensor:
@@ -116,7 +99,7 @@ def _centred(features: Tensor) -> Tensor:
 
 
 def _gram(features: Tensor) -> Tensor:
-    """XX' of the centred features, (n, n) float64; a slice of columns at a time to save memory."""
+    """Computes XX' of the centred features, (n, n) float64, in slices of columns to save memory."""
     n = len(features)
     gram = torch.zeros(n, n, dtype=torch.float64, device=features.device)
     for columns in features.split(_COLUMNS_AT_ONCE, dim=1):
@@ -126,7 +109,7 @@ def _gram(features: Tensor) -> Tensor:
 
 
 def _u_centred(gram: Tensor) -> Tensor:
-    """U-centring: <A, B> of two such matrices is n (n - 3) times the unbiased HSIC.
+    """U-centres a Gram matrix: <A, B> of two such matrices is n (n - 3) times the unbiased HSIC.
 
     Source: Szekely & Rizzo (2014), Definition 2; equal to HSIC_1 of Song et al. (2012), Eq. 5.
     """
@@ -138,7 +121,7 @@ def _u_centred(gram: Tensor) -> Tensor:
 
 
 def _grams(model: nn.Module, layers: Sequence[Layer], batch: Inputs) -> Tensor:
-    """The U-centred Gram matrices of the layers' outputs on one batch, (L, n, n)."""
+    """Computes the U-centred Gram matrices of the layers' outputs on one batch, (L, n, n)."""
     n = _samples(batch)
     if n < 4:
         raise ValueError(f"CKA of layers needs batches of at least 4 samples, not {n}.")
@@ -169,10 +152,13 @@ def _samples(batch: Inputs) -> int:
 def _add_gram(
     grams: dict[str, Tensor], name: str, n: int, module: nn.Module, inputs: Any, output: Any
 ) -> None:
-    """Forward hook. The Gram matrix of concatenated features is the sum of theirs."""
+    """Forward hook; the Gram matrix of concatenated outputs is the sum of their Gram matrices."""
     features = output[0] if isinstance(output, tuple) else output
     rows = len(features)
     if rows not in (1, n):
-        raise ValueError(f"The output of layer {name!r} has {rows} rows for {n} samples.")
+        raise ValueError(
+            f"The output of layer {name!r} has {rows} rows for {n} samples; CKA needs one row per "
+            "sample."
+        )
     gram = _gram(features.reshape(rows, -1).expand(n, -1))
     grams[name] = grams[name] + gram if name in grams else gram

@@ -1,4 +1,4 @@
-"""Wrapped models; and several processes: one decides, all freeze the same layers."""
+"""Utilities for wrapped models and for training with several processes."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    """Returns the model inside ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, DistributedDataParallel):
@@ -23,7 +23,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` was applied to the model or a part of it."""
+    """Whether ``torch.compile`` was applied to the model or any of its modules."""
     return any(
         isinstance(getattr(module, "_orig_mod", None), nn.Module)
         or module._compiled_call_impl is not None
@@ -37,19 +37,19 @@ def is_distributed() -> bool:
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def agree(names: list[str]) -> list[str]:
-    """What rank 0 said, on every rank. A collective call: every rank has to make it."""
-    said: list[list[str]] = [names]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
+    """Returns rank 0's names on every rank. A collective call: every rank must make it."""
+    shared: list[list[str]] = [names]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def gathered(value: T) -> list[T]:
-    """What each process has, by rank. A collective call."""
+    """Returns the values of all processes, by rank. A collective call."""
     if not is_distributed():
         return [value]
     found: list[Any] = [None] * world_size()
@@ -58,11 +58,12 @@ def gathered(value: T) -> list[T]:
 
 
 def share_buffers(model: nn.Module, modules: Iterable[nn.Module]) -> None:
-    """Gives all processes rank 0's buffers, as DDP would before its next forward pass.
+    """Copies rank 0's buffers to all processes, as DDP would before its next forward pass.
 
     Args:
-        model: where it is no DDP that does so, each process keeps its own.
-        modules: whose buffers.
+        model: the model; if it contains no DDP module with ``broadcast_buffers``, each process
+            keeps its own buffers.
+        modules: the modules whose buffers are copied.
     """
     wrappers = (m for m in model.modules() if isinstance(m, DistributedDataParallel))
     if is_distributed() and any(wrapper.broadcast_buffers for wrapper in wrappers):
@@ -72,11 +73,11 @@ def share_buffers(model: nn.Module, modules: Iterable[nn.Module]) -> None:
 
 
 def rebuild_reducers(model: nn.Module) -> None:
-    """Makes each DDP in ``model`` forget the parameters that no longer require a gradient.
+    """Rebuilds each DDP module in ``model`` without parameters that no longer require a gradient.
 
-    DDP fixes the set of parameters that it reduces when it is built, and fails when one of them
-    gets no gradient (pytorch#22049). Building it anew works; taking it apart and together again
-    in place, as pickling does, has the same effect and keeps the user's reference valid.
+    DDP fixes the set of parameters to reduce at construction and fails if one of them receives no
+    gradient (pytorch#22049). Wrapping the model again works. Saving and restoring the DDP module's
+    state in place, as pickling does, has the same effect and keeps the user's reference valid.
     """
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
@@ -86,14 +87,14 @@ def rebuild_reducers(model: nn.Module) -> None:
 def _rebuild_reducer(model: DistributedDataParallel) -> None:
     hooks = list(model._comm_hooks)
     state = model.__getstate__()
-    # The old reducer's buckets, as large as all gradients, go before the new ones come.
+    # The old reducer's buckets, as large as all gradients, are freed before new ones are allocated.
     del model.reducer, model.logger
     model.__setstate__(state)
-    # With a static graph, DDP asks for its first reduction by hand: only if it has not done so yet.
+    # With a static graph, DDP enqueues its first reduction once; the new reducer needs it again.
     model._static_graph_delay_allreduce_enqueued = False
     model._comm_hooks.clear()
     for hook, hook_state in hooks:
-        # PowerSGD remembers errors by bucket, and the buckets are others now.
+        # PowerSGD stores errors by bucket, and the buckets have changed.
         for name in ("error_dict", "p_memory_dict", "q_memory_dict"):
             getattr(hook_state, name, {}).clear()
         model.register_comm_hook(hook_state, hook)

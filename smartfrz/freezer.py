@@ -1,4 +1,4 @@
-"""The mechanism: what freezing does to a model and to its optimizer, whoever decided it."""
+"""The freezing mechanism: changes to a model and its optimizer, for any policy."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -24,35 +24,40 @@ if TYPE_CHECKING:
 
 
 class Freezer:
-    """Freezes layers while a model trains.
+    """Freezes layers of a model during training.
 
-    Call `step` after ``backward`` and before ``optimizer.step``::
+    Call `step` after ``backward`` and before ``optimizer.step``:
 
         loss.backward()
         freezer.step()
         optimizer.step()
         optimizer.zero_grad()
 
-    A frozen layer's weights and its norms' running statistics never change again: its parameters
+    A frozen layer's weights and its norms' running statistics never change again. Its parameters
     have ``requires_grad=False``, ``grad=None`` and no optimizer state, and its norms stay in eval
-    mode whatever ``model.train()`` says. Param groups keep their number, order and parameters.
+    mode even after ``model.train()``. Param groups keep their number, order and parameters.
 
-    Several processes: rank 0's decision holds for all, and a ``DistributedDataParallel`` model
-    (default process group) no longer communicates the gradients of what is frozen. What
-    ``torch.compile`` has compiled is compiled again after each freeze: see `Gathered`.
+    With several processes, all of them freeze the layers that rank 0 selects, and a
+    ``DistributedDataParallel`` model (default process group) no longer communicates the gradients
+    of frozen parameters. Code compiled by ``torch.compile`` is recompiled after each freeze; see
+    `Gathered`.
 
-    Reentrant activation checkpointing above a frozen prefix loses gradients without a word
-    (transformers#21381): `step` notices and raises. Use ``use_reentrant=False``.
+    Reentrant activation checkpointing above a frozen prefix silently loses gradients
+    (transformers#21381). `step` detects this and raises an error; pass ``use_reentrant=False``.
 
     Args:
-        model: the model that trains; it may be wrapped in DDP or compiled.
-        optimizer: its optimizer.
-        policy: what decides; ``None`` is full training.
-        layers: what can be frozen, by default ``find_layers(model)``.
+        model: the model to train; it may be wrapped in DDP or compiled.
+        optimizer: the model's optimizer.
+        policy: the policy that selects layers to freeze; ``None`` for full training.
+        layers: the layers, the head included; by default ``find_layers(model)``.
 
     Attributes:
-        frozen: name of each frozen layer -> the step, counted from 0, at which it was frozen.
+        frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
         layers: all layers, the head included.
+
+    Raises:
+        ValueError: no parameter would train if all layers but the head were frozen, or the
+            optimizer is ``LBFGS``.
     """
 
     def __init__(
@@ -73,15 +78,15 @@ class Freezer:
         self._check_something_trains()
         if isinstance(optimizer, LBFGS):
             raise ValueError(
-                "LBFGS takes steps along old directions, frozen weights included: choose another "
-                "optimizer."
+                "LBFGS is not supported, because it steps along earlier directions and would move "
+                "frozen weights. Choose another optimizer."
             )
 
     def step(self) -> list[Layer]:
-        """Asks the policy and freezes what it chose.
+        """Queries the policy and freezes the layers that it selects.
 
         Returns:
-            The layers frozen now, in execution order.
+            The newly frozen layers, in execution order.
 
         Raises:
             RuntimeError: reentrant activation checkpointing lost gradients after the last freeze.
@@ -96,7 +101,7 @@ class Freezer:
         return newly
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, the frozen layers and the policy's state, for ``torch.save``."""
+        """Returns the step, the frozen layers and the policy's state, for ``torch.save``."""
         policy_state = getattr(self.policy, "state_dict", dict)
         return {
             "step": self._step,
@@ -106,21 +111,35 @@ class Freezer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Freezes what was frozen and goes on from there; before or after the optimizer's own.
+        """Freezes the layers that are frozen in the state and restores the step and the policy.
+
+        May be called before or after the optimizer's ``load_state_dict``.
+
+        Args:
+            state: returned by `state_dict`.
 
         Raises:
-            ValueError: the state names layers that this model does not have, is that of another
-                policy, or this freezer has frozen layers that the state does not list.
+            ValueError: the state contains layers that this model does not have, it belongs to
+                another policy, or this freezer has frozen layers that are not in the state.
         """
         ours = type(self.policy).__name__
         if state.get("decided_by", ours) != ours:
-            raise ValueError(f"The saved state is of {state['decided_by']}, the policy is {ours}.")
+            raise ValueError(
+                f"The saved state is of {state['decided_by']}, but the policy is {ours}. "
+                "Resume with the policy that saved the state."
+            )
         unknown = sorted(state["frozen"].keys() - {layer.name for layer in self.layers})
         if unknown:
-            raise ValueError(f"The saved state froze {unknown}: this model has no such layers.")
+            raise ValueError(
+                f"The saved state contains the frozen layers {unknown}, but this model has no such "
+                "layers. Resume with the model that was saved."
+            )
         extra = sorted(self.frozen.keys() - state["frozen"].keys())
         if extra:
-            raise ValueError(f"{extra} are frozen here but not in the state: load it first.")
+            raise ValueError(
+                f"The layers {extra} are frozen in this model but not in the state. Load the state "
+                "into a new freezer, before its first step."
+            )
         self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
         self.frozen = dict(state["frozen"])
         self._step = state["step"]
@@ -131,7 +150,7 @@ class Freezer:
     def _decide(self) -> list[Layer]:
         if self.policy is None:
             return []
-        # Asked at every step, due or not: a policy may sum gradients or set learning rates.
+        # Called at every step, due or not: a policy may sum gradients or set learning rates.
         chosen = [layer.name for layer in self.policy.layers_to_freeze(self._active, self._step)]
         is_due = getattr(self.policy, "is_due", None)
         if is_due is not None and not is_due(self._step):
@@ -148,12 +167,12 @@ class Freezer:
             freeze_layer(layer, self.optimizer)
         self._active = [layer for layer in self._active if layer not in layers]
         rebuild_reducers(self.model)
-        # Each freeze makes torch.compile compile again, and past its limit of 8 it would go on
-        # without compiling (pytorch#139476). The code for the old set of layers is of no more use.
+        # torch.compile recompiles after each freeze, and beyond its limit of 8 it would silently
+        # stop compiling (pytorch#139476). The code for the old set of layers is not needed again.
         torch.compiler.reset()
 
     def _watch_gradients(self) -> GradientWatch:
-        # Its hooks would have compiled code compiled once more, and reentrant checkpoints are none.
+        # Its hooks would trigger one more compilation; compiled code has no reentrant checkpoints.
         if is_compiled(self.model):
             return GradientWatch()
         return GradientWatch(layer for layer in self._active if _has_gradient(layer))
@@ -162,8 +181,8 @@ class Freezer:
         freezable = {param for layer in self.layers if not layer.is_head for param in layer.params}
         if not any(p.requires_grad and p not in freezable for p in self.model.parameters()):
             raise ValueError(
-                "The layers given hold every trainable parameter and none is the head: mark one "
-                "with is_head=True, so that something still trains when all others are frozen."
+                "Every trainable parameter is in a layer that can be frozen, because none of the "
+                "layers is the head. Mark one layer with is_head=True."
             )
 
     def _check_gradients_survived(self) -> None:
@@ -171,14 +190,15 @@ class Freezer:
         self._watch = GradientWatch()
         if lost:
             raise RuntimeError(
-                f"{lost} still train but get no gradient, now that the layers below are frozen. "
-                "Reentrant activation checkpointing does this: pass use_reentrant=False to "
-                "torch.utils.checkpoint (transformers: gradient_checkpointing_kwargs)."
+                f"The layers {lost} still train but received no gradient after the layers before "
+                "them were frozen, as happens with reentrant activation checkpointing. Pass "
+                "use_reentrant=False to torch.utils.checkpoint (transformers: "
+                "gradient_checkpointing_kwargs)."
             )
 
 
 def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
-    """Freezes one layer for good: no gradient, no optimizer state, norms in eval mode."""
+    """Freezes one layer permanently: no gradient, no optimizer state, norms in eval mode."""
     for param in layer.params:
         param.requires_grad_(False)
         param.grad = None
@@ -191,7 +211,7 @@ def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
 
 
 def stay_in_eval(module: nn.Module) -> None:
-    """Puts a module into eval mode, whatever ``model.train()`` or ``update_bn`` will say."""
+    """Keeps a module in eval mode, even after calls of ``model.train()`` or ``update_bn``."""
     module.eval()
     # model.train() calls the train() of every submodule.
     module.train = partial(_stay, module)  # type: ignore[method-assign]
@@ -201,9 +221,9 @@ def stay_in_eval(module: nn.Module) -> None:
 
 @torch.no_grad()
 def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
-    """Scales all rows to their ``max_norm`` now, which the forward pass would do as they are used.
+    """Applies ``max_norm`` to all rows now; the forward pass would apply it to each row when used.
 
-    Of an embedding without one nothing changes.
+    An embedding without ``max_norm`` is not changed.
     """
     if embedding.max_norm is not None:
         rows = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
@@ -213,7 +233,7 @@ def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def _iterates(module: nn.Module) -> bool:
-    """Whether a hook of the older ``spectral_norm`` changes the weight while the module trains."""
+    """Whether a hook of the older ``spectral_norm`` updates the weight in training mode."""
     return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 

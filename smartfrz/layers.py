@@ -1,4 +1,4 @@
-"""What can be frozen: a model's layers, in the order in which its forward pass uses them."""
+"""Freezable layers of a model, in the order in which its forward pass uses them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Layer:
 
     Attributes:
         name: dotted name of the weight module in the model.
-        modules: the weight module first (with tied weights, all that share them), then its norms.
-        params: every trainable parameter of the layer.
+        modules: the weight module (with tied weights, all modules that share them), then its norms.
+        params: all trainable parameters of the layer.
         is_head: whether this is the output head, which is never frozen.
     """
 
@@ -34,71 +34,83 @@ class Layer:
     is_head: bool = False
 
     def parameters(self) -> list[nn.Parameter]:
-        """The layer's trainable parameters."""
+        """Returns the layer's trainable parameters."""
         return list(self.params)
 
     @property
     def norms(self) -> tuple[nn.Module, ...]:
-        """The norm modules grouped with the weight module."""
+        """The norms among the layer's modules."""
         return tuple(module for module in self.modules if is_norm(module))
 
 
 def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[Layer]:
-    """Finds what can be frozen in a model, in execution order.
+    """Finds the freezable layers of a model, in execution order.
 
-    The parameters are walked in the order in which a forward pass first uses them. A weight module
-    (`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer)
-    opens a layer. All else joins the layer before it: norms, class tokens, position embeddings,
-    layer scales. What comes before the first weight module joins the first layer. Weight modules
-    that share a parameter are one layer. The one that the forward pass uses last is the head; of
-    several heads the others have to be marked, with ``dataclasses.replace(layer, is_head=True)``.
+    Parameters are visited in the order in which a forward pass first uses them. A weight module
+    (`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer) starts a
+    new layer. All other parameters join the preceding layer: norms, class tokens, position
+    embeddings, layer scales. Parameters used before the first weight module join the first layer.
+    Weight modules that share a parameter form one layer. The layer that the forward pass uses last
+    is the head. If the model has several heads, mark the others with
+    ``dataclasses.replace(layer, is_head=True)``.
 
-    Parameters that need no gradient, or that the forward pass in eval mode is not seen to use
-    (auxiliary heads; kernels outside PyTorch's dispatcher), are in no layer: what trains of them
-    goes on training.
+    Parameters that require no gradient, or that the traced forward pass in eval mode does not use
+    (auxiliary heads; kernels outside PyTorch's dispatcher), belong to no layer. If they are
+    trainable, they are never frozen.
 
     Args:
-        model: any model; a DDP or ``torch.compile`` wrapper is looked through.
-        example_inputs: what to call the model with: a tensor, a tuple of arguments or a mapping of
-            keyword arguments. By default they are guessed from the model's modules.
+        model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
+        example_inputs: inputs for the forward pass: a tensor, a tuple of positional arguments or a
+            mapping of keyword arguments. By default they are guessed from the model's modules.
 
     Returns:
-        The layers, one of them marked as the head: the last, unless its weights are tied to an
-        earlier layer's.
+        The layers. The last one is marked as the head, unless the head's weights are tied to an
+        earlier layer, which is then marked instead.
 
     Raises:
-        ValueError: no example inputs were given and none could be guessed, nothing trains, or
-            modules hold different parameters in the same memory.
+        ValueError: no example inputs were given and none could be guessed, no parameter is
+            trainable, or different parameters of several modules share memory.
     """
     model = unwrap(model)
-    _check_memory_of_its_own(model)
+    _check_no_shared_memory(model)
     if example_inputs is None:
         calls = trace_with_guessed_inputs(model)
     else:
         calls = trace(model, example_inputs)
     drafts = [draft for draft in _group(model, calls) if draft.trains]
     if not drafts:
-        raise ValueError("The model has no layer to freeze: no weight that it uses is trainable.")
+        raise ValueError(
+            "The model has no layer to freeze: no weight that its forward pass uses is trainable. "
+            "Set requires_grad=True on the weights to train."
+        )
     head = _head(drafts, calls)
     return [draft.finished(is_head=draft is head) for draft in drafts]
 
 
-def _check_memory_of_its_own(model: nn.Module) -> None:
-    """Tensors are known by their memory; that of one module's parameters may be one (an LSTM's)."""
+def _check_no_shared_memory(model: nn.Module) -> None:
+    """Raises if parameters of different modules share memory.
+
+    The trace identifies tensors by their storage. Parameters of the same module may share one, as
+    those of an LSTM do.
+    """
     owners: dict[int, tuple[nn.Parameter, str]] = {}
     for name, module in model.named_modules():
         for param in module.parameters(recurse=False):
             other, owner = owners.setdefault(storage_of(param), (param, name))
             if other is not param and owner != name:
                 raise ValueError(
-                    f"Parameters of {owner!r} and {name!r} share their memory without being the "
-                    "same (vector_to_parameters does this, and flat buffers): give each its own, "
-                    "param.data = param.data.clone()."
+                    f"Parameters of {owner!r} and {name!r} share their memory but are different "
+                    "parameters (as after vector_to_parameters or with flat buffers). Give each "
+                    "its own memory: param.data = param.data.clone()."
                 )
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` normalises: PyTorch's norms, and others that say so in their name."""
+    """Whether ``module`` is a norm.
+
+    True for PyTorch's norms, and for modules without a weight matrix whose class name contains
+    "norm".
+    """
     if isinstance(module, _NORMS):
         return True
     has_matrix = any(param.ndim >= 2 for param in module.parameters())
@@ -106,11 +118,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def is_weight_module(module: nn.Module) -> bool:
-    """Whether ``module`` opens a layer.
+    """Whether ``module`` starts a new layer.
 
-    It owns a parameter of two or more dimensions and has no child with parameters of its own
-    (those of ``torch.nn.utils.parametrizations`` count as the module's), or it is an
-    ``nn.MultiheadAttention``, which is one layer with its output projection.
+    True for a module other than a norm that owns a parameter of two or more dimensions and has no
+    child with parameters of its own (those of ``torch.nn.utils.parametrizations`` count as the
+    module's). Also true for ``nn.MultiheadAttention``, which forms one layer with its output
+    projection.
     """
     if isinstance(module, nn.MultiheadAttention):
         return True
@@ -122,7 +135,7 @@ def is_weight_module(module: nn.Module) -> bool:
 
 
 class _Draft:
-    """A layer in the making; it may turn out to hold nothing that trains."""
+    """A layer under construction, possibly without trainable parameters."""
 
     def __init__(self, name: str, weight_modules: Iterable[nn.Module]) -> None:
         self.name = name
@@ -137,7 +150,7 @@ class _Draft:
         return any(param.requires_grad for param in self.params)
 
     def add(self, module: nn.Module) -> None:
-        # Norms inside a weight module: spectral normalisation, whose power iteration is a buffer.
+        # Spectral normalisation is a norm inside a weight module; it updates a buffer.
         self.modules += [module, *(m for m in module.modules() if is_norm(m) and m is not module)]
         self.params |= dict.fromkeys(module.parameters())
 
@@ -176,7 +189,7 @@ def _group(model: nn.Module, calls: list[Call]) -> list[_Draft]:
 
 
 def _owners(model: nn.Module) -> dict[Tensor, list[nn.Module]]:
-    """The weight modules and norms that own each parameter or buffer; what is bare has none."""
+    """Returns the weight modules and norms that own each parameter or buffer, except bare ones."""
     owners: dict[Tensor, list[nn.Module]] = {}
     inside: set[nn.Module] = set()
     for module in model.modules():
@@ -188,7 +201,7 @@ def _owners(model: nn.Module) -> dict[Tensor, list[nn.Module]]:
 
 
 def _sharing(module: nn.Module, owners: dict[Tensor, list[nn.Module]]) -> list[nn.Module]:
-    """``module`` and the weight modules that share a parameter with it, directly or not."""
+    """Returns ``module`` and all weight modules linked to it by a chain of shared parameters."""
     sharing = {module: None}  # an ordered set
     pending = [module]
     while pending:

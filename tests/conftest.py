@@ -7,6 +7,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# No test needs the network, and without one each attempt would be repeated for a minute.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -85,6 +85,7 @@ def test_the_readme_s_lines_run_with_the_wheel_alone(wheel, tmp_path):
     assert run.returncode == 0, run.stderr
     file, version = run.stdout.split()[-2:]
     assert Path(file).is_relative_to(tmp_path)
-    assert f"\nVersion: {version}\n" in wheel.read(
-        next(n for n in wheel.namelist() if n.endswith("/METADATA"))
-    ).decode()
+    assert (
+        f"\nVersion: {version}\n"
+        in wheel.read(next(n for n in wheel.namelist() if n.endswith("/METADATA"))).decode()
+    )

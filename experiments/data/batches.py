@@ -1,4 +1,4 @@
-"""Batches that depend on the seed and the epoch alone, so that a resumed run sees the same ones."""
+"""Training and test batches, determined by the seed and the epoch to make runs resumable."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +12,13 @@ from smartfrz.graph import Inputs
 
 
 class Batch(NamedTuple):
-    """What a step trains on: what the model is called with, the labels, and which examples."""
+    """A batch of training examples.
+
+    Attributes:
+        inputs: arguments of the model.
+        labels: classes, (B,) or (B, K), or class probabilities, (B, classes).
+        keys: indices of the examples in the training set, (B,).
+    """
 
     inputs: Inputs
     labels: Tensor
@@ -23,12 +29,13 @@ class Batches(ABC):
     """The training and test batches of a run, on its device.
 
     Args:
-        config: the run: batch size, over all processes.
-        num_train, num_test: how many examples there are.
+        config: the run; its batch size is that of all processes together.
+        num_train, num_test: number of training and test examples.
         rank, world_size: this process takes every ``world_size``-th example of a batch.
 
     Raises:
-        ValueError: the training examples fill no batch, or a batch does not divide evenly.
+        ValueError: the batch size is larger than the number of training examples, or not divisible
+            by the number of processes.
     """
 
     def __init__(
@@ -39,32 +46,43 @@ class Batches(ABC):
         self.steps_per_epoch = num_train // config.batch_size
         if self.steps_per_epoch == 0 or config.batch_size % world_size:
             raise ValueError(
-                f"{num_train} training images and {world_size} processes do not go with "
-                f"batches of {config.batch_size}."
+                f"{num_train} training images and {world_size} processes do not fit a batch size "
+                f"of {config.batch_size}: it must be at most the number of images, and divisible "
+                "by the number of processes."
             )
 
     @abstractmethod
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, in an order, and with random changes, of their own."""
+        """The batches of one epoch; their order and augmentation depend on seed and epoch."""
 
     @abstractmethod
     def test(
         self, examples: int = 0, batch_size: int = 250, shared: bool = False
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """The first test examples (0 for all); ``shared``: only this process's part of them."""
+        """Batches of test inputs and labels.
+
+        Args:
+            examples: number of test examples, counted from the first; 0 for all.
+            batch_size: examples per batch.
+            shared: whether to return only this process's share of the batches.
+        """
 
     @abstractmethod
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
-        """The first training examples as they are: no policy sees a test example."""
+        """The first training examples without augmentation; policies use no test examples."""
 
     @abstractmethod
     def example(self) -> Inputs:
-        """One example to trace the model with, on the CPU."""
+        """One example on the CPU, for tracing the model."""
 
     def _order(
         self, seed: int, epoch: int, random_numbers: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each step of an epoch this process's examples, and random numbers for each."""
+        """For each step of an epoch, this process's share of the examples and random numbers.
+
+        Yields:
+            Indices of the examples, (B,), and uniform random numbers, (B, ``random_numbers``).
+        """
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         order = torch.randperm(self._num_train, generator=generator)
         size = self.config.batch_size
@@ -75,7 +93,7 @@ class Batches(ABC):
             yield chosen[mine], uniform[mine]
 
     def _parts(self, examples: int, batch_size: int, shared: bool) -> Iterator[slice]:
-        """The test examples batch by batch."""
+        """The test batches as slices of the test set."""
         end = min(examples or self._num_test, self._num_test)
         starts = range(0, end, batch_size)
         for start in starts[self.rank :: self.world_size] if shared else starts:
@@ -86,13 +104,13 @@ class StoredBatches(Batches):
     """Batches of examples that are all in memory, see `Batches`.
 
     Attributes:
-        random_numbers: how many a training example takes.
+        random_numbers: number of random numbers for augmenting an example.
     """
 
     random_numbers = 0
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, in an order, and with random changes, of their own."""
+        """The batches of one epoch, see `Batches.epoch`."""
         for chosen, uniform in self._order(seed, epoch, self.random_numbers):
             inputs, labels = self._train_batch(chosen, uniform)
             yield Batch(inputs, labels, chosen)
@@ -100,13 +118,13 @@ class StoredBatches(Batches):
     def test(
         self, examples: int = 0, batch_size: int = 250, shared: bool = False
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """The first test examples (0 for all); ``shared``: only this process's part of them."""
+        """Batches of test inputs and labels, see `Batches.test`."""
         for chosen in self._parts(examples, batch_size, shared):
             yield self._test_batch(chosen)
 
     @abstractmethod
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of training examples, changed at random."""
+        """Inputs and labels of training examples, augmented with the random numbers."""
 
     @abstractmethod
     def _test_batch(self, chosen: slice) -> tuple[Inputs, Tensor]:

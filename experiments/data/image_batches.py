@@ -1,4 +1,4 @@
-"""Batches of images that are all in memory."""
+"""Batches of images that are in memory."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ class ImageBatches(StoredBatches):
     """Batches of images, see `Batches`.
 
     Args:
-        config: the run: image size, how many images, augmentation.
+        config: the run: image size, number of images, augmentation.
         data: the data set.
-        device: where the images are kept and the batches come out.
+        device: device of the images and the batches.
         rank, world_size: as in `Batches`.
     """
 
@@ -66,11 +66,14 @@ class ImageBatches(StoredBatches):
 
 
 def crop_and_flip(images: Tensor, uniform: Tensor) -> Tensor:
-    """Pads by an eighth of the side, crops at random, flips half of the images.
+    """Pads by an eighth of the height, crops at a random position, and flips half of the images.
 
     Args:
         images: (N, C, H, W).
         uniform: (N, 3) random numbers in [0, 1): row, column, flip.
+
+    Returns:
+        The augmented images, (N, C, H, W).
     """
     n, _, height, width = images.shape
     pad = height // 8

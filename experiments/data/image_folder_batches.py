@@ -1,4 +1,4 @@
-"""Batches of images in folders: timm's transforms, mixup, and workers that read ahead."""
+"""Batches of images that are read from folders, with timm's transforms and mixup."""
 
 import os
 import random
@@ -24,19 +24,19 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{"interpolation": "bicubic", "re_prob": 0.25, "re_mode": "pixel"},
     },
 }
-"""timm's options for random transforms: crops and flips; as DeiT was trained (its Table 9)."""
+"""timm's options for augmentation: crops and flips; DeiT's recipe (Touvron et al., Table 9)."""
 
 MIXUP = {"deit": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1}}
-"""timm's options for mixing the images of a batch, which makes their labels (B, classes)."""
+"""timm's options for mixing the images of a batch; labels become probabilities (B, classes)."""
 
 
 class FolderBatches(Batches):
     """Batches of images that are read from disk, see `Batches`.
 
     Args:
-        config: the run: image size, how many images, augmentation, recipe.
+        config: the run: image size, number of images, augmentation, recipe.
         data: the data set.
-        device: where the batches come out.
+        device: device of the batches.
         rank, world_size: as in `Batches`.
     """
 
@@ -65,7 +65,7 @@ class FolderBatches(Batches):
         super().__init__(config, num_train, num_test, rank, world_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; what is random depends on seed, epoch and example alone."""
+        """The batches of one epoch; augmentation depends on seed, epoch and example only."""
         chosen = [mine for mine, _ in self._order(seed, epoch)]
         loader = self._loader(
             Transformed(self.data.train, self._random, partial(_seeded, seed, epoch)),
@@ -81,7 +81,7 @@ class FolderBatches(Batches):
     def test(
         self, examples: int = 0, batch_size: int = 250, shared: bool = False
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """The first test images (0 for all); ``shared``: only this process's part of them."""
+        """Batches of test images and labels, see `Batches.test`."""
         parts = [
             list(range(part.start, part.stop)) for part in self._parts(examples, batch_size, shared)
         ]
@@ -106,7 +106,7 @@ class FolderBatches(Batches):
         return DataLoader(
             images,
             batch_sampler=batches,
-            generator=torch.Generator(),  # it would draw a seed for its workers from the global one
+            generator=torch.Generator(),  # keeps it from drawing a seed from the global generator
             num_workers=min(cores - 1, 12) if cores > 2 else 0,
             pin_memory=self.device.type == "cuda",
         )
@@ -119,7 +119,7 @@ class FolderBatches(Batches):
 
 @contextmanager
 def _seeded(seed: int, epoch: int, number: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers depend on these three; none are used up."""
+    """Seeds Python's, NumPy's and torch's generators from three numbers; restores them after."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn = random.Random(f"{seed} {epoch} {number}").getrandbits(32)
     random.seed(drawn)

@@ -1,4 +1,4 @@
-"""Images in folders, one for each class, as ImageNet comes; they are read when they are needed."""
+"""Image data sets with one folder per class, such as ImageNet, read from disk on demand."""
 
 import os
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
 FOLDERS: dict[str, int | None] = {"imagenet": 1000, "imagefolder": None}
-"""Data sets of this kind, and how many classes they have to have; None for any number."""
+"""Data sets of this kind, and their number of classes; None for any number."""
 
 _HUB = "ILSVRC/imagenet-1k"
 
 
 @dataclass(frozen=True)
 class FolderData:
-    """Training and test images, which come as (picture, label), in random order."""
+    """Training and test sets of (image, label) in a fixed random order."""
 
     train: Subset
     test: Subset
@@ -29,24 +29,29 @@ class FolderData:
 
 @lru_cache(maxsize=2)
 def load_folders(name: str) -> FolderData:
-    """Looks a data set through: ``$SMARTFRZ_DATA/<name>/{train,val}/<class>/*``, or the Hub's.
+    """Loads the file list of a data set from ``$SMARTFRZ_DATA/<name>/{train,val}/<class>/*``.
+
+    ImageNet is loaded from the Hub if there is no such folder.
 
     Raises:
-        ValueError: it is missing, or a part of it is.
+        ValueError: the data set is missing or incomplete.
     """
     root = Path(os.environ.get("SMARTFRZ_DATA", ""), name)
     if not os.environ.get("SMARTFRZ_DATA") or not root.is_dir():
-        return _from_hub(name, root)
+        return _from_hub(name)
     train, test = _folder(root / "train"), _folder(root / "val")
     wanted = FOLDERS[name]
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(
-            f"{root} is not whole: {len(odd)} classes are in train or in val but not in both, "
-            f"{odd[0]} for one."
+            f"{root} is incomplete: {len(odd)} classes are in only one of train and val, for "
+            f"example {odd[0]}. Add the missing folders."
         )
     if wanted is not None and len(train.classes) != wanted:
-        raise ValueError(f"{root} is not whole: it has {len(train.classes)} classes of {wanted}.")
+        raise ValueError(
+            f"{root} is incomplete: it has {len(train.classes)} of {wanted} classes. Add the "
+            "missing folders."
+        )
     return FolderData(_shuffled(train), _shuffled(test), len(train.classes))
 
 
@@ -54,34 +59,40 @@ def _folder(root: Path) -> ImageFolder:
     try:
         return ImageFolder(str(root))
     except FileNotFoundError as error:  # no such folder, no class in it, or a class without images
-        raise ValueError(f"{root} is not whole: {error}") from error
+        raise ValueError(f"{root} is incomplete: {error}") from error
 
 
-def _from_hub(name: str, root: Path) -> FolderData:
+def _from_hub(name: str) -> FolderData:
     import datasets
 
+    root = os.environ.get("SMARTFRZ_DATA")
+    state = f"$SMARTFRZ_DATA ({root}) has no {name}" if root else "$SMARTFRZ_DATA is not set"
     if name != "imagenet":
-        raise ValueError(f"{root} was looked for and is not there: set SMARTFRZ_DATA.")
+        raise ValueError(
+            f"The data set {name} is missing: {state}. Set SMARTFRZ_DATA to the folder that "
+            f"contains {name}/{{train,val}}/<class>."
+        )
     try:
         sets = datasets.load_dataset(_HUB)
-    except Exception as error:  # whatever the network, the Hub or the cache raise
+    except Exception as error:  # the network, the Hub and the cache raise errors of many types
         raise ValueError(
-            f"The data set imagenet is missing. {root}/{{train,val}}/<class> was looked for, then "
-            f"{_HUB} on the Hugging Face Hub ({type(error).__name__}), which asks for an account "
-            "that has accepted its terms. Set SMARTFRZ_DATA to the folder that holds imagenet/."
+            f"The data set imagenet is missing: {state}, and downloading {_HUB} from the Hugging "
+            f"Face Hub failed ({type(error).__name__}). Set SMARTFRZ_DATA to the folder that "
+            "contains imagenet/{train,val}/<class>, or log in with an account that has accepted "
+            "the terms of the data set."
         ) from error
     train, test = _Rows(sets["train"]), _Rows(sets["validation"])
     return FolderData(_shuffled(train), _shuffled(test), 1000)
 
 
 def _shuffled(images: "ImageFolder | _Rows") -> Subset:
-    """Once and for all: folders come class by class, and the first images stand for all."""
+    """The images in a fixed random order, in which the first ones represent all classes."""
     generator = torch.Generator().manual_seed(0)
     return Subset(images, torch.randperm(len(images), generator=generator).tolist())
 
 
 class _Rows(Dataset):
-    """Rows of a data set of the Hub as (picture, label)."""
+    """A data set of the Hub as (image, label)."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -95,12 +106,12 @@ class _Rows(Dataset):
 
 
 class Transformed(Dataset):
-    """A data set with a transform, as random as the example's number says and no more.
+    """A data set with a random transform that depends on the example's index only.
 
     Args:
-        images: (picture, label) by number.
-        transform: of a picture.
-        seeded: enters a context in which random numbers depend on an example's number.
+        images: a data set of (image, label).
+        transform: the transform of an image.
+        seeded: returns a context in which random numbers depend on the index that it is given.
     """
 
     def __init__(
@@ -109,6 +120,6 @@ class Transformed(Dataset):
         self.images, self.transform, self.seeded = images, transform, seeded
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture, label = self.images[index]
+        image, label = self.images[index]
         with self.seeded(index):
-            return self.transform(picture), label
+            return self.transform(image), label

@@ -1,4 +1,4 @@
-"""Images as tensors: digits from scikit-learn, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
+"""Image data sets as tensors: scikit-learn's digits, CIFAR from ``$SMARTFRZ_DATA`` or the Hub."""
 
 import os
 import re
@@ -22,7 +22,7 @@ CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images as (N, 3, height, width) uint8 and labels as (N,) int64, for training and test."""
+    """Training and test images, (N, 3, height, width) uint8, and their labels, (N,) int64."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -31,7 +31,10 @@ class ImageData:
     num_classes: int
 
     def normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the training images' channels, (1, 3, 1, 1), in 0..1."""
+        """Channel mean and standard deviation of pixels in [0, 1], both (1, 3, 1, 1).
+
+        They are computed on the first 5,000 training images.
+        """
         pixels = self.train_images[:5000].double() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
         return mean.float().view(1, 3, 1, 1), std.float().view(1, 3, 1, 1)
@@ -39,10 +42,14 @@ class ImageData:
 
 @lru_cache(maxsize=2)
 def load_data(name: str) -> ImageData:
-    """Loads a data set, whole or, as ``cifar100[0:50]``, the classes from 0 to 49.
+    """Loads a data set, or some of its classes.
+
+    Args:
+        name: a key of `CLASSES`, optionally with a range of classes: ``cifar100[0:50]`` is the
+            classes 0 to 49.
 
     Raises:
-        ValueError: there is no such data set, or it can be found neither on disk nor on the Hub.
+        ValueError: the name is unknown, or the data is neither on disk nor available on the Hub.
     """
     whole, first, end = parse_name(name)
     data = _digits() if whole == "digits" else _cifar(whole)
@@ -50,10 +57,10 @@ def load_data(name: str) -> ImageData:
 
 
 def parse_name(name: str) -> tuple[str, int, int]:
-    """The data set of images that a name means, its first class, and the one after its last.
+    """Splits a name such as ``cifar100[0:50]`` into data set, first class and end of the range.
 
     Raises:
-        ValueError: there is no such data set, or it has no such classes.
+        ValueError: there is no such data set, or it does not have these classes.
     """
     match = re.fullmatch(r"(\w+?)(?:\[(\d+):(\d+)\])?", name)
     if not match or match[1] not in CLASSES:
@@ -61,7 +68,9 @@ def parse_name(name: str) -> tuple[str, int, int]:
     classes = CLASSES[match[1]]
     first, end = (int(match[2]), int(match[3])) if match[2] else (0, classes)
     if not 0 <= first < end <= classes:
-        raise ValueError(f"There is no {name!r}: the classes of {match[1]} go from 0 to {classes}.")
+        raise ValueError(
+            f"{name!r} is not a range of classes: {match[1]} has the classes [0:{classes}]."
+        )
     return match[1], first, end
 
 
@@ -91,7 +100,7 @@ def _digits() -> ImageData:
 
 
 def _cifar(name: str) -> ImageData:
-    """Decoded once, then read from the cache."""
+    """Loads CIFAR-10 or CIFAR-100; decoded images are cached."""
     files = _parquet_files(name)
     stamp = ["hub"]
     if files is not None:
@@ -100,8 +109,7 @@ def _cifar(name: str) -> ImageData:
     tensors = _read(cached)
     if tensors is None:
         tensors = _decode(name, files)
-        # Several processes may be at it at the same time.
-        with replacing(cached, f".{os.getpid()}.partial") as partial:
+        with replacing(cached) as partial:
             save_file(tensors, partial)
     return ImageData(**tensors, num_classes=CLASSES[name])
 
@@ -145,11 +153,15 @@ def _from_files(name: str, files: dict[str, Path]):
     folder = files["train"].parent
     try:
         sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
-    except Exception as error:  # whatever a damaged file leads to
-        raise ValueError(f"The data set {name} in {folder} can't be read: {error}") from error
+    except Exception as error:  # a damaged file leads to errors of many types
+        raise ValueError(
+            f"The data set {name} in {folder} cannot be read ({error}). Replace its files."
+        ) from error
     for column in ("img", _LABELS[name]):
         if column not in sets["train"].column_names or column not in sets["test"].column_names:
-            raise ValueError(f"The data set {name} in {folder} has no column {column!r}.")
+            raise ValueError(
+                f"The data set {name} in {folder} has no column {column!r}. Replace its files."
+            )
     return sets
 
 
@@ -158,13 +170,13 @@ def _from_hub(name: str):
 
     try:
         return datasets.load_dataset(_HUB[name])
-    except Exception as error:  # whatever the network, the Hub or the cache raise
+    except Exception as error:  # the network, the Hub and the cache raise errors of many types
         folders = " or ".join(_FOLDERS[name])
         root = os.environ.get("SMARTFRZ_DATA")
-        looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
+        state = f"$SMARTFRZ_DATA ({root}) has no {folders}" if root else "$SMARTFRZ_DATA is not set"
         raise ValueError(
-            f"The data set {name} is missing. {looked}: a folder {folders} with "
-            "train-00000.parquet and test-00000.parquet was looked for there, then "
-            f"{_HUB[name]} on the Hugging Face Hub ({type(error).__name__}). Set SMARTFRZ_DATA to "
-            "the folder that holds it, or go online once."
+            f"The data set {name} is missing: {state}, and downloading {_HUB[name]} from the "
+            f"Hugging Face Hub failed ({type(error).__name__}). Set SMARTFRZ_DATA to a folder that "
+            f"contains {folders} with train-00000.parquet and test-00000.parquet, or go online "
+            "once."
         ) from error

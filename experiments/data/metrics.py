@@ -1,4 +1,4 @@
-"""How good a model is at a task: the task's own metric first."""
+"""Classification metrics: accuracy, F1 and Matthews correlation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,16 @@ from torch import Tensor
 
 
 def score(predictions: Tensor, labels: Tensor, metrics: tuple[str, ...]) -> dict[str, float]:
-    """Measures predictions, (N,), of which those with a negative label don't count."""
+    """Computes metrics of predictions.
+
+    Args:
+        predictions: predicted classes, (N,).
+        labels: true classes, (N,); predictions with a negative label are ignored.
+        metrics: names of metrics, keys of ``_SCORES``.
+
+    Returns:
+        The metrics by name, in the given order.
+    """
     counts = labels >= 0
     found, truth = predictions[counts].cpu().numpy(), labels[counts].cpu().numpy()
     return {name: float(_SCORES[name](truth, found)) for name in metrics}

@@ -1,4 +1,4 @@
-"""The registry of data sets: one entry each, with how it is loaded, batched, measured and called.
+"""Registry of data sets: the loader, batches, label and metrics of each.
 
 To add a data set, write a function that loads it, and an entry in `DATASETS`. Specs, runs, tables
 and figures read the registry.
@@ -22,15 +22,15 @@ from experiments.data.sentences import load_text
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that runs train on.
+    """A data set.
 
     Attributes:
-        load: loads the data of a run; the result has ``num_classes``.
-        batches: makes batches of it, see `Batches`.
+        load: loads the data of a run; the result has the attribute ``num_classes``.
+        batches: builds the batches of a run, see `Batches`.
         label: its name in tables and figures; by default the name in specs.
-        metrics: what is measured on it, the one that tables show first.
-        majority_rate: how often the most frequent answer is right in what tables report on, where
-            that is known and the main metric is accuracy.
+        metrics: its metrics, beginning with the one shown in tables.
+        majority_rate: accuracy of the most frequent class on the test set that tables report on,
+            if it is known and the first metric is accuracy.
     """
 
     load: Callable[[RunConfig], Any]
@@ -57,7 +57,7 @@ DATASETS: dict[str, Dataset] = {
     "cifar100": Dataset(_load_images, ImageBatches, "CIFAR-100"),
     "imagenet": Dataset(_load_folders, FolderBatches, "ImageNet"),
     "mrpc": Dataset(_load_sentences, TextBatches, "MRPC", ("accuracy", "f1"), 279 / 408),
-    # A constant answer has a Matthews correlation of 0.
+    # Constant predictions have a Matthews correlation of 0.
     "cola": Dataset(_load_sentences, TextBatches, "CoLA", ("matthews", "accuracy")),
     "sst2": Dataset(_load_sentences, TextBatches, "SST-2", majority_rate=444 / 872),
     "digits": Dataset(_load_images, ImageBatches),
@@ -65,17 +65,18 @@ DATASETS: dict[str, Dataset] = {
     "sentences": Dataset(_load_sentences, MaskedTextBatches),
     "made": Dataset(_load_sentences, TextBatches),
 }
-"""All data sets by the name that specs give them, in the order of tables and figures.
+"""All data sets by their names in specs, in the order of tables and figures.
 
-Of data sets that `parse_name` knows, a spec may ask for some classes: ``cifar100[0:50]``.
+For the data sets in `experiments.data.images.CLASSES`, a spec may select classes:
+``cifar100[0:50]``.
 """
 
 
 def dataset(name: str) -> Dataset:
-    """The data set that a name in a spec means.
+    """Returns the data set with a name in a spec.
 
     Raises:
-        ValueError: there is no such data set, or it has no such classes.
+        ValueError: there is no such data set, or it does not have these classes.
     """
     base, bracket, _ = name.partition("[")
     if base not in DATASETS:
@@ -89,7 +90,7 @@ def load(config: RunConfig) -> Any:
     """Loads the data set of a run.
 
     Raises:
-        ValueError: it is unknown or missing.
+        ValueError: the data set is unknown or missing.
     """
     return dataset(config.dataset).load(config)
 
@@ -97,5 +98,5 @@ def load(config: RunConfig) -> Any:
 def make_batches(
     config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
 ) -> Batches:
-    """The batches of a run, see `Batches`."""
+    """Builds the batches of a run, see `Batches`."""
     return dataset(config.dataset).batches(config, load(config), device, rank, world_size)

@@ -1,4 +1,4 @@
-"""Batches of sentences: to classify, or with masked words to predict."""
+"""Batches of sentences for classification and for predicting masked words."""
 
 import torch
 from torch import Tensor
@@ -9,17 +9,17 @@ from experiments.data.sentences import CLS, MASK, SEP, VOCABULARY, TextData
 from smartfrz.graph import Inputs
 
 _MASKED = 0.15
-# No label: cross_entropy leaves these out.
+# The default ignore_index of cross_entropy.
 _IGNORED = -100
 
 
 class TextBatches(StoredBatches):
-    """Batches of sentences to classify, see `Batches`.
+    """Batches of sentences for classification, see `Batches`.
 
     Args:
-        config: the run: how many examples.
-        data: the data set.
-        device: where the examples are kept and the batches come out.
+        config: the run: number of examples.
+        data: the data set, which stays on its device.
+        device: device of the batches.
         rank, world_size: as in `Batches`.
     """
 
@@ -61,16 +61,16 @@ class TextBatches(StoredBatches):
 
 
 class MaskedTextBatches(TextBatches):
-    """Batches of sentences with 15 % of their words to predict (Devlin et al., 2019, Section 3.1).
+    """Batches for predicting 15 % of the words of sentences (Devlin et al., 2019, Section 3.1).
 
-    Of those, 80 % are masked, 10 % replaced by any other, and 10 % left alone. The test sentences
-    are masked in the same way every time. Inputs have the ``positions`` (B, K) of these words
-    beside the rest, labels are the words, (B, K).
+    Of these words, 80 % are masked, 10 % are replaced by random words, and 10 % are unchanged. The
+    masks of the test sentences are fixed. Inputs also contain the ``positions`` (B, K) of the
+    words to predict; labels are these words, (B, K).
     """
 
     @property
     def random_numbers(self) -> int:  # type: ignore[override]
-        """Two for each word: whether it is to be predicted, and what it is replaced by."""
+        """Two random numbers per word: for selecting it, and for replacing it."""
         return 2 * self._train["ids"].shape[1]
 
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -83,12 +83,12 @@ class MaskedTextBatches(TextBatches):
         return self._masked(inputs, torch.rand(size, generator=generator))
 
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
-        """The first training examples, with the positions but not masked."""
+        """The first training examples without masks, with ``positions``."""
         rows = torch.arange(min(examples, self._num_train)).split(batch_size)
         return [_with_positions(self._prepared(self._train, part)) for part in rows]
 
     def example(self) -> dict[str, Tensor]:
-        """The first test example, with the positions but not masked."""
+        """The first test example without masks, with ``positions``."""
         return _with_positions(super().example())
 
     def _masked(
@@ -99,10 +99,10 @@ class MaskedTextBatches(TextBatches):
         is_word = (ids > 0) & (ids != CLS) & (ids != SEP)
         positions = which.masked_fill(~is_word, 2.0).argsort(1)[:, : _count(ids)]
         words, how = ids.gather(1, positions), how.gather(1, positions)
-        anything = (how * 10 % 1 * VOCABULARY).long()
-        said = torch.where(how < 0.8, MASK, torch.where(how < 0.9, anything, words))
+        random_words = (how * 10 % 1 * VOCABULARY).long()
+        new = torch.where(how < 0.8, MASK, torch.where(how < 0.9, random_words, words))
         labels = words.masked_fill(~is_word.gather(1, positions), _IGNORED)
-        masked = ids.scatter(1, positions, torch.where(labels == _IGNORED, words, said))
+        masked = ids.scatter(1, positions, torch.where(labels == _IGNORED, words, new))
         return {**inputs, "input_ids": masked, "positions": positions}, labels
 
 
@@ -112,4 +112,5 @@ def _with_positions(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _count(ids: Tensor) -> int:
+    """Number of words to predict per sequence."""
     return max(1, round(_MASKED * ids.shape[1]))

@@ -1,4 +1,7 @@
-"""Sentences as tensors: GLUE's tasks, from ``$SMARTFRZ_DATA`` or the Hub, in BERT's WordPieces."""
+"""Text data sets as tensors of BERT's WordPieces: GLUE tasks and synthetic sentences.
+
+GLUE is read from ``$SMARTFRZ_DATA`` or downloaded from the Hub.
+"""
 
 import os
 from collections.abc import Iterator
@@ -16,31 +19,32 @@ TASKS = {
     "cola": ("sentence",),
     "sst2": ("sentence",),
 }
-"""GLUE's tasks by name: the columns that hold a sentence each."""
+"""GLUE tasks by name, with the columns that contain their sentences."""
 
 SENTENCES = "sentences"
-"""The training sentences of all tasks in a row, to predict masked words of."""
+"""The concatenated training sentences of all tasks, for predicting masked words."""
 
 MADE = "made"
-"""Sentences made on the spot, of random words: is a certain one among them?"""
+"""Synthetic sentences of random words; the label is whether a certain word is among them."""
 
 SENTENCES_LENGTH = 80
-"""Tokens of the pieces that words are predicted in; few pairs of MRPC are longer."""
+"""Sequence length for predicting masked words, in tokens; few pairs of MRPC are longer."""
 
 VOCABULARY = 30_522
 CLS, SEP, MASK = 101, 102, 103
 
 _HUB = "bert-base-uncased"
-# Held out of the sentences, to see how well masked words are predicted.
+# Fraction of SENTENCES that is held out as the test set.
 _TEST_FRACTION = 0.02
 
 
 @dataclass(frozen=True)
 class TextData:
-    """Examples as int64: ``ids`` (N, length), 0 where padded, and ``types`` (N, length).
+    """Examples as int64 tensors.
 
-    ``types`` tells the second sentence of a pair from the first. Labels are (N,) int64; unused for
-    `SENTENCES`, where the words are the labels.
+    ``ids`` are token ids, (N, length), 0 for padding; ``types`` are token types, (N, length), 0 for
+    the first and 1 for the second sentence of a pair. Labels are (N,), and unused for `SENTENCES`,
+    whose labels are the words.
     """
 
     train_ids: Tensor
@@ -54,18 +58,18 @@ class TextData:
 
 @lru_cache(maxsize=4)
 def load_text(name: str, length: int) -> TextData:
-    """Loads a task of GLUE, whose validation split is the test set, or other sentences.
+    """Loads a text data set; the test set of a GLUE task is its validation split.
 
     Args:
         name: one of `TASKS`, `SENTENCES` or `MADE`.
-        length: tokens that examples are cut or padded to.
+        length: number of tokens to which examples are cut or padded.
 
     Raises:
-        ValueError: the data or the vocabulary can be found neither on disk nor on the Hub, or no
-            length was given.
+        ValueError: the data or the vocabulary is neither on disk nor available on the Hub, or the
+            length is below 8.
     """
     if length < 8:
-        raise ValueError(f"max_length = {length} leaves no room for a sentence: say at least 8.")
+        raise ValueError(f"max_length = {length} is too short for a sentence: set at least 8.")
     if name == MADE:
         return _made(length)
     return _sentences(length) if name == SENTENCES else _task(name, length)
@@ -89,7 +93,7 @@ def _task(name: str, length: int) -> TextData:
 
 
 def _sentences(length: int) -> TextData:
-    """One sentence after the other, each with its end, cut into pieces of one length."""
+    """The shuffled sentences of all tasks, separated by ``[SEP]``, cut into equal lengths."""
     texts = list(dict.fromkeys(chain.from_iterable(_texts(name) for name in TASKS)))
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
     pieces = _tokenizer()([texts[i] for i in order], add_special_tokens=False)["input_ids"]
@@ -111,7 +115,7 @@ def _made(length: int, train: int = 1024, test: int = 256, words: int = 200) -> 
     generator = torch.Generator().manual_seed(0)
     count = train + test
     labels = torch.arange(count) % 2
-    # The first word is the one that is asked for.
+    # Word 1000 is the one that makes a sentence positive.
     ids = torch.randint(1001, 1000 + words, (count, length), generator=generator)
     places = torch.randint(1, length - 1, (count,), generator=generator)
     rows = torch.arange(count)
@@ -131,7 +135,7 @@ def _texts(name: str) -> Iterator[str]:
 
 
 def _rows(name: str, split: str) -> Any:
-    """A split of a task by column."""
+    """The rows of a task's split, indexable by column."""
     import datasets
 
     root = os.environ.get("SMARTFRZ_DATA")
@@ -141,13 +145,13 @@ def _rows(name: str, split: str) -> Any:
             rows = datasets.load_dataset("parquet", data_files=str(file), split="train")
         else:
             rows = datasets.load_dataset("nyu-mll/glue", name, split=split)
-    except Exception as error:  # whatever the network, the Hub or the cache raise
+    except Exception as error:  # the network, the Hub and the cache raise errors of many types
         raise _missing(f"The task {name}", f"glue/{name}/{split}-00000.parquet", error) from error
     columns = (*TASKS[name], "label")
     if missing := [column for column in columns if column not in rows.column_names]:
         raise ValueError(
-            f"The {split} split of {name} has no column {missing[0]!r}, but "
-            f"{', '.join(rows.column_names)}: {' and '.join(columns)} are needed."
+            f"The {split} split of {name} has no column {missing[0]!r}: it has "
+            f"{', '.join(rows.column_names)}, but {' and '.join(columns)} are required."
         )
     return rows
 
@@ -162,15 +166,15 @@ def _tokenizer() -> Any:
         if root and file.exists():
             return BertTokenizerFast(vocab=str(file))
         return BertTokenizerFast.from_pretrained(_HUB)
-    except Exception as error:  # whatever the network, the Hub or the cache raise
+    except Exception as error:  # the network, the Hub and the cache raise errors of many types
         raise _missing("BERT's vocabulary", f"{_HUB}/vocab.txt", error) from error
 
 
 def _missing(what: str, file: str, error: Exception) -> ValueError:
     root = os.environ.get("SMARTFRZ_DATA")
-    looked = f"$SMARTFRZ_DATA is {root}" if root else "$SMARTFRZ_DATA is not set"
+    state = f"$SMARTFRZ_DATA ({root}) has no {file}" if root else "$SMARTFRZ_DATA is not set"
     return ValueError(
-        f"{what} is missing. {looked}: {file} was looked for there, then on the Hugging Face Hub "
-        f"({type(error).__name__}). Set SMARTFRZ_DATA to the folder that holds it, or go online "
-        "once."
+        f"{what} is missing: {state}, and downloading it from the Hugging Face Hub failed "
+        f"({type(error).__name__}). Set SMARTFRZ_DATA to the folder that contains {file}, or go "
+        "online once."
     )

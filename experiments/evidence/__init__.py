@@ -1,4 +1,4 @@
-"""Comparing convergence predictors on families of networks that they have not seen.
+"""Comparison of convergence predictors on network families unseen in training.
 
 Import `compare` from ``experiments.evidence.comparing``.
 """

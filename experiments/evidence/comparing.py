@@ -1,4 +1,4 @@
-"""Doing the jobs of the evidence that are missing, and drawing what there is."""
+"""Execution of the missing jobs of the comparison, and output of its tables and figures."""
 
 import json
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ SCORES = "scores.csv"
 def compare(
     scale: str, results: Path, families: Sequence[str] | None = None, dry: bool = False
 ) -> None:
-    """Records and fits what is missing, and draws what there is.
+    """Executes missing recorded runs and jobs, and writes the tables and figures.
 
     Args:
-        scale: of the specs ``predictor`` and ``evidence``.
+        scale: a scale of the specs ``predictor`` and ``evidence``.
         results: the folder of all results.
-        families: only fit what is judged on these; by default on all.
-        dry: print what there is to do, and stop.
+        families: only execute jobs that are evaluated on these families; by default all.
+        dry: print the pending work, and stop.
 
     Raises:
-        ValueError: there is no such family.
+        ValueError: a family is unknown.
     """
     learning, judging = load_spec("predictor"), load_spec("evidence")
     learned, judged = plan(learning, scale), plan(judging, scale)
@@ -69,7 +69,7 @@ def compare(
 
 
 def known(planned: Sequence[Job], scores: Path) -> dict[Job, list[dict[str, Any]]]:
-    """What jobs have found, by this cache or else by the results that are there."""
+    """Returns the rows of scores of finished jobs, from the cache or otherwise from ``scores``."""
     frame = read_scores(scores) if scores.exists() else None
     written = {} if frame is None else dict(list(frame.groupby("job")))
     found = {}
@@ -89,7 +89,7 @@ def do_all(
     evidence: Evidence,
     command: str,
 ) -> None:
-    """Does the missing jobs under one progress bar."""
+    """Executes the missing jobs under one progress bar."""
     with tqdm(total=sum(1 + job.learns * job.training.steps for job in todo)) as bar:
         for job in todo:
             origin = provenance(command)
@@ -104,7 +104,7 @@ def do_all(
 
 
 def draw(comparison: Comparison, folder: Path) -> None:
-    """Makes tables, figures and the verdict from the scores alone, and shows what there is."""
+    """Writes tables, figures and the verdict from the scores alone, and prints the main table."""
     tables = {
         "table": tables_of_evidence.candidates(comparison),
         "ablations": tables_of_evidence.ablations(comparison),

@@ -1,4 +1,4 @@
-"""Figures of the evidence, in the style of all figures."""
+"""Figures of the comparison of convergence predictors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,16 +21,16 @@ _SHOWN = {
     **dict(zip(REGRESSIONS, (look("linear"), look("autofreeze")), strict=True)),
     "last displacement": look("displacement"),
 }
-"""Who is in the figure of tolerances, and how."""
+"""Candidates in the figure of tolerances, with colour and marker."""
 
 
 @rc_context(STYLE)
 def auroc(candidates: pd.DataFrame, families: Sequence[str]) -> Figure:
-    """The AUROC of each candidate for each family; black, below, the mean and its interval.
+    """Draws each candidate's AUROC per family; below in black, the mean and its interval.
 
     Args:
         candidates: from `Comparison.candidates`.
-        families: in the order of the legend.
+        families: families in the order of the legend.
     """
     fig = Figure(figsize=(5.2, 0.75 + 0.24 * len(candidates)), layout="constrained")
     ax = fig.subplots()
@@ -40,7 +40,7 @@ def auroc(candidates: pd.DataFrame, families: Sequence[str]) -> Figure:
         ax.plot(candidates[family], rows - 0.12, **look, ms=4, alpha=0.8, label=family)
     mean, half = candidates["auroc"], candidates["interval"].fillna(0)
     black: dict[str, Any] = {"color": "black", "ls": "none", "marker": "d", "ms": 3, "mew": 0}
-    ax.errorbar(mean, rows + 0.26, xerr=half, **black, elinewidth=0.9, label="Mean, 95%")
+    ax.errorbar(mean, rows + 0.26, xerr=half, **black, elinewidth=0.9, label="Mean, 95% interval")
     ax.axvline(0.5, **_DASHED)
     ax.set(xlabel="AUROC", xlim=(None, 1), ylim=(len(rows) - 0.4, -0.6), yticks=rows)
     ax.set_yticklabels(candidates["candidate"])
@@ -50,12 +50,12 @@ def auroc(candidates: pd.DataFrame, families: Sequence[str]) -> Figure:
 
 @rc_context(STYLE)
 def tolerances(by_tolerance: pd.DataFrame, families: Sequence[str], bundled: float) -> Figure:
-    """How the AUROC, and how often the label is "freeze", depend on the label's tolerance.
+    """Draws the AUROC and the rate of the label "freeze" against the label's tolerance.
 
     Args:
         by_tolerance: from `Comparison.tolerances`.
-        families: of which the means are.
-        bundled: the bundled predictor's tolerance.
+        families: families over which the means are taken.
+        bundled: tolerance of the bundled predictor.
     """
     fig = Figure(figsize=(5.6, 2.4), layout="constrained")
     left, right = fig.subplots(1, 2)
@@ -81,11 +81,11 @@ def tolerances(by_tolerance: pd.DataFrame, families: Sequence[str], bundled: flo
 def reliability(
     bins: Mapping[str, Sequence[tuple[int, float, float]]], errors: Mapping[str, float]
 ) -> Figure:
-    """How often layers are done of which the bundled predictor says so with some probability.
+    """Draws reliability diagrams of the bundled predictor, one panel per family.
 
     Args:
-        bins: of each family, see `reliability`.
-        errors: its calibration error.
+        bins: bins of each family, see `experiments.predictor.metrics.reliability`.
+        errors: calibration error of each family.
     """
     fig = Figure(figsize=(max(3.4, 1.75 * len(bins)), 2.3), layout="constrained")
     panels = fig.subplots(1, len(bins), squeeze=False, sharex=True, sharey=True).flat
@@ -96,9 +96,8 @@ def reliability(
             middles = ((probability * BINS).astype(int).clip(max=BINS - 1) + 0.5) / BINS
             ax.bar(middles, count / count.sum(), 0.8 / BINS, color="0.82", label="Examples")
             line: dict[str, Any] = {"marker": "o", "ms": 3.5, "mec": "white", "mew": 0.5}
-            ax.plot(
-                probability, rate, color=_OURS, **line, lw=1, clip_on=False, label="Can be frozen"
-            )
+            label = 'Labelled "freeze"'
+            ax.plot(probability, rate, color=_OURS, **line, lw=1, clip_on=False, label=label)
         ax.set_title(f"{family}: error {errors[family]:.3f}" if found else f"{family}: not run")
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.set_xticklabels(["0", "0.5", "1"])

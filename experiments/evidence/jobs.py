@@ -1,4 +1,4 @@
-"""Who tells best which layers are done: predictors, rivals and rules on families new to them."""
+"""Jobs that fit a candidate to all families but one and evaluate it on the one left out."""
 
 import dataclasses
 import hashlib
@@ -20,18 +20,19 @@ from experiments.validation import checked
 from smartfrz.predictor import History, freezing_threshold, stabilised
 
 Scorer = Callable[[History], Tensor]
-"""What a candidate says of a history: (R, L), the higher the sooner the layer is frozen."""
+"""Maps a history to scores (R, L); a higher score freezes a layer earlier."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is compared, see ``experiments/specs/evidence.toml``.
+    """Design of the comparison, see ``experiments/specs/evidence.toml``.
 
     Attributes:
-        seeds: of each candidate that learns.
-        records_per_epoch: the paces at which candidates are judged; the first is their own.
-        tolerances: of the label, at which the sensitivity is shown.
-        candidates: by name, what is different from how the bundled predictor is trained.
+        seeds: seeds of each trained candidate.
+        records_per_epoch: recording rates at which candidates are evaluated; the first is the rate
+            at which they are calibrated.
+        tolerances: label tolerances of the sensitivity analysis.
+        candidates: by name, the settings that differ from the bundled predictor's.
         ablations: the same, with the first seed only.
     """
 
@@ -44,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate, fitted with one seed to the trainings of all families but one."""
+    """One candidate, fitted with one seed to the recorded runs of all families but ``family``."""
 
     candidate: str
     family: str
@@ -54,13 +55,13 @@ class Job:
 
     @property
     def id(self) -> str:
-        """A hash of all that the outcome depends on."""
+        """Hash of everything on which the outcome depends."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def learns(self) -> bool:
-        """Whether this is a predictor; else a rival or a rule."""
+        """Whether the candidate is a predictor, not a regression or a rule."""
         return self.candidate not in RULES and self.candidate not in REGRESSIONS
 
 
@@ -70,13 +71,13 @@ def jobs(
     learned: Sequence[RunConfig],
     judged: Sequence[RunConfig],
 ) -> list[Job]:
-    """All that is to be compared, the families in turn.
+    """Returns all jobs of the comparison.
 
     Args:
-        evidence: what is compared.
-        training: of the bundled predictor.
-        learned: the trainings that candidates learn from.
-        judged: the trainings that they are judged on; no run is among both.
+        evidence: design of the comparison.
+        training: training settings of the bundled predictor.
+        learned: recorded runs for fitting candidates.
+        judged: recorded runs for evaluating candidates, disjoint from ``learned``.
     """
     assert not {each.id for each in learned} & {each.id for each in judged}
     values = dataclasses.asdict(training)
@@ -109,13 +110,13 @@ def do(
     paces: Sequence[int],
     on_step: Callable[[int, float], None],
 ) -> list[dict[str, Any]]:
-    """Fits a job's candidate and judges it: a row for each pace.
+    """Fits a job's candidate and evaluates it; returns a row for each recording rate.
 
     Args:
-        job: the candidate and the family that it has not seen.
-        learned: the recorded trainings, as in `jobs`.
-        judged: likewise.
-        paces: records an epoch at which it is judged.
+        job: the job.
+        learned: recorded runs for fitting, as in `jobs`.
+        judged: recorded runs for evaluation, as in `jobs`.
+        paces: recording rates of the evaluation, in records per epoch.
         on_step: called after every step of a predictor's training.
     """
     size = job.training.size
@@ -146,7 +147,7 @@ def do(
 def fitted(
     job: Job, histories: Sequence[History], on_step: Callable[[int, float], None]
 ) -> tuple[Scorer, float]:
-    """A job's candidate, and the threshold that is best on what it was calibrated on."""
+    """Returns a job's fitted candidate and its threshold, chosen on the calibration runs."""
     training = job.training
     if job.learns:
         predictor = fit(histories, training, job.seed, on_step)
@@ -171,12 +172,16 @@ def fitted(
 def gathered(
     scorer: Scorer, histories: Sequence[History], tolerance: float, stride: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Labels and scores at every ``stride``-th record but the first, (R, L) of each training."""
+    """Returns labels and scores at every ``stride``-th record but the first, (R, L) per run."""
     labels = [stabilised(h.cka, tolerance)[::stride][1:] for h in histories]
     scores = [scorer(thinned(history, stride))[1:] for history in histories]
     return labels, scores
 
 
 def thinned(history: History, stride: int) -> History:
-    """The history as if recorded less often, but that gradients and losses are of fewer steps."""
+    """Returns every ``stride``-th record of a history.
+
+    This is what recording less often gives, except that gradients and losses are summed over the
+    original, shorter intervals.
+    """
     return History(**{name: tensor[::stride] for name, tensor in vars(history).items()})

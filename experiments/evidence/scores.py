@@ -1,4 +1,4 @@
-"""The scores of all candidates: how they are kept, and what comes out when they are compared."""
+"""Scores of all candidates: storage as CSV, and summaries of them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from experiments.predictor.metrics import BINS
 from experiments.reporting.statistics import t_interval
 
 BUNDLED = "drift"
-"""The candidate that is trained as the bundled predictor is."""
+"""The candidate with the bundled predictor's settings."""
 
 RIVALS = (*REGRESSIONS, *RULES)
 MEANS = (
@@ -24,34 +24,35 @@ MEANS = (
     *("frozen_rightly", "frozen_time"),
 )
 
-# A job such as "12e456789012" or a torch version such as "2.10" must not come back as a number.
+# Job ids such as "12e456789012" and torch versions such as "2.10" must not be read as numbers.
 _TEXTS: dict[str, type] = dict.fromkeys(("job", "torch", "git"), str)
 
 
 def write_scores(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Writes what all jobs have found as CSV; the bins of each row as JSON."""
+    """Writes the rows of all jobs as CSV, with the bins of each row as JSON."""
     frame = pd.DataFrame(rows)
     write_csv(frame.assign(bins=frame["bins"].map(json.dumps)), file)
 
 
 def read_scores(file: Path) -> pd.DataFrame:
-    """What `write_scores` wrote, to the last bit."""
+    """Reads the scores that `write_scores` wrote, without loss of precision."""
     frame = pd.read_csv(file, dtype=_TEXTS, keep_default_na=False, na_values=[""])
     return frame.assign(bins=frame["bins"].map(json.loads))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scores, and what decides which of them are compared with each other.
+    """Scores and the summaries of them that are compared.
 
-    Where nothing else is said, it is at the candidates' own pace, with the bundled predictor's
-    tolerance, all seeds.
+    Unless stated otherwise, summaries are at the recording rate of the calibration, with the
+    bundled predictor's label tolerance, over all seeds.
 
     Attributes:
-        scores: a row for each candidate, family, seed, tolerance and pace, as `read_scores`.
-        evidence: what was to be compared.
-        tolerance: of the label from which the bundled predictor learns.
-        families: those that candidates are judged on.
+        scores: a row for each candidate, family, seed, tolerance and recording rate, from
+            `read_scores`.
+        evidence: design of the comparison.
+        tolerance: label tolerance of the bundled predictor.
+        families: families on which candidates are evaluated.
     """
 
     scores: pd.DataFrame
@@ -61,20 +62,21 @@ class Comparison:
 
     @property
     def pace(self) -> int:
-        """Records an epoch: the candidates' own."""
+        """The recording rate of the calibration, in records per epoch."""
         return self.evidence.records_per_epoch[0]
 
     def candidates(self) -> pd.DataFrame:
-        """Predictors, then rivals: a `summary` by ``candidate``."""
+        """Returns the `summary` by ``candidate``: predictors, then regressions and rules."""
         names = [*self.evidence.candidates, *RIVALS]
         return summary(self._usual(), "candidate", names, self.families)
 
     def ablations(self) -> pd.DataFrame:
-        """What becomes of the bundled predictor with other settings, one seed alone.
+        """Summarises variants of the bundled predictor, first seed only.
 
         Returns:
-            The same, of the bundled predictor, of it without attention, and of what differs in one
-            setting; and ``difference`` of the mean AUROC to that of the bundled one.
+            A `summary` by ``candidate`` of the bundled predictor, of the variant without attention
+            and of those with one other setting; and ``difference``, the mean AUROC minus that of
+            the bundled predictor.
         """
         names = [name for name, by in self.evidence.candidates.items() if "encoding" not in by]
         of_names = self._first_seed().query("records_per_epoch == @self.pace")
@@ -82,11 +84,11 @@ class Comparison:
         return found.assign(difference=found["auroc"] - found["auroc"].iloc[0])
 
     def paces(self) -> pd.DataFrame:
-        """The bundled predictor at other paces.
+        """Summarises the bundled predictor at all recording rates.
 
         Returns:
-            A `summary` by ``records_per_epoch``, rising; and ``drop``, by how much the mean
-            AUROC is lower than at its own pace.
+            A `summary` by ``records_per_epoch``, ascending; and ``drop``, the decrease of the mean
+            AUROC relative to the rate of the calibration.
         """
         of_bundled = self.scores[self.scores["candidate"] == BUNDLED]
         paces = sorted(self.evidence.records_per_epoch)
@@ -95,11 +97,11 @@ class Comparison:
         return found.assign(drop=own - found["auroc"])
 
     def tolerances(self) -> pd.DataFrame:
-        """Who does how well if the label is stricter or more tolerant, one seed alone.
+        """Summarises the sensitivity to the label's tolerance, first seed only.
 
         Returns:
-            A `summary` by ``tolerance``, rising, for each ``candidate``: the bundled
-            predictor, trained with each tolerance, and all rivals.
+            A `summary` by ``tolerance``, ascending, for each ``candidate``: the bundled predictor,
+            trained with each tolerance, and all regressions and rules.
         """
         rows = self._first_seed().query("records_per_epoch == @self.pace")
         other = [name for name, by in self.evidence.ablations.items() if set(by) == {"tolerance"}]
@@ -112,24 +114,24 @@ class Comparison:
         return pd.concat([part.assign(candidate=name) for name, part in parts.items()])
 
     def by_family(self, metric: str) -> pd.DataFrame:
-        """A metric of each candidate (the index) for each family, the mean over the seeds."""
+        """Returns a metric by candidate (index) and family (columns), mean over seeds."""
         names = [*self.evidence.candidates, *RIVALS]
         means = self._usual().groupby(["candidate", "family"])[metric].mean().unstack()
         return means.reindex(index=names, columns=list(self.families))
 
     def reliability(self) -> dict[str, list[tuple[int, float, float]]]:
-        """The bins of the bundled predictor for each family, all seeds together."""
+        """Returns the bundled predictor's bins for each family, pooled over seeds."""
         rows = self._usual().query("candidate == @BUNDLED")
         return {
             family: pooled(rows.loc[rows["family"] == family, "bins"]) for family in self.families
         }
 
     def best_shared_calibration(self) -> float:
-        """The calibration error that the best map of probabilities shared by all families leaves.
+        """Computes the calibration error under the best recalibration shared by all families.
 
-        A lower bound for any recalibration that does not know the family: the map gives each bin
-        the rate of "freeze" among the judged examples themselves, families counting alike. The mean
-        over families and seeds; NaN where a family is missing.
+        This is a lower bound for any recalibration without knowledge of the family: each bin is
+        mapped to the rate of "freeze" among the evaluation examples themselves, with equal weight
+        for each family. Mean over families and seeds; NaN if a family is missing.
         """
         rows = self._usual().query("candidate == @BUNDLED")
         errors = []
@@ -149,26 +151,26 @@ class Comparison:
 def summary(
     scores: pd.DataFrame, by: str, values: Sequence[Any], families: Sequence[str]
 ) -> pd.DataFrame:
-    """One row for each of some candidates, paces or tolerances.
+    """Summarises scores by candidate, recording rate or tolerance.
 
     Args:
-        scores: rows, each family and seed once for each of them.
-        by: the column that tells them apart.
-        values: what stands there, in the order of the rows.
-        families: over which the means are.
+        scores: scores; each family and seed occurs once for each value.
+        by: column to group by.
+        values: values of the column, in the order of the rows.
+        families: families over which the means are taken.
 
     Returns:
-        ``by``; for each family the AUROC, its mean over the seeds; `MEANS` over families, of the
-        seeds of which there are all families; ``interval``, how far from the mean AUROC the ends
-        of its 95% t-interval over the seeds are, NaN for a single one; ``seeds``, how many there
-        are; and ``not_run``, the families that are missing. NaN where something is missing.
+        A row for each value: ``by``; the AUROC for each family, mean over seeds; `MEANS` over
+        families and over the seeds for which all families exist; ``interval``, half the width of
+        the mean AUROC's 95% t-interval over seeds, NaN for a single seed; ``seeds``, their number;
+        and ``not_run``, the missing families. Missing values are NaN.
     """
     rows = [{by: value, **_summary(scores[scores[by] == value], families)} for value in values]
     return pd.DataFrame(rows)
 
 
 def pooled(found: Sequence[Sequence[tuple[int, float, float]]]) -> list[tuple[int, float, float]]:
-    """The bins of `reliability` of all examples of several rows."""
+    """Merges the bins of `experiments.predictor.metrics.reliability` of several rows."""
     of_bin: dict[int, list[tuple[int, float, float]]] = {}
     for count, probability, rate in (each for bins in found for each in bins):
         index = min(int(probability * BINS), BINS - 1)
@@ -177,7 +179,7 @@ def pooled(found: Sequence[Sequence[tuple[int, float, float]]]) -> list[tuple[in
 
 
 def _shared_map_error(bins: Sequence[Sequence[tuple[int, float, float]]]) -> float:
-    """The mean calibration error over families once all are mapped to the same rates."""
+    """Returns the mean calibration error over families after mapping all to the same rates."""
     weight: dict[int, float] = {}
     rate: dict[int, float] = {}
     parts = []
@@ -199,7 +201,7 @@ def _pooled(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, floa
 
 
 def _summary(rows: pd.DataFrame, families: Sequence[str]) -> dict[str, Any]:
-    """Of one candidate."""
+    """Summarises the scores of one value of `summary`."""
     indexed = rows.set_index(["seed", "family"])
 
     def by_seed(metric: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the predictor is compared with: rules without learning, and a logistic regression."""
+"""Baseline predictors: rules without training, and logistic regressions."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,14 +17,15 @@ _SMALLEST = 1e-8
 
 
 def last_displacement(history: History) -> Tensor:
-    """The less a layer moved since the record before, relative to its norm, the sooner: (R, L)."""
+    """Returns the negated displacement since the previous record, relative to the norm, (R, L)."""
     return -_step_norms(history.weights) / _norms(history.weights)
 
 
 def gradient_norm_change(history: History) -> Tensor:
-    """AutoFreeze's signal: the less the norm of the summed gradient changed, the sooner: (R, L).
+    """Returns the negated relative change of the summed gradient's norm, (R, L).
 
-    Summed over the steps that the recording summed, fewer than AutoFreeze's quarter of an epoch.
+    This is AutoFreeze's criterion, with gradients summed over the steps between two records, which
+    are fewer than AutoFreeze's quarter of an epoch.
     """
     previous = history.gradient.roll(1, dims=0)
     change = (previous - history.gradient).abs() / previous.clamp_min(_SMALLEST)
@@ -32,13 +33,13 @@ def gradient_norm_change(history: History) -> Tensor:
 
 
 def progress(history: History) -> Tensor:
-    """The later in the schedule, the sooner, whatever the layer does: (R, L)."""
+    """Returns the progress through the schedule, from 0 to 1, for every layer, (R, L)."""
     records, layers = history.cka.shape
     return torch.linspace(0, 1, records)[:, None].expand(records, layers)
 
 
 def depth(history: History) -> Tensor:
-    """The nearer to the input, the sooner, whatever the time: (R, L)."""
+    """Returns the layer's position, from 1 at the input to 0, at every record, (R, L)."""
     records, layers = history.cka.shape
     return torch.linspace(1, 0, layers).expand(records, layers)
 
@@ -49,22 +50,22 @@ RULES: dict[str, Callable[[History], Tensor]] = {
     "progress": progress,
     "depth": depth,
 }
-"""Scores with no learning at all: (R, L), the higher the sooner the layer is frozen."""
+"""Scores (R, L) without training, by name; a higher score freezes a layer earlier."""
 
 
 def hand_made_features(history: History) -> Tensor:
-    """Sixteen numbers that describe each record of each layer.
+    """Computes sixteen features of each record of each layer.
 
-    The logarithms of the displacement since 1, 2, 3, 5, 8 and 12 records, relative to the norm; by
-    how much the first of them changed in 5 and in 10 records; the cosine of the last two steps,
-    and its mean over five records; the logarithms of six quantiles of the last step's elements,
-    relative to the root mean square of the weights.
+    The features are the logarithms of the displacement over 1, 2, 3, 5, 8 and 12 records, relative
+    to the norm; the change of the first of these over 5 and 10 records; the cosine between the last
+    two steps, and its mean over five records; and the logarithms of six quantiles of the last
+    step's absolute elements, relative to the root mean square of the weights.
 
     Args:
         history: R records of L layers.
 
     Returns:
-        (R, L, 16) float32. What there are too few records for is taken from the first ones.
+        (R, L, 16) float32. Near the start, lags are shortened to the available records.
     """
     weights = history.weights
     records = torch.arange(len(weights))
@@ -85,12 +86,12 @@ def hand_made_features(history: History) -> Tensor:
 
 
 def drift_features(history: History) -> Tensor:
-    """Eight numbers that describe each record of each layer and of all layers before it.
+    """Computes eight features of each record of each layer and all layers before it.
 
-    What `drift` makes of all sampled weights, in one number a moment: the
-    displacement since seven moments of the time so far and the path since the first record,
-    relative to the norm, as the root of the sum of squares over the layers up to this one;
-    logarithms.
+    These reduce the `drift` encoding of all sampled weights to one number per earlier record: the
+    displacement since seven fractions of the time so far, and the length of the path since the
+    first record, relative to the norm. Each is the logarithm of the root of the sum of squares over
+    the layers up to this one.
 
     Args:
         history: R records of L layers, in execution order.
@@ -113,16 +114,16 @@ REGRESSIONS: dict[str, Callable[[History], Tensor]] = {
     "logistic regression": hand_made_features,
     "logistic regression on drift": drift_features,
 }
-"""By name, what each logistic regression sees: (R, L, features)."""
+"""Features (R, L, F) of each logistic regression, by name."""
 
 
 def regression(name: str, histories: Sequence[History], labels: Sequence[Tensor]) -> Pipeline:
-    """A logistic regression on its features, fitted to all records but the first.
+    """Fits a logistic regression to all records but the first.
 
     Args:
-        name: of its features, in `REGRESSIONS`.
-        histories: of R records of L layers each.
-        labels: (R, L) bool each.
+        name: name of its features in `REGRESSIONS`.
+        histories: histories of R records of L layers each.
+        labels: labels, (R, L) bool each.
     """
     features = REGRESSIONS[name]
     inputs = torch.cat([features(each)[1:].flatten(0, 1) for each in histories])
@@ -132,7 +133,7 @@ def regression(name: str, histories: Sequence[History], labels: Sequence[Tensor]
 
 
 def probability_by(model: Pipeline, name: str) -> Callable[[History], Tensor]:
-    """What a fitted regression says of each record: a function to (R, L) in [0, 1]."""
+    """Returns a function that maps a history to a fitted regression's probabilities, (R, L)."""
 
     def probability(history: History) -> Tensor:
         inputs = REGRESSIONS[name](history)
@@ -147,7 +148,7 @@ def _norms(weights: Tensor) -> Tensor:
 
 
 def _step_norms(weights: Tensor) -> Tensor:
-    """(R, L); infinite at the first record, before which there was no step."""
+    """Returns (R, L) norms of the steps; infinite at the first record, which no step precedes."""
     return weights.diff(dim=0, prepend=weights[:1] + torch.inf).norm(dim=2)
 
 

@@ -1,4 +1,4 @@
-"""Tables of the evidence: who tells best which layers are done, and what that depends on."""
+"""Tables of the comparison of convergence predictors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Column:
-    """Numbers of a table.
+    """A column of numbers in a table.
 
     Attributes:
-        title: stands over them.
-        key: where they are in the frame.
-        best: picks the one that is set in bold; by default none is.
-        how: they are written.
+        title: the column's title.
+        key: the column of the frame.
+        best: selects the number set in bold; by default none.
+        how: format of the numbers.
     """
 
     title: str
@@ -32,13 +32,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame from `summary`, and how it is shown.
+    """A table made from a frame of `summary`.
 
     Attributes:
-        frame: as it is written to a CSV file.
-        labels: titles of the first columns, by where they are in the frame.
-        columns: the others.
-        caption: what stands above.
+        frame: the frame, as written to CSV.
+        labels: titles of the leading text columns, by column of the frame.
+        columns: the columns of numbers.
+        caption: the caption.
     """
 
     frame: pd.DataFrame
@@ -47,18 +47,18 @@ class Table:
     caption: str
 
     def to_markdown(self) -> str:
-        """As GitHub Markdown."""
+        """Returns the table as GitHub Markdown."""
         return markdown(*self._rendered(escape_markdown, "**{}**"), self.caption, len(self.labels))
 
     def to_latex(self) -> str:
-        """As a LaTeX float; needs the package booktabs."""
+        """Returns the table as a LaTeX float, which needs the package booktabs."""
         cells = self._rendered(escape_latex, r"\textbf{{{}}}")
         return latex(*cells, self.caption, len(self.labels))
 
     def _rendered(
         self, escape: Callable[[str], str], bold: str
     ) -> tuple[list[str], list[list[list[str]]]]:
-        """Header and rows as words, those of a kind in a group."""
+        """Returns the header and the formatted rows, grouped by kind."""
         columns = self.columns
         best = [c.best and format(c.best(self.frame[c.key]), c.how) for c in columns]
         groups: dict[str, list[list[str]]] = {}
@@ -75,7 +75,7 @@ class Table:
 
 
 def candidates(comparison: Comparison) -> Table:
-    """All predictors and their rivals."""
+    """Returns the table of all predictors, regressions and rules."""
     frame = comparison.candidates()
     frame.insert(0, "kind", [_kind(name) for name in frame["candidate"]])
     return Table(
@@ -87,23 +87,23 @@ def candidates(comparison: Comparison) -> Table:
             Column("Average precision", "average_precision", pd.Series.max),
             Column("Calibration error", "calibration_error", pd.Series.min),
             Column("F1", "f1", pd.Series.max),
-            Column("Frozen rightly", "frozen_rightly"),
-            Column("Frozen time", "frozen_time"),
+            Column("Correctly frozen", "frozen_rightly"),
+            Column("Time frozen", "frozen_time"),
         ],
-        "How well candidates tell which layers are done, in networks of a family that they have "
-        f"not learned from, at {_pace_and_label(comparison)}: AUROC for each family, and means "
-        "over the families; with a 95% t-interval over the seeds, where there are several. With "
-        "each candidate's threshold: F1 over all records; the part of the layers frozen that were "
-        "done then; and the part of the time for which a layer is frozen. "
-        f"{measured_on(comparison.scores)}",
+        "Convergence predictors on network families unseen in training, at "
+        f"{_pace_and_label(comparison)}: AUROC for each family, and means over families, with 95% "
+        "t-intervals over seeds where several were run. At each candidate's threshold: F1 over all "
+        "records, the fraction of frozen layers that had converged when they were frozen, and the "
+        f"fraction of time for which a layer is frozen. {measured_on(comparison.scores)}",
     )
 
 
 def ablations(comparison: Comparison) -> Table:
-    """The bundled predictor with other settings."""
+    """Returns the table of the bundled predictor with other settings, which has one seed alone."""
+    of_first_seed = comparison.scores["seed"] == comparison.evidence.seeds[0]
     return Table(
         comparison.ablations(),
-        {"candidate": "What differs"},
+        {"candidate": "Setting"},
         [
             *(Column(name, name) for name in comparison.families),
             Column("Mean AUROC", "auroc"),
@@ -112,18 +112,18 @@ def ablations(comparison: Comparison) -> Table:
             Column("F1", "f1"),
             Column('Labelled "freeze"', "positive_rate"),
         ],
-        f"The bundled predictor (drift), and what it becomes if one thing differs, with seed "
-        f"{comparison.evidence.seeds[0]} alone, at {_pace_and_label(comparison)}: AUROC for each "
-        "family, and means over the families. With another tolerance it learns from another "
-        f"label and is judged by that one. {measured_on(comparison.scores)}",
+        "Ablations of the bundled predictor (drift): variants that differ in one setting, at "
+        f"{_pace_and_label(comparison)}. AUROC for each family, and means over families. Variants "
+        "with another tolerance are trained and evaluated with that tolerance. "
+        f"{measured_on(comparison.scores[of_first_seed])}",
     )
 
 
 def paces(comparison: Comparison) -> Table:
-    """The bundled predictor at other paces than its own."""
+    """Returns the table of the bundled predictor at different recording rates."""
     return Table(
         comparison.paces(),
-        {"records_per_epoch": "Records an epoch"},
+        {"records_per_epoch": "Records per epoch"},
         [
             *(Column(name, name) for name in comparison.families),
             Column("Mean AUROC", "auroc"),
@@ -131,9 +131,9 @@ def paces(comparison: Comparison) -> Table:
             Column("Calibration error", "calibration_error"),
             Column("F1", "f1"),
         ],
-        f"The bundled predictor (drift), calibrated at {_pace_and_label(comparison)}, at other "
-        "paces: AUROC for each family, and means over the families, with a 95% t-interval over "
-        "the seeds, where there are several; and by how much the mean AUROC is lower. "
+        f"The bundled predictor (drift), calibrated at {_pace_and_label(comparison)}, at different "
+        "recording rates: AUROC for each family, and means over families, with 95% t-intervals "
+        "over seeds where several were run. Drop: decrease of the mean AUROC. "
         f"{measured_on(comparison.scores)}",
     )
 
@@ -146,7 +146,7 @@ def _kind(candidate: str) -> str:
 
 def _pace_and_label(comparison: Comparison) -> str:
     return (
-        f"{comparison.pace} records an epoch and with a tolerance of the label of "
+        f"{comparison.pace} records per epoch and with a label tolerance of "
         f"{comparison.tolerance:g}"
     )
 
@@ -158,6 +158,6 @@ def _word(row: pd.Series, column: Column) -> str:
 
 
 def _spread(row: pd.Series, column: Column) -> str:
-    """The mean AUROC's interval."""
+    """Returns the interval of the mean AUROC as text; empty for other columns."""
     known = column.key == "auroc" and not pd.isna(row["interval"])
     return f" ± {row['interval']:.3f}" if known else ""

@@ -1,4 +1,4 @@
-"""What the evidence says of the bundled predictor: which claims hold, by its own numbers."""
+"""Verdict on the bundled predictor: claims about it, tested against the measured scores."""
 
 import math
 from collections.abc import Iterator
@@ -16,25 +16,31 @@ _RULE = "last displacement"
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that may hold: what, whether (``None`` is unknown), and the numbers behind it."""
+    """A claim.
+
+    Attributes:
+        what: the claim.
+        holds: whether it holds; None if results are missing.
+        found: the numbers on which this is based.
+    """
 
     what: str
     holds: bool | None
     found: str
 
     def __str__(self) -> str:
-        said = {True: "Holds", False: "Does not hold", None: "Not known, since not all is run"}
-        return f"- **{said[self.holds]}:** {self.what}. {self.found}".rstrip()
+        words = {True: "Holds", False: "Does not hold", None: "Unknown, results are missing"}
+        return f"- **{words[self.holds]}:** {self.what}. {self.found}".rstrip()
 
 
 def verdict(comparison: Comparison) -> str:
-    """Which claims hold, in Markdown, and every rival that does better anywhere."""
+    """Returns the claims in Markdown, with every candidate that is better for some family."""
     lines = [
-        "# What holds of the bundled predictor",
+        "# Verdict on the bundled predictor",
         "",
-        f"In networks of a family that it has not learned from, at {comparison.pace} records an "
-        f"epoch, with a tolerance of the label of {comparison.tolerance:g}; AUROC if nothing else "
-        "is said, means over the seeds.",
+        f"On network families unseen in training, at {comparison.pace} records per epoch and with "
+        f"a label tolerance of {comparison.tolerance:g}. Predictors are compared by AUROC; numbers "
+        "are means over seeds.",
         "",
         *map(str, claims(comparison)),
         "",
@@ -44,47 +50,47 @@ def verdict(comparison: Comparison) -> str:
 
 
 def claims(comparison: Comparison) -> Iterator[Claim]:
-    """The claims, in the order in which they are made."""
+    """Yields the claims."""
     auroc = comparison.by_family("auroc")
     own = auroc.loc[BUNDLED]
     summary = comparison.candidates().set_index("candidate").loc[BUNDLED]
     spread = "" if math.isnan(summary["interval"]) else f" ± {summary['interval']:.4f}"
     yield Claim(
-        "The mean over the families is at least 0.96",
+        "The mean AUROC over families is at least 0.96",
         _at_least(own.mean(skipna=False), 0.96),
         f"It is {_number(own.mean(skipna=False))}{spread}; {_listed(own)}.",
     )
     gain = own - auroc.loc[_RULE]
     yield Claim(
-        f"It is at least 0.04 above the rule {_RULE} for every family",
+        f"The AUROC exceeds that of the rule {_RULE} by at least 0.04 for every family",
         _at_least(gain, 0.04),
-        f"The differences: {_listed(gain, '+.4f')}.",
+        f"The differences are {_listed(gain, '+.4f')}.",
     )
     for rival in REGRESSIONS:
         gain = own - auroc.loc[rival]
         yield Claim(
-            f"It is not below the {rival} for any family",
+            f"The AUROC is at least that of the {rival} for every family",
             _at_least(gain, 0),
-            f"The differences: {_listed(gain, '+.4f')}.",
+            f"The differences are {_listed(gain, '+.4f')}.",
         )
         yield Claim(
-            f"It is not below the {rival} on average",
+            f"The mean AUROC is at least that of the {rival}",
             _at_least(gain.mean(skipna=False), 0),
-            f"The difference: {_number(gain.mean(skipna=False), '+.4f')}.",
+            f"The difference is {_number(gain.mean(skipna=False), '+.4f')}.",
         )
     error = comparison.by_family("calibration_error").loc[BUNDLED]
     yield Claim(
-        "Its mean calibration error is at most 0.05",
+        "The mean calibration error is at most 0.05",
         _at_least(-error.mean(skipna=False), -0.05),
-        f"It is {_number(error.mean(skipna=False))}; {_listed(error)}. The best map of "
-        "probabilities that all families share, fitted to the judged examples themselves, would "
-        f"leave {_number(comparison.best_shared_calibration())}.",
+        f"It is {_number(error.mean(skipna=False))}; {_listed(error)}. With the best recalibration "
+        "shared by all families, fitted to the evaluation examples themselves, it would be "
+        f"{_number(comparison.best_shared_calibration())}.",
     )
     paces = comparison.paces().set_index("records_per_epoch")
     yield Claim(
-        "At no other pace is the mean lower by more than 0.02",
+        "The mean AUROC drops by at most 0.02 at other recording rates",
         _at_least(-paces["drop"], -0.02),
-        f"At {', '.join(map(str, paces.index))} records an epoch it is "
+        f"At {', '.join(map(str, paces.index))} records per epoch it is "
         f"{', '.join(_number(value) for value in paces['auroc'])}.",
     )
     others = {
@@ -119,11 +125,11 @@ def _listed(values: pd.Series, how: str = ".4f") -> str:
 def _best(auroc: pd.DataFrame) -> str:
     mean = auroc.mean(axis=1, skipna=False)
     known = mean.notna().any()
-    return f"The best of them on average: {mean.idxmax()}, {mean.max():.4f}." if known else ""
+    return f"Best of these on average: {mean.idxmax()}, {mean.max():.4f}." if known else ""
 
 
 def _beaten(auroc: pd.DataFrame, name: str) -> str:
-    """Where a candidate is better than the bundled predictor; nothing if nowhere."""
+    """Returns the families for which a candidate is better, as text; empty if there are none."""
     other, own = auroc.loc[name], auroc.loc[BUNDLED]
-    where = [f"{x} ({other[x]:.4f} to {own[x]:.4f})" for x in auroc.columns[other > own]]
+    where = [f"{x} ({other[x]:.4f} vs. {own[x]:.4f})" for x in auroc.columns[other > own]]
     return f"{name} is better for {', '.join(where)}" if where else ""

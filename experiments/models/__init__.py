@@ -1,4 +1,4 @@
-"""Networks, their pretraining, and where their weights come from.
+"""Networks, their pretraining, and loaders of their weights.
 
 Import `NETWORKS` and `build_model` from ``experiments.models.registry``, `load_pretrained` from
 ``experiments.models.pretraining``.

@@ -1,26 +1,30 @@
-"""BERT, to classify sentences with and to pretrain (Devlin et al., 2019)."""
+"""BERT for classifying sentences and for masked-word pretraining (Devlin et al., 2019)."""
 
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 _SIZES = {"bert_tiny": (2, 128), "bert_mini": (4, 256), "bert_base": (12, 768)}
-"""Encoder layers, and their width."""
+"""Number of encoder layers, and their width."""
 
 
 class BertClassifier(BertForSequenceClassification):
-    """Maps sentences to logits, and to nothing else."""
+    """A BERT classifier that returns the logits only."""
 
     def forward(self, **inputs: Tensor) -> Tensor:  # type: ignore[override]
-        """Logits (B, classes) of ``input_ids``, ``token_type_ids``, ``attention_mask`` (B, L)."""
+        """Computes logits (B, classes).
+
+        Args:
+            **inputs: ``input_ids``, ``token_type_ids`` and ``attention_mask``, each (B, L).
+        """
         return super().forward(**inputs).logits
 
 
 class MaskedBert(nn.Module):
-    """Maps sentences and positions in them to logits of the words there.
+    """BERT that predicts the words at given positions of sentences.
 
-    Its parameters are named as the classifier's, down to the pooler, which it does not use.
-    What has no part in its output does not train: DDP would wait for the gradients.
+    Its parameters have the classifier's names, including the pooler's, which it does not use.
+    Unused parameters do not require gradients, because DDP would wait for them.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -33,26 +37,31 @@ class MaskedBert(nn.Module):
             param.requires_grad_(False)
 
     def forward(self, positions: Tensor, **inputs: Tensor) -> Tensor:
-        """Logits (B, K, words) at ``positions`` (B, K); the other inputs are the classifier's."""
+        """Computes logits (B, K, words).
+
+        Args:
+            positions: positions of the words to predict, (B, K).
+            **inputs: the inputs of `BertClassifier`.
+        """
         states = self.bert(**inputs).last_hidden_state
         index = positions[..., None].expand(-1, -1, states.shape[2])
         return self.cls(states.gather(1, index))
 
 
 def bert(name: str, num_classes: int) -> BertClassifier:
-    """A classifier with random weights."""
+    """Returns a classifier with random weights."""
     return BertClassifier(_config(name, num_classes))
 
 
 def masked_bert(name: str) -> MaskedBert:
-    """What the classifier of this name is pretrained as."""
+    """Returns the randomly initialised network that is pretrained in place of the classifier."""
     model = MaskedBert(_config(name))
     model.apply(model.bert._init_weights)
     return model
 
 
 def published_weights() -> dict[str, Tensor]:
-    """The published weights of BERT-base, by the names of the classifier's parameters."""
+    """Returns the published weights of BERT-base under the classifier's parameter names."""
     state = BertModel.from_pretrained("bert-base-uncased").state_dict()
     return {f"bert.{name}": tensor for name, tensor in state.items()}
 

@@ -1,4 +1,4 @@
-"""The weights that fine-tuning starts from: published ones, or those of a run of our own."""
+"""Initial weights for fine-tuning: published weights, or those of a pretraining run."""
 
 import math
 from functools import lru_cache
@@ -11,14 +11,14 @@ from experiments.models.registry import NETWORKS
 from experiments.models.weights import load_weights
 
 PUBLISHED = ("imagenet", "books")
-"""Data sets whose weights others have published: networks for images, and BERT."""
+"""Pretraining data sets with published weights: of image networks, and of BERT."""
 
-# What BERT predicts masked words, and the next sentence, with.
+# BERT's heads for masked words and next sentences.
 _HEADS = ("cls.",)
 
 
 def pretraining_run(config: RunConfig) -> RunConfig | None:
-    """The run that makes the weights that ``config`` starts from, if it is ours to make."""
+    """Returns the pretraining run of a run; None for published weights and from scratch."""
     source = config.pretraining
     if source is None or source.dataset in PUBLISHED:
         return None
@@ -45,18 +45,19 @@ def pretraining_run(config: RunConfig) -> RunConfig | None:
 
 
 def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str, str]:
-    """Loads the first weights of a run into its model, all but the head's.
+    """Loads the pretrained weights of a run into its model, except those of the head.
 
     Args:
         config: the run.
         model: its model, with random weights.
-        head: dotted name of the output layer, which stays random.
+        head: dotted name of the output layer, which remains random.
 
     Returns:
-        What they are: ``source``, and of our own ``accuracy`` there and ``sha256``.
+        Facts about the weights: ``source``, and for those of a pretraining run also ``accuracy``
+        and ``sha256``.
 
     Raises:
-        ValueError: there are no such weights, or they are not made for this model.
+        ValueError: the weights are not available, or do not fit the model.
     """
     assert config.pretraining is not None
     source = pretraining_run(config)
@@ -71,13 +72,16 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
     wrong = [name for name, tensor in body.items() if tensor.shape != shapes.get(name)]
     wrong += [name for name in shapes if name not in body and not name.startswith(heads)]
     if wrong:
-        raise ValueError(f"The pretrained weights do not fit {config.model}: {wrong[0]}.")
+        raise ValueError(
+            f"The pretrained weights do not fit {config.model}: {wrong[0]} differs. Choose another "
+            "pretraining data set."
+        )
     model.load_state_dict(body, strict=False)
     return facts
 
 
 def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, with a transformer's position embeddings resampled to the model's resolution."""
+    """The weights, with a vision transformer's position embeddings resampled to the image size."""
     name = "pos_embed"
     if name not in weights or name not in own:
         return weights
@@ -89,7 +93,7 @@ def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Te
 
 @lru_cache
 def has_published_weights(model: str) -> bool:
-    """Whether the published weights of a model are on this machine or can be fetched."""
+    """Whether the published weights of a model are in the cache or can be downloaded."""
     try:
         published_weights(model)
     except ValueError:
@@ -98,18 +102,20 @@ def has_published_weights(model: str) -> bool:
 
 
 def published_weights(model: str) -> dict[str, Tensor]:
-    """The published weights of a network, from this machine or the network.
+    """Loads the published weights of a network, and downloads them if necessary.
 
     Raises:
-        ValueError: there are none, or they cannot be fetched.
+        ValueError: there are none, or they cannot be downloaded.
     """
     fetch = NETWORKS[model].published
     if fetch is None:
-        raise ValueError(f"Nobody has published weights of {model}: choose other pretraining.")
+        raise ValueError(
+            f"There are no published weights of {model}: choose another pretraining data set."
+        )
     try:
         return fetch()
-    except Exception as error:  # whatever the network or the hub raise
+    except Exception as error:  # the network and the Hub raise errors of many types
         raise ValueError(
-            f"The published weights of {model} cannot be fetched ({type(error).__name__}): go "
+            f"The published weights of {model} cannot be downloaded ({type(error).__name__}): go "
             "online once, or choose another pretraining data set."
         ) from error

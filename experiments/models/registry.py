@@ -1,4 +1,4 @@
-"""The registry of networks: one entry each, with how it is built, its family and its weights.
+"""Registry of networks: the constructor, family, label and published weights of each.
 
 To add a network, write a function that builds it, and an entry in `NETWORKS`. Specs, runs, tables
 and figures read the registry.
@@ -23,15 +23,15 @@ from experiments.models.vision import (
 
 @dataclass(frozen=True)
 class Network:
-    """A network that runs train.
+    """A network.
 
     Attributes:
-        build: maps the number of classes and the side of the images to random weights.
-        family: networks of one architecture: a predictor has not seen a family if it was trained
-            on none of its members. Empty for those that are only pretrained.
+        build: builds it with random weights, from the number of classes and the side of the images.
+        family: its architecture. A family is unseen by a predictor that was trained on none of its
+            members. Empty for networks that are only used for pretraining.
         label: its name in tables and figures; by default the name in specs.
-        pretrained_as: the network that is pretrained in its place, with another head.
-        published: fetches weights that others have published; None if there are none.
+        pretrained_as: the network with another head that is pretrained in its place.
+        published: returns published weights; None if there are none.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -96,7 +96,7 @@ NETWORKS: dict[str, Network] = {
     "attention": Network(attention_net, "attention"),
     "attention_deep": Network(partial(attention_net, blocks=8, patch_size=8), "attention"),
 }
-"""All networks by the name that specs give them, in the order of tables and figures."""
+"""All networks by their names in specs, in the order of tables and figures."""
 
 
 def families() -> list[str]:
@@ -110,7 +110,7 @@ def family(name: str) -> str:
 
 
 def network(name: str) -> Network:
-    """The network that a name in a spec means.
+    """Returns the network with a name in a spec.
 
     Raises:
         ValueError: there is no such network.
@@ -121,7 +121,12 @@ def network(name: str) -> Network:
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """A network with random weights.
+    """Builds a network with random weights.
+
+    Args:
+        name: its name in specs.
+        num_classes: number of classes.
+        image_size: side of the images in pixels; unused for text.
 
     Raises:
         ValueError: there is no such network.

@@ -22,7 +22,7 @@ def plain_net(num_classes: int, width: int = 16, blocks: int = 2) -> nn.Module:
     for stage in (1, 2, 4):
         for _ in range(blocks):
             conv = nn.Conv2d(channels, stage * width, 3, padding=1)
-            # As torchvision's VGG; with PyTorch's own start, no signal comes through.
+            # As in torchvision's VGG: the signal vanishes with PyTorch's default initialisation.
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
@@ -33,7 +33,7 @@ def plain_net(num_classes: int, width: int = 16, blocks: int = 2) -> nn.Module:
 
 
 def mobile_net(num_classes: int, width: int = 12, blocks: int = 1) -> nn.Module:
-    """Inverted residuals with depthwise convolutions, ``width`` to ``4 * width`` channels."""
+    """A MobileNet of inverted residual blocks, ``width`` to ``4 * width`` channels."""
     parts: list[nn.Module] = [*_conv(3, width, 3, 2), nn.ReLU6()]
     channels = width
     for stage, stride in ((1, 1), (2, 2), (4, 2)):

@@ -1,4 +1,4 @@
-"""The paper's networks for images, for any resolution, and their published weights."""
+"""The paper's image networks for any resolution, and their published weights."""
 
 import torchvision
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torchvision.models.resnet import Bottleneck
 
 
 def resnet50(num_classes: int, image_size: int) -> nn.Module:
-    """Below 64 pixels the last stage keeps its resolution.
+    """torchvision's ResNet-50; below 64 pixels the last stage does not reduce the resolution.
 
-    Its maps would shrink to one pixel: too few values for the statistics of a batch norm, and
-    frozen ones, which use the running statistics, would not stand in for them.
+    Its feature maps would shrink to one pixel, which is too little for the batch statistics of a
+    batch norm: a frozen one uses the running statistics, which would differ from them too much.
     """
     model = torchvision.models.resnet50(num_classes=num_classes, zero_init_residual=True)
     if image_size < 64:
@@ -21,7 +21,10 @@ def resnet50(num_classes: int, image_size: int) -> nn.Module:
 
 
 def vgg11(num_classes: int, image_size: int) -> nn.Module:
-    """Below 224 pixels one linear layer replaces the three for 7 x 7 features, as is usual."""
+    """torchvision's VGG-11; below 224 pixels with the usual single linear layer as classifier.
+
+    The original's three linear layers expect features of 7 x 7 pixels.
+    """
     model = torchvision.models.vgg11(num_classes=num_classes)
     if image_size < 224:
         model.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -47,12 +50,12 @@ def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
 
 
 def torchvision_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights of a network."""
+    """Loads torchvision's ImageNet weights of a network."""
     return torchvision.models.get_model(name, weights="IMAGENET1K_V1").state_dict()
 
 
 def deit_tiny_weights() -> dict[str, Tensor]:
-    """timm's ImageNet weights of DeiT-T."""
+    """Loads timm's ImageNet weights of DeiT-T."""
     import timm
 
     return timm.create_model("deit_tiny_patch16_224", pretrained=True).state_dict()

@@ -1,4 +1,4 @@
-"""Final weights of runs, kept in the cache for runs that start from them."""
+"""Final weights of runs, stored in the cache for runs that are initialised from them."""
 
 import hashlib
 from pathlib import Path
@@ -15,23 +15,29 @@ if TYPE_CHECKING:
 
 
 def weights_file(config: "RunConfig") -> Path:
-    """Where the final weights of a run are kept."""
+    """The file with the final weights of a run."""
     return cache_folder("weights") / f"{config.id}.safetensors"
 
 
 def save_weights(config: "RunConfig", model: nn.Module, accuracy: float) -> None:
-    """Keeps the final weights of a run, tied ones once, and the accuracy that they reach."""
+    """Stores the final weights of a run, tied ones once, and their accuracy.
+
+    Args:
+        config: the run.
+        model: its model after the last step.
+        accuracy: its final test accuracy.
+    """
     state = model.state_dict()
     once = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
     tensors = {name: state[name].contiguous() for name in reversed(once.values())}
+    digest = hashlib.sha256(save(tensors)).hexdigest()[:12]
+    facts = {"source": config.dataset, "accuracy": str(accuracy), "sha256": digest}
     with replacing(weights_file(config)) as partial:
-        digest = hashlib.sha256(save(tensors)).hexdigest()[:12]
-        facts = {"source": config.dataset, "accuracy": str(accuracy), "sha256": digest}
         save_file(tensors, partial, facts)
 
 
 def has_weights(config: "RunConfig") -> bool:
-    """Whether the final weights of a run are kept; a damaged file is set aside."""
+    """Whether the final weights of a run are in the cache; a damaged file is set aside."""
     file = weights_file(config)
     if not file.exists():
         return False
@@ -44,12 +50,19 @@ def has_weights(config: "RunConfig") -> bool:
 
 
 def load_weights(config: "RunConfig") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The final weights of a run, and what they are: ``source``, ``accuracy`` there, ``sha256``.
+    """Loads the final weights of a run.
+
+    Returns:
+        The weights by name, and facts about them: ``source`` (the run's data set), ``accuracy`` on
+        it, and ``sha256``.
 
     Raises:
-        ValueError: they were not kept.
+        ValueError: the weights are not in the cache.
     """
     if not has_weights(config):
-        raise ValueError(f"{config.cell} left no weights to start from: did its loss diverge?")
+        raise ValueError(
+            f"There are no final weights of {config.cell} in the cache: execute it first, with a "
+            "lower learning rate if its loss diverged."
+        )
     with safe_open(weights_file(config), "pt") as file:
         return {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()

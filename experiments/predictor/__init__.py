@@ -1,5 +1,5 @@
-"""Training predictors: recordings, recipes, calibration, the model card.
+"""Training of convergence predictors: recordings, recipes, calibration, the model card.
 
-Import `fit` from ``experiments.predictor.fitting``, `make_bundled` from
+Import `fit` from ``experiments.predictor.fitting`` and `make_bundled` from
 ``experiments.predictor.making``.
 """

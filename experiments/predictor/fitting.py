@@ -1,4 +1,4 @@
-"""A predictor from recorded trainings: trained on most, calibrated on the rest."""
+"""Training and calibration of a predictor on recorded runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from smartfrz.predictor import (
 
 @dataclass(frozen=True)
 class Training:
-    """How a predictor is trained.
+    """Training settings of a predictor.
 
     Attributes:
-        encoding: what it sees, see `ENCODINGS`.
-        tolerance: of the label, see `stabilised`.
-        steps, lr, weight_decay: of `train_predictor`.
-        stride: every how many-th record of a history is calibrated on.
-        precision: how often the predictor is to freeze rightly on what it is calibrated on, which
-            decides its threshold.
-        window: records attended to.
-        size: sampled weights per layer.
-        pooling: ``attention``, or ``mean`` to weigh all records alike (an ablation).
+        encoding: encoding of the weight records, see `ENCODINGS`.
+        tolerance: tolerance of the label, see `stabilised`.
+        steps, lr, weight_decay: arguments of `train_predictor`.
+        stride: calibration uses every ``stride``-th record of a history.
+        precision: required fraction of correctly frozen layers on the calibration set, which
+            determines the threshold.
+        window: number of records attended to.
+        size: number of sampled weights per layer.
+        pooling: ``attention``, or ``mean`` for equal weights of all records (an ablation).
     """
 
     encoding: str
@@ -46,17 +46,22 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.pooling not in ("attention", "mean"):
-            raise ValueError(f"pooling is 'attention' or 'mean', not {self.pooling!r}.")
+            raise ValueError(f"pooling must be 'attention' or 'mean', not {self.pooling!r}.")
 
 
 def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[History]]:
-    """Three quarters to learn from, one quarter to calibrate on; at least one of each.
+    """Splits histories into three quarters for training and one quarter for calibration.
+
+    Each part contains at least one history.
 
     Raises:
-        ValueError: there are less than two.
+        ValueError: there are fewer than two histories.
     """
     if len(histories) < 2:
-        raise ValueError("One training is to learn from and another to calibrate on: record more.")
+        raise ValueError(
+            "A predictor needs at least one recorded run for training and another for calibration: "
+            "record more runs."
+        )
     order = torch.randperm(len(histories), generator=torch.Generator().manual_seed(seed)).tolist()
     held_out = max(1, len(histories) // 4)
     return [histories[i] for i in order[held_out:]], [histories[i] for i in order[:held_out]]
@@ -71,9 +76,9 @@ def fit(
     """Trains a predictor, calibrates it, and chooses its threshold.
 
     Args:
-        histories: recorded trainings, at least two.
-        training: how.
-        seed: of the weights, the order of the examples, and what is held out for calibration.
+        histories: recorded runs, at least two.
+        training: training settings.
+        seed: seed of the initial weights, the order of the examples, and the calibration split.
         on_step: called with the step and the loss.
 
     Returns:
@@ -85,7 +90,7 @@ def fit(
         size=training.size, window=training.window, encoding=training.encoding
     )
     if training.pooling == "mean":
-        predictor.mlp_q = nn.Sequential(_NoQuery(predictor.features))
+        predictor.mlp_q = nn.Sequential(_ZeroQuery(predictor.features))
     train_predictor(
         predictor,
         to_learn,
@@ -105,24 +110,24 @@ def fit(
 
 
 def labels_of(history: History, training: Training) -> Tensor:
-    """The labels of all layers at every ``stride``-th record but the first, (R, L) bool."""
+    """Returns the labels of all layers at every ``stride``-th record but the first, (R, L) bool."""
     return stabilised(history.cka, training.tolerance)[:: training.stride][1:]
 
 
 @torch.no_grad()
 def logits_of(predictor: AttentionPredictor, history: History, training: Training) -> Tensor:
-    """What a predictor says of these examples, (R, L, 2)."""
+    """Returns the predictor's logits for the examples of `labels_of`, (R, L, 2)."""
     records, _ = predictor.encode(history.weights[:: training.stride].transpose(0, 1))
     return predictor.decide_at_every_record(records)[:, 1:].transpose(0, 1)
 
 
 def probability_of(predictor: AttentionPredictor, history: History, training: Training) -> Tensor:
-    """The probability that it gives to "freeze", (R, L)."""
+    """Returns the predicted probability of "freeze" for the same examples, (R, L)."""
     return logits_of(predictor, history, training).softmax(dim=2)[..., 1]
 
 
-class _NoQuery(nn.Module):
-    """In place of MLP_q: with a query of zeros all records count alike."""
+class _ZeroQuery(nn.Module):
+    """Replacement of MLP_q that returns zeros, which gives all records equal attention."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Making predictors: the bundled ones with their model cards, and those of single tables."""
+"""Training of the bundled predictors, with their model cards, and of tables' own predictors."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ from smartfrz.distributed import is_distributed
 from smartfrz.predictor import AttentionPredictor, History
 
 BUNDLED = ("drift", "raw")
-"""The encodings of the bundled predictors: ours, and the paper's."""
+"""Encodings of the bundled predictors: that of this project, and that of the paper."""
 
 
 def bundled_recipes(scale: str) -> dict[str, Recipe]:
-    """The recipes of the bundled predictors, by their encodings."""
+    """Returns the recipes of the bundled predictors, by encoding."""
     spec = load_spec("predictor")
     training, recordings = training_at(scale, spec.predictor), tuple(plan(spec, scale))
     return {
@@ -39,10 +39,10 @@ def bundled_recipes(scale: str) -> dict[str, Recipe]:
 
 
 def make_bundled(scale: str, results: Path, output: Path) -> None:
-    """Records what is missing, trains the bundled predictors, and prints their model cards.
+    """Executes missing recorded runs, trains the bundled predictors, and prints their model cards.
 
     Args:
-        scale: of the spec ``predictor``.
+        scale: a scale of the spec ``predictor``.
         results: the folder of all results.
         output: the folder of the predictors.
     """
@@ -57,7 +57,7 @@ def make_bundled(scale: str, results: Path, output: Path) -> None:
 
 
 def print_dry(scale: str, results: Path, output: Path) -> None:
-    """Prints what there is to do for the bundled predictors; arguments as `make_bundled`."""
+    """Prints the pending work for the bundled predictors; arguments as for `make_bundled`."""
     runs = results / "runs"
     for encoding, recipe in bundled_recipes(scale).items():
         made = is_made(output / encoding, facts_file(results, scale, encoding), recipe.id)
@@ -66,19 +66,19 @@ def print_dry(scale: str, results: Path, output: Path) -> None:
 
 
 def facts_file(results: Path, scale: str, encoding: str) -> Path:
-    """Where the facts are that a bundled predictor's model card is made from."""
+    """Returns the path of the facts from which a bundled predictor's model card is written."""
     return results / f"predictor-{scale}" / f"{encoding}.json"
 
 
 def is_made(folder: Path, facts: Path, recipe_id: str) -> bool:
-    """Whether a recipe's predictor, card and facts are there."""
+    """Whether a recipe's predictor, model card and facts exist."""
     texts = (folder / "README.md", facts)
     has_weights = (folder / "model.safetensors").exists()
     return has_weights and all(file.exists() and recipe_id in file.read_text() for file in texts)
 
 
 def make(recipe: Recipe, folder: Path, facts: Path, origin: Mapping[str, Any]) -> None:
-    """Trains a predictor; writes it, its card, and the facts that the card is made from."""
+    """Trains a predictor and saves it with its model card and the facts of the card."""
     training, recordings = recipe.training, recipe.recordings
     predictor, histories = trained(recipe, training.encoding)
     measured = {
@@ -94,18 +94,18 @@ def make(recipe: Recipe, folder: Path, facts: Path, origin: Mapping[str, Any]) -
 
 
 def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> None:
-    """Trains those of a table's own predictors that are not kept yet, in the main process.
+    """Trains a table's own predictors that are not cached yet, in the main process.
 
     Raises:
-        ValueError: trainings are to be recorded for them, and there are several processes.
+        ValueError: recorded runs are missing, and there are several processes.
     """
     for name, recipe in recipes.items():
         if recipe.id not in kept():
             if is_distributed() and not all(is_recorded(config) for config in recipe.recordings):
                 raise ValueError(
-                    f"To make the predictor {name!r}, trainings have to be recorded, which one "
-                    f"process does alone: python -m scripts.histories predictor --scale {scale} "
-                    f"--results {results}."
+                    f"The predictor {name!r} needs runs that are not recorded yet, and recording "
+                    "requires a single process: execute python -m scripts.histories predictor "
+                    f"--scale {scale} --results {results} first."
                 )
             if is_main_process():
                 record_all(recipe.recordings, results / "runs", f"make predictor SCALE={scale}")
@@ -115,7 +115,7 @@ def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> 
 
 
 def trained(recipe: Recipe, name: str) -> tuple[AttentionPredictor, list[History]]:
-    """Trains a predictor under a progress bar; gives it, and what it was trained on."""
+    """Trains a predictor under a progress bar; returns it and the histories of its recipe."""
     training = recipe.training
     histories = [load_history(config, training.size) for config in recipe.recordings]
     with tqdm(total=training.steps, desc=f"train predictor {name}") as bar:
@@ -126,7 +126,7 @@ def trained(recipe: Recipe, name: str) -> tuple[AttentionPredictor, list[History
 def held_out_metrics(
     predictor: AttentionPredictor, histories: Sequence[History], training: Training
 ) -> dict[str, float]:
-    """How good it is on the trainings held out, on which it was calibrated."""
+    """Computes a predictor's metrics on the recorded runs held out for calibration."""
     _, held_out = split(histories, seed=0)
     labels = [labels_of(each, training) for each in held_out]
     scores = [probability_of(predictor, each, training) for each in held_out]

@@ -1,4 +1,4 @@
-"""How good scores are at telling which layers are done: the metrics of all evidence."""
+"""Metrics of convergence predictors."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,21 @@ BINS = 10
 def metrics(
     labels: Sequence[Tensor], scores: Sequence[Tensor], threshold: float, are_probabilities: bool
 ) -> dict[str, float]:
-    """Compares scores with labels.
+    """Computes the metrics of scores against labels.
 
     Args:
-        labels: of each training (R, L) bool, oldest record first: true where a layer can be frozen.
-        scores: (R, L) each, the higher the sooner; infinite ones are allowed, but not NaN.
-        threshold: freeze above it.
-        are_probabilities: whether a calibration error makes sense.
+        labels: for each recorded run (R, L) bool, oldest record first: true where a layer can be
+            frozen.
+        scores: for each recorded run (R, L); a higher score freezes a layer earlier. Infinite
+            scores are allowed, NaN is not.
+        threshold: layers with a higher score are frozen.
+        are_probabilities: whether the scores are probabilities, for which the calibration error
+            is defined.
 
     Returns:
-        ``examples``; ``positive_rate``; ``auroc`` and ``average_precision``, NaN where all labels
-        are equal; ``calibration_error``, NaN unless the scores are probabilities; at the threshold
-        ``f1``, ``precision`` and ``recall``; and what `freezing` finds.
+        ``examples``; ``positive_rate``; ``auroc`` and ``average_precision``, NaN if all labels are
+        equal; ``calibration_error``, NaN unless the scores are probabilities; ``f1``, ``precision``
+        and ``recall`` at the threshold; and the metrics of `freezing`.
     """
     label, score = flattened(labels), flattened(scores)
     truth, finite = label.numpy(), score.nan_to_num(posinf=1e30, neginf=-1e30).numpy()
@@ -46,17 +49,17 @@ def metrics(
 def freezing(
     labels: Sequence[Tensor], scores: Sequence[Tensor], threshold: float
 ) -> dict[str, float]:
-    """What would come of freezing each layer at the first record whose score is high enough.
+    """Computes the outcome of freezing each layer at the first record above the threshold.
 
     Args:
         labels: as for `metrics`.
-        scores: likewise.
-        threshold: likewise.
+        scores: as for `metrics`.
+        threshold: as for `metrics`.
 
     Returns:
-        ``frozen_rightly``, the part of the layers frozen whose label was "freeze" then, NaN if none
-        is frozen; and ``frozen_time``, the part of the time that a layer is frozen, the mean over
-        all.
+        ``frozen_rightly``, the fraction of frozen layers that were labelled "freeze" at the record
+        at which they were frozen, NaN if none is frozen; and ``frozen_time``, the fraction of
+        records for which a layer is frozen, mean over all layers.
     """
     rightly, time = [], []
     for label, score in zip(labels, scores, strict=True):
@@ -76,7 +79,7 @@ def calibration_error(labels: Tensor, probability: Tensor) -> float:
 
 
 def reliability(labels: Tensor, probability: Tensor) -> list[tuple[int, float, float]]:
-    """Of each bin that holds examples: their number, mean probability, and rate of "freeze"."""
+    """Returns each nonempty bin's number of examples, mean probability and rate of "freeze"."""
     bins = (probability * BINS).long().clamp_max(BINS - 1)
     found = [bins == index for index in range(BINS)]
     return [
@@ -87,7 +90,7 @@ def reliability(labels: Tensor, probability: Tensor) -> list[tuple[int, float, f
 
 
 def flattened(parts: Sequence[Tensor]) -> Tensor:
-    """All records and layers of all trainings, (N,)."""
+    """Concatenates the records and layers of all recorded runs, (N,)."""
     return torch.cat([part.flatten() for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""The model card of a predictor, written from the facts recorded when it was made."""
+"""Model card of a predictor, written from the facts recorded at its training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,59 +11,61 @@ license: apache-2.0
 library_name: smartfrz
 tags: [layer-freezing]
 ---
-# Is this layer done training?
+# Convergence predictor of SmartFRZ
 
-The attention-based predictor of SmartFRZ (ICLR 2023, Eqs. 1-4) with the encoding `{encoding}`: from
-the recent weights of a network's layers, the probability that each can be frozen. {encoding_text}
-Made by `{command}`.
+The attention-based predictor of SmartFRZ (ICLR 2023, Eqs. 1-4) with the encoding `{encoding}`. From
+the recent weights of a network's layers, it predicts for each layer the probability that the layer
+can be frozen. {encoding_text}
+Trained by `{command}`.
 
-## Data
+## Training data
 {recorded}
 
-During each training, {records_per_epoch} times an epoch, the weights of every layer but the head
-were sampled, and the CKA of the layer's output to its output at the end of that same training was
+During each run, {records_per_epoch} times per epoch, the weights of every layer but the head were
+sampled, and the CKA between the layer's output and its output at the end of the same run was
 measured on {probe_images} test images (unbiased minibatch CKA, Nguyen et al. 2021).
 
 ## Label
-A layer is labelled "freeze" at record $t$ if its CKA moves no more until the last record $T$:
+A layer is labelled "freeze" at record $t$ if its CKA stays within a tolerance of its current value
+up to the last record $T$:
 
 $$\\max_{{s \\ge t}} |\\mathrm{{CKA}}_s - \\mathrm{{CKA}}_t| \\le {tolerance:g}$$
 
-## Training
+## Training and calibration
 AdamW, {steps} steps, learning rate {lr:g}, weight decay {weight_decay:g}, on three quarters of the
-trainings; on the others the probabilities were calibrated (Platt scaling) and the threshold,
-{threshold:.2f}, was chosen: the lowest at which at least {precision:.0%} of the layers that it
-freezes are labelled so at that moment. On {machine}, torch {torch}, commit {git}, {date};
-job {id}.
+runs. The remaining runs were used to calibrate the probabilities (Platt scaling) and to choose the
+threshold, {threshold:.2f}: the lowest at which at least {precision:.0%} of the frozen layers are
+labelled "freeze" at the record at which they are frozen. Trained on {machine}, torch {torch},
+commit {git}, {date}; recipe {id}.
 
-## How good it is
-On the trainings held out for calibration, at {pace:g} records an epoch, so of families that it has
-seen: {held_out}. For families that it has not seen, beside its rivals, `make evidence` measures it:
-results/evidence-{scale}/.
+## Evaluation
+On the runs held out for calibration, at {pace:g} records per epoch: {held_out}. The networks of
+these runs belong to families seen in training. `make evidence` evaluates predictors on unseen
+families and compares them with regressions and rules: results/evidence-{scale}/.
 
-## Limits
-- It has seen {datasets} with {models} and nothing else, trained by SGD with a learning rate that
-  falls to zero along a cosine, in a few hundred steps.
-- It was trained for paces of {paces} records an epoch, and calibrated at {pace:g}.
-- The label looks ahead to the end of a training, whose last records count as stable whatever the
-  layer does.
-- A layer with a weight that is not finite, with one record only, or that has not moved at all gets
-  probability 0. Layers are to be given in execution order.
+## Limitations
+- Trained on runs of {models} on {datasets} only, each with SGD and a learning rate that falls to
+  zero along a cosine, for a few hundred steps.
+- Trained for {paces} records per epoch, and calibrated at {pace:g}.
+- The label refers to the end of the run, where the last records count as stable whatever the layer
+  does.
+- A layer with a non-finite weight, with a single record, or that has not moved at all gets
+  probability 0. Layers must be passed in execution order.
 """
 
 _ENCODINGS = {
-    "raw": "It sees the sampled weights themselves, as in the paper.",
-    "drift": "It sees how far each layer, and the layers before it, have moved since several "
-    "moments of the training so far (not in the paper).",
+    "raw": "Its input is the sampled weights themselves, as in the paper.",
+    "drift": "Its input is the distance that each layer, and the layers before it, have moved "
+    "since several earlier points of the run (not in the paper).",
 }
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """The card, in Markdown.
+    """Returns the model card in Markdown.
 
     Args:
-        facts: what ``results/predictor-<scale>/<encoding>.json`` holds: the recordings learned
-            from, how the predictor was trained, its scores, and where and when it was made.
+        facts: contents of ``results/predictor-<scale>/<encoding>.json``: the recorded runs, the
+            training settings, the scores, and where and when the predictor was trained.
     """
     recordings, training = facts["recordings"], facts["training"]
     recorded = recordings[0]["options"]
@@ -86,7 +88,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
 
 def recordings_table(recordings: Sequence[Mapping[str, Any]]) -> str:
-    """What was trained, a Markdown row for each recorded run's config."""
+    """Returns a Markdown table with a row for each recorded run.
+
+    Args:
+        recordings: configs of the recorded runs.
+    """
     return _table([_recorded(each) for each in recordings])
 
 

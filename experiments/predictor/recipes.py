@@ -1,4 +1,4 @@
-"""Recipes: all that a predictor is trained from, and a hash of it."""
+"""Recipes of predictors: training settings and recorded runs, identified by a hash."""
 
 import dataclasses
 import hashlib
@@ -11,11 +11,11 @@ from experiments.predictor.fitting import Training
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a predictor is made from.
+    """Training settings and training data of a predictor.
 
     Attributes:
-        training: how it is trained.
-        recordings: the trainings that it learns from.
+        training: training settings.
+        recordings: the recorded runs on which the predictor is trained.
     """
 
     training: Training
@@ -23,6 +23,6 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """A hash of all that the predictor depends on: 12 hexadecimal digits."""
+        """Hash of the settings and the recorded runs: 12 hexadecimal digits."""
         text = json.dumps([dataclasses.asdict(self.training), [run.id for run in self.recordings]])
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Tables, figures, claims and the report, made from run files and nothing else.
+"""Tables, figures, claims and the report, made from run files only.
 
 Import `report` from ``experiments.reporting.report``.
 """

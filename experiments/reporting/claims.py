@@ -1,4 +1,4 @@
-"""Which of the paper's claims a table's runs bear out, which not, and which can't be told."""
+"""Test of the paper's claims against a table's runs."""
 
 import math
 from collections.abc import Iterator
@@ -10,31 +10,31 @@ from experiments.reporting.statistics import t_interval
 from experiments.reporting.tables import paired_by, with_ratios
 
 LOSS = 0.3
-"""Points of accuracy that SmartFRZ may lose beside full training."""
+"""Accuracy, in points, that SmartFRZ may lose relative to full training."""
 COMPUTE = 0.6
-"""Part of full training's compute that it may spend."""
+"""Fraction of full training's compute that SmartFRZ may spend."""
 
-# Linear freezing has fewer epochs, too: what a schedule that is cut short gains by itself shows.
+# Linear freezing also has fewer epochs; its comparison with "shorter" isolates that effect.
 _PAIRS = (
     *(("smartfrz", rival) for rival in ("linear", "autofreeze", "shorter", "random")),
     ("linear", "shorter"),
 )
-_VERDICTS = {True: "holds", False: "does not hold", None: "can't be told"}
+_VERDICTS = {True: "holds", False: "does not hold", None: "is inconclusive"}
 
 
 def claims(frame: pd.DataFrame) -> str:
-    """What a table's runs say of SmartFRZ, in Markdown: a line for each claim.
+    """Returns a line of Markdown for each claim about SmartFRZ.
 
-    Differences are paired by seed. A claim about them holds or not if their 95% t-interval is on
-    one side of its bound, and can't be told if it is on both, or there is one seed only. On average
-    over all networks and data sets the mean difference of each counts as one value.
+    Differences are paired by seed. A claim holds or does not hold if their 95% t-interval lies on
+    one side of its bound; it is inconclusive if the interval contains the bound, or with a single
+    seed. In the average over networks and data sets, each mean difference counts as one value.
 
     Args:
         frame: the runs of a table.
 
     Returns:
-        The lines, and one that counts; once more for rows within a budget of compute. Empty if no
-        SmartFRZ has been run beside full training.
+        The lines, and a line with counts; the same again for rows within a compute budget. Empty if
+        SmartFRZ has not been run.
     """
     runs = with_ratios(frame)
     finished = runs[runs["status"] == "finished"]
@@ -46,7 +46,7 @@ def claims(frame: pd.DataFrame) -> str:
 
 
 def _within_budget(finished: pd.DataFrame) -> pd.DataFrame:
-    """The rows ``smartfrz 60%`` and its like, named as the methods that they are."""
+    """Returns the rows with a budget, such as ``smartfrz 60%``, without the suffix, and "full"."""
     names = finished["method"].str.removesuffix(f" {COMPUTE:.0%}")
     return finished.assign(method=names)[(names != finished["method"]) | (names == "full")]
 
@@ -56,24 +56,23 @@ def _lines(finished: pd.DataFrame) -> Iterator[str]:
         return
     own = dict(_runs_of("smartfrz", finished))
     yield _line(
-        f"SmartFRZ loses no more than {LOSS:g} points beside full training",
+        f"SmartFRZ loses at most {LOSS:g} points relative to full training",
         _within_each({name: of["difference"] for name, of in own.items()}, -LOSS),
     )
     yield _line(
-        f"it spends at most {COMPUTE:.0%} of full training's compute",
+        f"SmartFRZ spends at most {COMPUTE:.0%} of full training's compute",
         {name: _at_most(of["compute_ratio"], COMPUTE) for name, of in own.items()},
     )
     for ours, rival in _PAIRS:
         gains = {name: gain for name, gain in _gains(finished, ours, rival) if len(gain)}
         if gains:
-            who = "it" if ours == "smartfrz" else display_name(ours)
-            claim = f"{who} is more accurate than {display_name(rival)}"
+            claim = f"{display_name(ours)} is more accurate than {display_name(rival)}"
             yield _line(claim, _within_each(gains, 0))
     yield _counted(finished)
 
 
 def _counted(finished: pd.DataFrame) -> str:
-    """Of how many networks and data sets all of it is true, going by the means alone."""
+    """Returns a line with the number of workloads for which the claims hold by the means alone."""
     own = dict(_runs_of("smartfrz", finished))
     cheap = [
         name
@@ -81,8 +80,8 @@ def _counted(finished: pd.DataFrame) -> str:
         if of["difference"].mean() >= -LOSS and _at_most(of["compute_ratio"], COMPUTE)[0]
     ]
     line = (
-        f"- **Going by the means alone**, both of the first two are true of {_named(cheap)} of "
-        f"{len(own)}"
+        f"- **By the means alone:** the first two claims hold for {_named(cheap)} of {len(own)} "
+        f"workload{'' if len(own) == 1 else 's'}"
     )
     methods = set(finished["method"])
     rivals = {
@@ -94,8 +93,8 @@ def _counted(finished: pd.DataFrame) -> str:
         return f"{line}.\n"
     ahead = [name for name in own if all(gains[name].mean() > 0 for gains in rivals.values())]
     return (
-        f"{line}; SmartFRZ is ahead of {' and '.join(rivals)} in {_named(ahead)}; all of it is "
-        f"true of {_named([name for name in cheap if name in ahead])}.\n"
+        f"{line}; SmartFRZ is more accurate than {' and '.join(rivals)} for {_named(ahead)}; all "
+        f"of these hold for {_named([name for name in cheap if name in ahead])}.\n"
     )
 
 
@@ -110,7 +109,7 @@ def _runs_of(method: str, finished: pd.DataFrame) -> Iterator[tuple[str, pd.Data
 
 
 def _gains(finished: pd.DataFrame, ours: str, rival: str) -> Iterator[tuple[str, pd.Series]]:
-    """By how many points a method is ahead of a rival with the same seed."""
+    """Yields a method's gain over a rival with the same seed, in points, for each workload."""
     rivals = finished[finished["method"] == rival]
     for name, own in _runs_of(ours, finished):
         both = own.merge(rivals, on=paired_by(finished), suffixes=("", "_rival"))
@@ -120,7 +119,7 @@ def _gains(finished: pd.DataFrame, ours: str, rival: str) -> Iterator[tuple[str,
 def _within_each(
     differences: dict[str, pd.Series], bound: float
 ) -> dict[str, tuple[bool | None, str]]:
-    """A verdict for each network and data set, and for their average if there are several."""
+    """Returns a verdict for each workload, and for their average if there are several."""
     found = {name: _within(of_seeds, bound) for name, of_seeds in differences.items()}
     if len(differences) > 1:
         means = pd.Series([of_seeds.mean() for of_seeds in differences.values()])
@@ -141,7 +140,7 @@ def _within(differences: pd.Series, bound: float) -> tuple[bool | None, str]:
 
 
 def _at_most(ratios: pd.Series, bound: float) -> tuple[bool | None, str]:
-    """To the percent: a budget is met to the nearest step."""
+    """Compares a mean ratio, rounded to the percent, since budgets are met to the nearest step."""
     mean = round(ratios.mean(), 2)
     return (None if math.isnan(mean) else bool(mean <= bound)), f"{mean:.2f}"
 
@@ -152,4 +151,4 @@ def _line(claim: str, found: dict[str, tuple[bool | None, str]]) -> str:
         names = [f"{name} ({words})" for name, (held, words) in found.items() if held is verdict]
         if names:
             parts.append(f"{_VERDICTS[verdict]} for {', '.join(names)}")
-    return f"- **{claim[0].upper() + claim[1:]}:** {'; '.join(parts)}.\n"
+    return f"- **{claim}:** {'; '.join(parts)}.\n"

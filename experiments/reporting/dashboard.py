@@ -1,4 +1,4 @@
-"""The wandb workspace that compares methods: what its panels show, by the names that runs log."""
+"""The wandb workspace that compares methods."""
 
 from typing import TYPE_CHECKING
 
@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 METHOD = "method"
-"""The key of a run's config that tells methods apart."""
+"""Key of the method in a run's config."""
 
 
 def workspace(entity: str, project: str) -> "Workspace":
-    """The dashboard, not saved yet.
+    """Returns the dashboard, not saved yet.
 
-    Curves and bars are means over the runs of a method, with their deviation; what is looked at,
-    one table and workload or all, the run list's search box decides, for runs are grouped by both.
+    Curves and bars show the mean and standard deviation over the runs of a method. Runs are grouped
+    by table and workload; the search box of the run list selects the ones to show.
 
     Args:
         entity: a user or a team.
-        project: the project that the runs were logged to.
+        project: the project to which the runs were logged.
     """
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports import v2 as wr
@@ -60,8 +60,8 @@ def workspace(entity: str, project: str) -> "Workspace":
         auto_generate_panels=False,
         sections=[
             ws.Section(
-                name="Accuracy for compute",
-                panels=[final, over_time("accuracy", "Accuracy as compute is spent")],
+                name="Accuracy and compute",
+                panels=[final, over_time("accuracy", "Accuracy over compute")],
                 is_open=True,
             ),
             ws.Section(

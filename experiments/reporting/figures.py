@@ -1,4 +1,4 @@
-"""Figures of runs: pure functions of the frame of runs, all in one style."""
+"""Figures of runs, as pure functions of the frame of runs."""
 
 import json
 import math
@@ -20,13 +20,13 @@ from experiments.reporting.tables import with_ratios
 
 @rc_context(STYLE)
 def accuracy_against_compute(frame: pd.DataFrame) -> Figure:
-    """Final accuracy against compute relative to full training, a panel per model and dataset.
+    """Draws final accuracy against compute relative to full training, a panel per workload.
 
-    Small dots are runs, big markers their mean with the sample standard deviation; the dashed
-    line is full training's mean. Under a panel's title stand the runs that cannot be placed.
+    Small dots are runs, large markers their mean with the sample standard deviation; the dashed
+    line is the mean of full training. Runs that cannot be placed are listed under a panel's title.
 
     Raises:
-        ValueError: The frame is empty or holds a cell twice.
+        ValueError: The frame is empty or contains a cell twice.
     """
     runs = with_ratios(frame)
     looks = looks_of(runs)
@@ -56,12 +56,12 @@ def accuracy_against_compute(frame: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def layers_frozen_over_time(frame: pd.DataFrame) -> Figure:
-    """Share of layers frozen against progress through the run, a panel per model and dataset.
+    """Draws the fraction of frozen layers against progress through the run, a panel per workload.
 
     Thin lines are runs, the thick line is their mean. Diverged runs are left out.
 
     Raises:
-        ValueError: The frame holds no finished run.
+        ValueError: The frame contains no finished run.
     """
     runs = frame[frame["status"] == "finished"]
     looks = looks_of(runs)
@@ -91,14 +91,13 @@ def layers_frozen_over_time(frame: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def frozen_moments(frame: pd.DataFrame) -> Figure:
-    """The epoch at which SmartFRZ froze each layer (the paper's Fig. 5b), a panel per model and
-    dataset.
+    """Draws the epoch at which SmartFRZ froze each layer (the paper's Fig. 5b), by workload.
 
-    A bar is the time that a layer trained, the mean over runs; filled dots are the moments at
-    which single runs froze it, hollow ones stand at the end of a run that never did.
+    A bar is the time for which a layer trained, mean over runs. Filled dots are the epochs at which
+    single runs froze the layer; hollow dots, at the end of a run, mark layers never frozen.
 
     Raises:
-        ValueError: The frame holds no finished run of SmartFRZ.
+        ValueError: The frame contains no finished run of SmartFRZ.
     """
     runs = frame[(frame["status"] == "finished") & (frame["method"] == "smartfrz")]
     fig, panels = _panels(runs, width=3.4)
@@ -135,9 +134,9 @@ def frozen_moments(frame: pd.DataFrame) -> Figure:
 def _panels(
     runs: pd.DataFrame, width: float = 1.75, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A titled panel for each model and dataset, at most 7 inches wide in all."""
+    """Returns a figure with a titled panel for each workload, at most 7 inches wide in total."""
     if runs.empty:
-        raise ValueError("there are no runs to draw: run some of the table's cells first")
+        raise ValueError("There are no runs to draw: run some of the table's cells first.")
     groups = list(runs.groupby(["model", "dataset"], sort=False))
     groups.sort(key=lambda group: [rank(name) for name in group[0]])
     count = len(groups)
@@ -159,7 +158,7 @@ def _panels(
 
 
 def _title(benchmark: tuple[str, str], width: float) -> str:
-    """Model and dataset, on two lines where one of so many inches is too short for them."""
+    """Returns model and dataset, on two lines if one line of ``width`` inches is too short."""
     one_line = " · ".join(map(display_name, benchmark))
     return one_line if len(one_line) <= 14 * width else one_line.replace(" · ", "\n")
 
@@ -170,7 +169,7 @@ def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _caveats(group: pd.DataFrame) -> list[str]:
-    """What the points of a panel do not show: another metric, and runs that cannot be placed."""
+    """Returns remarks on a panel: a metric other than accuracy, and runs that cannot be placed."""
     remarks = [f"Metric: {name}" for name in group["metric"].unique() if name != "accuracy"]
     for method, of_method in _by_method(group):
         diverged = (of_method["status"] == "diverged").sum()
@@ -183,7 +182,7 @@ def _caveats(group: pd.DataFrame) -> list[str]:
 
 
 def _remark(ax: Axes, lines: list[str]) -> None:
-    """Small lines between a panel and its title, which makes room for them."""
+    """Adds small lines of text between a panel and its title."""
     ax.set_title(ax.get_title(loc="left"), pad=4 + 7.5 * len(lines))
     place: dict[str, Any] = {
         "xy": (0, 1),
@@ -202,7 +201,7 @@ def _frozen_steps(run: pd.Series) -> np.ndarray:
 
 
 def _frozen_epochs(run: pd.Series) -> list[float]:
-    """For each layer the epoch at which it was frozen, NaN where it never was."""
+    """Returns the epoch at which each layer was frozen, NaN if it never was."""
     frozen = json.loads(run["frozen"])
     steps = [frozen.get(layer, math.nan) for layer in json.loads(run["layers"])]
     return [step / run["steps_per_epoch"] for step in steps]

@@ -1,4 +1,4 @@
-"""Names of methods, networks and data sets as readers know them, from the registries."""
+"""Display names of methods, networks and data sets, from the registries."""
 
 from experiments.data.registry import DATASETS
 from experiments.methods import METHODS
@@ -6,13 +6,16 @@ from experiments.models.registry import NETWORKS
 
 
 def display_name(name: str) -> str:
-    """A method, network or data set as readers know it; ``linear t0=0.3`` keeps its setting."""
+    """Returns the display name of a method, network or data set.
+
+    A setting after the name, as in ``linear t0=0.3``, is kept.
+    """
     base, space, setting = name.partition(" ")
     return (_labels().get(base) or base) + space + setting
 
 
 def rank(name: str) -> int:
-    """The place of a method, network or data set in tables and legends; unknown ones come last."""
+    """Returns the position of a name in tables and legends; unknown names come last."""
     known = list(_labels())
     base = name.partition(" ")[0]
     return known.index(base) if base in known else len(known)

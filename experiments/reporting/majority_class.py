@@ -1,4 +1,4 @@
-"""Data sets on which full training is no better than always giving the more frequent answer."""
+"""Data sets on which full training does not exceed the accuracy of the majority class."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,13 @@ from experiments.reporting.labels import display_name
 
 
 def not_learned(frame: pd.DataFrame) -> str:
-    """A sentence for each data set on which full training learns nothing; else empty.
+    """Returns a sentence for each data set on which full training does not exceed the majority.
 
     Args:
         frame: the runs of a table.
+
+    Returns:
+        The sentences; empty if there is no such data set.
     """
     full = frame[(frame["method"] == "full") & (frame["status"] == "finished")]
     return "".join(_sentences(full.groupby("dataset", sort=False)["final_accuracy"].mean()))
@@ -23,6 +26,6 @@ def _sentences(accuracies: pd.Series) -> Iterable[str]:
         constant = registry.dataset(str(dataset)).majority_rate
         if accuracy <= constant:
             yield (
-                f" {display_name(str(dataset))} is not learned: always giving the same answer is "
-                f"right in {constant:.1%}."
+                f" On {display_name(str(dataset))}, full training is no better than always "
+                f"predicting the majority class ({constant:.1%})."
             )

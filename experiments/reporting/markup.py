@@ -1,4 +1,4 @@
-"""Tables of words as Markdown, as LaTeX and as text."""
+"""Tables of strings as Markdown, LaTeX and plain text."""
 
 import re
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ BLANK = "\N{EN DASH}"
 def markdown(
     header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
 ) -> str:
-    """Groups of rows as GitHub Markdown, under a caption.
+    """Returns groups of rows as a GitHub Markdown table under a caption.
 
     Args:
-        header: escaped, as are the rows.
-        groups: of rows of as many words.
-        caption: not escaped.
-        labels: how many of the first columns are words, the others numbers.
+        header: column titles, escaped.
+        groups: groups of rows, with as many escaped cells as there are column titles.
+        caption: the caption, not escaped.
+        labels: number of leading text columns; the others are numbers.
     """
     rule = [":--"] * labels + ["--:"] * (len(header) - labels)
     rows = [header, rule, *(row for group in groups for row in group)]
@@ -26,7 +26,7 @@ def markdown(
 def latex(
     header: list[str], groups: Sequence[Sequence[list[str]]], caption: str, labels: int
 ) -> str:
-    """Groups of rows as a LaTeX float, with a rule between them; arguments as `markdown`."""
+    """Returns groups of rows, separated by rules, as a LaTeX float; arguments as `markdown`."""
     blocks = ["\n".join(f"{' & '.join(row)} \\\\" for row in group) for group in groups]
     return "\n".join(
         [
@@ -47,7 +47,7 @@ def latex(
 
 
 def text(header: list[str], groups: Sequence[Sequence[list[str]]], labels: int) -> str:
-    """Groups of rows for the terminal, with a line between them; arguments as `markdown`."""
+    """Returns groups of rows, separated by lines, as plain text; arguments as `markdown`."""
     rows = [header, *(row for group in groups for row in group)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     line = "  ".join("-" * width for width in widths)
@@ -58,7 +58,7 @@ def text(header: list[str], groups: Sequence[Sequence[list[str]]], labels: int) 
 
 
 def escape_markdown(text: str) -> str:
-    """The text so that Markdown shows it as it is."""
+    """Escapes the special characters of Markdown."""
     return re.sub(r"([\\|*_`<>])", r"\\\1", text)
 
 
@@ -74,7 +74,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """The text so that LaTeX shows it as it is."""
+    """Escapes the special characters of LaTeX."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 

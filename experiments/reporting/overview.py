@@ -1,4 +1,4 @@
-"""What was run of each result, by which command, and where it is."""
+"""Overview of all results: command, folder, and the runs finished so far."""
 
 from pathlib import Path
 
@@ -10,28 +10,28 @@ from experiments.runs.run_frame import read_csv
 
 
 def overview(results: Path, scale: str) -> str:
-    """All results in a Markdown table, those that were not run as well.
+    """Returns a Markdown table of all results, including those not run.
 
     Args:
         results: the folder of all results.
-        scale: of the results that have one.
+        scale: scale of the results that have one.
     """
     rows = [
         f"| {each.heading} | `{each.command(scale)}` | `{each.folder(scale)}` | "
         f"{_what_was_run(each, results / each.folder(scale))} |\n"
         for each in SECTIONS
     ]
-    head = "| Result | Command | Folder of results | Runs |\n| :-- | :-- | :-- | :-- |\n"
+    head = "| Result | Command | Folder in results | Runs |\n| :-- | :-- | :-- | :-- |\n"
     return head + "".join(rows)
 
 
 def _what_was_run(section: Section, folder: Path) -> str:
-    """Of a table its runs, those of each data set where some are missing."""
+    """Returns the number of finished runs of a table, by data set if some are missing."""
     if not folder.is_dir():
         return "not run"
     table = read_csv(folder / "table.csv") if (folder / "table.csv").exists() else pd.DataFrame()
     if "planned" not in table:
-        return "made"
+        return "available"
     if table["n"].sum() == table["planned"].sum():
         return f"all {table['planned'].sum()}"
     parts = [

@@ -1,4 +1,4 @@
-"""Where the numbers of a table come from: one line for its caption, all of it for a file."""
+"""Provenance of a table's numbers: a sentence for its caption, and all details for a file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ import pandas as pd
 
 
 def measured_on(rows: pd.DataFrame) -> str:
-    """The last sentence of a caption: machines, torch versions, seeds and commands.
+    """Returns the last sentence of a caption: machines, torch versions, seeds and commands.
 
     Args:
-        rows: with ``machine``, ``torch``, ``git``, ``seed`` and ``command``; one or more.
+        rows: one or more rows with ``machine``, ``torch``, ``git``, ``seed`` and ``command``.
     """
     seeds = distinct(rows["seed"])
     commits = distinct(rows["git"])
-    versions = f"; {len(commits)} commits, see provenance.json" if len(commits) > 1 else ""
+    versions = f"; {len(commits)} commits (provenance.json)" if len(commits) > 1 else ""
     return (
         f"Measured on {' and '.join(distinct(rows['machine']))}, torch "
         f"{' and '.join(distinct(rows['torch']))}, seed{'s' if len(seeds) > 1 else ''} "
@@ -23,10 +23,10 @@ def measured_on(rows: pd.DataFrame) -> str:
 
 
 def provenance_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """What ``provenance.json`` holds: how many of the rows have which value.
+    """Returns the contents of ``provenance.json``: the number of rows with each value.
 
     Args:
-        rows: as for `measured_on`, and with ``code`` where that was recorded.
+        rows: as for `measured_on`, and with ``code`` if that was recorded.
     """
     code = rows["code"] if "code" in rows else pd.Series(index=rows.index, dtype=str)
     columns = {
@@ -38,7 +38,7 @@ def provenance_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def single_source(facts: Mapping[str, Any]) -> str:
-    """The last sentence of a caption of something that was measured at once, see `Measurement`."""
+    """Returns the last sentence of the caption of a single measurement, see `Measurement`."""
     machine = facts["machine"]
     threads = "1 thread" if machine["cores"] == 1 else f"{machine['cores']} threads"
     where = machine["gpu"] or machine["cpu"]
@@ -46,7 +46,7 @@ def single_source(facts: Mapping[str, Any]) -> str:
 
 
 def distinct(values: pd.Series) -> list[str]:
-    """What there is among the values, sorted, as words."""
+    """Returns the distinct values, sorted, as strings."""
     return [str(value) for value in sorted(values.dropna().unique())]
 
 

@@ -1,4 +1,4 @@
-"""Result tables in the README and the documentation, from the files under results/."""
+"""Insertion of result tables into the README and the documentation."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ _SLOT = re.compile(r"<!-- (?P<file>results/\S+) -->\n.*?<!-- end -->", re.DOTALL
 
 
 def filled(text: str, root: Path) -> str:
-    """The text with the tables that its slots name."""
+    """Replaces the contents of each slot in a text by the table file that the slot names."""
 
     def fill(slot: re.Match[str]) -> str:
         table = (root / slot["file"]).read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""One page of all results: made from the files under ``results/`` and nothing else."""
+"""A single page with all results, made from the files under ``results/`` only."""
 
 import base64
 import html
@@ -11,7 +11,7 @@ from experiments.reporting.contents import SECTIONS, Section
 from experiments.reporting.overview import overview
 from experiments.reporting.summary import summary
 
-# Figures have 200 dots per inch; letters are to be as large as those of the text around them.
+# Scales figures of 200 dots per inch to the font size of the surrounding text.
 _PIXELS_PER_DOT = 0.7
 _PICTURE = re.compile(r'<img src="([^"]+)"')
 
@@ -36,17 +36,17 @@ nav ul { columns: 2 16rem; padding-left: 1.2rem; }
 
 
 def report(results: Path, scale: str) -> str:
-    """All results of a scale in Markdown; pictures are named relative to ``results``."""
+    """Returns all results of a scale in Markdown, with image paths relative to ``results``."""
     lines = [
         "# SmartFRZ: results",
         "",
-        f"Everything that has been measured at scale {scale}, beside the paper's numbers where it "
-        "has any; where, with what and by which command stands under each title.",
+        f"All results at scale {scale}, with the paper's numbers where it reports them. Captions "
+        "state the machine, the versions and the command of each measurement.",
         "",
-        "## At a glance",
+        "## Summary",
         "",
         summary(results, scale),
-        "## What was run",
+        "## Overview",
         "",
         overview(results, scale),
     ]
@@ -57,7 +57,7 @@ def report(results: Path, scale: str) -> str:
 
 
 def page(text: str, results: Path) -> str:
-    """A report as one HTML file that asks nobody for anything: pictures are in it."""
+    """Renders a report as a self-contained HTML file with embedded images."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = _PICTURE.sub(lambda found: _inlined(results / html.unescape(found[1])), body)
     body = body.replace("<table>", '<div class="table"><table>')
@@ -76,7 +76,7 @@ def page(text: str, results: Path) -> str:
 
 
 def _parts(section: Section, results: Path, scale: str) -> list[str]:
-    """The texts of a section, then its pictures that no text shows."""
+    """Returns the texts of a section, followed by the images that no text contains."""
     folder = results / section.folder(scale)
     if not folder.is_dir():
         return []
@@ -91,7 +91,7 @@ def _parts(section: Section, results: Path, scale: str) -> list[str]:
 
 
 def _relative(file: Path, results: Path) -> str:
-    """A text with its headings made smaller, its pictures named from ``results``."""
+    """Reads a text, lowers its headings, and makes image paths relative to ``results``."""
     text = file.read_text(encoding="utf-8").strip()
     text = re.sub(r"^(#+) ", r"##\1 ", text, flags=re.MULTILINE)
     folder = file.parent.relative_to(results).as_posix()
@@ -103,8 +103,8 @@ def _alternative(picture: Path) -> str:
 
 
 def _inlined(picture: Path) -> str:
-    """The beginning of an ``img`` that holds a picture, in the size of print."""
+    """Returns the start of an ``img`` tag with an embedded image, scaled to print size."""
     data = picture.read_bytes()
-    width = int.from_bytes(data[16:20], "big")  # where a PNG says it
+    width = int.from_bytes(data[16:20], "big")  # from the PNG header
     encoded = base64.b64encode(data).decode()
     return f'<img width="{round(width * _PIXELS_PER_DOT)}" src="data:image/png;base64,{encoded}"'

@@ -1,4 +1,4 @@
-"""The style that all figures share, and how they are saved."""
+"""Common style of all figures, and saving them."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.methods import METHODS
+from experiments.methods import METHODS, Method
 from experiments.reporting.labels import rank
 
 STYLE: dict[Any, Any] = {
@@ -50,11 +50,11 @@ MEAN_MARKER: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6}
 
 @rc_context(STYLE)
 def save(fig: Figure, path: Path) -> None:
-    """Save a figure as ``path.png`` (200 dpi) and ``path.pdf``, the same bytes for the same data.
+    """Saves a figure as ``path.png`` (200 dpi) and ``path.pdf``, reproducibly to the byte.
 
     Args:
         fig: The figure.
-        path: Where to, without a suffix; missing folders are made.
+        path: Path of the files without a suffix; missing folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path.with_name(f"{path.name}.png"), dpi=200)
@@ -62,14 +62,15 @@ def save(fig: Figure, path: Path) -> None:
 
 
 def look(method: str) -> tuple[str, str]:
-    """Colour and marker of a method, from the registry."""
-    return METHODS[method].color, METHODS[method].marker
+    """Returns colour and marker of a method, from the registry."""
+    entry = METHODS.get(method, Method(method))
+    return entry.color, entry.marker
 
 
 def looks_of(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method of the runs, the paper's methods first.
+    """Returns colour and marker of each method of the runs, the paper's methods first.
 
-    A method's variants have its colour, and markers of their own.
+    Variants of a method have its colour, and different markers.
     """
     looks: dict[str, tuple[str, str]] = {}
     for method in sorted(runs["method"].unique(), key=lambda method: (rank(method), method)):
@@ -81,7 +82,7 @@ def looks_of(runs: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def add_legend(fig: Figure, handles: list[Line2D]) -> None:
-    """In as many columns as fit; the figure grows by the lines after the first."""
+    """Adds a legend with as many columns as fit; further lines increase the figure's height."""
     widest = 0.45 + 0.055 * max(len(str(handle.get_label())) for handle in handles)
     lines = math.ceil(len(handles) / max(1, fig.get_figwidth() // widest))
     columns = math.ceil(len(handles) / lines)

@@ -1,5 +1,6 @@
-"""All workloads of the paper's comparisons in one table: what methods lose, and what they cost."""
+"""Summary of the paper's comparisons: accuracy and compute of all workloads in one table."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -12,18 +13,19 @@ from experiments.reporting.tables import accuracy, difference, number, with_rema
 from experiments.runs.run_frame import read_csv
 
 TABLES = {"table2": "", "table3": ", from scratch", "table6": "", "table7": ", from scratch"}
-"""Those in which methods are compared, and what their networks start from."""
+"""Tables that compare methods, with a suffix for workloads trained from scratch."""
 METHODS = ("smartfrz", "linear", "autofreeze", "shorter")
 
 
-def summary(results: Path, scale: str) -> str:
-    """The workloads that were run, a row each, in Markdown.
+def summary(results: Path, scale: str, tables: Iterable[str] = tuple(TABLES)) -> str:
+    """Returns a Markdown table with a row for each workload that was run.
 
     Args:
         results: the folder of all results.
-        scale: of the tables.
+        scale: scale of the tables.
+        tables: names in `TABLES`.
     """
-    starts = {results / f"{name}-{scale}": start for name, start in TABLES.items()}
+    starts = {results / f"{name}-{scale}": TABLES[name] for name in tables}
     drawn = [folder for folder in starts if (folder / "table.csv").exists()]
     rows = [row for folder in drawn for row in _rows(folder, starts[folder])]
     header = ["Workload", *(display_name(method) for method in ("full", *METHODS))]
@@ -48,7 +50,7 @@ def _full(row: pd.Series) -> str:
 
 
 def _cell(row: pd.Series) -> str:
-    """What a method gains or loses, and the part of the compute that it spends."""
+    """Returns a method's difference to full training, and its fraction of the compute."""
     return with_remarks(f"{difference(row)} at {number(row['compute_ratio'], '.2f')}", row)
 
 

@@ -1,4 +1,4 @@
-"""Tables of runs next to the paper's numbers: pure functions of the frame of runs."""
+"""Tables of runs next to the paper's numbers, as pure functions of the frame of runs."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,24 +17,24 @@ COLUMNS = (
 )
 _CELL = ["model", "dataset", "method"]
 _COUNTS = ("n", "planned", "diverged", "edited")
-_LABELS = 3  # the first columns of a rendered table are words, the others numbers
+_LABELS = 3  # leading text columns of a rendered table
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with each finished run beside full training of the same seed.
+    """Adds the comparison of each finished run with full training of the same seed.
 
     Returns:
-        The frame and three more columns. ``difference``: accuracy, in points, beside full training
-        that started from the same weights, which pretraining does not give on every machine.
-        ``time_ratio``: training time over that of the full training measured on the same machine.
-        ``compute_ratio``: the same for FLOPs, whatever the machine. NaN where there is no such full
-        training, and for diverged runs, which stop early.
+        The frame and three more columns. ``difference``: accuracy minus that of full training from
+        the same initial weights, in points; pretraining gives different weights on different
+        machines. ``time_ratio``: training time relative to full training on the same machine.
+        ``compute_ratio``: FLOPs relative to full training on any machine. NaN if there is no such
+        full training, and for diverged runs, which stop early.
 
     Raises:
         ValueError: A model, dataset, method and seed occurs twice.
     """
     frame = frame.reset_index(drop=True)
-    _check_unique(frame, [*_CELL, "seed"], "keep the runs of one scale and machine")
+    _check_unique(frame, [*_CELL, "seed"], "Keep the runs of one scale and machine.")
     finished = frame[frame["status"] == "finished"]
     benchmark = ["model", "dataset", "seed"]
     of_full = _of_full(finished, "final_accuracy", paired_by(frame))
@@ -46,7 +46,7 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_by(frame: pd.DataFrame) -> list[str]:
-    """The columns in which runs whose accuracies are compared agree: seed and first weights too."""
+    """Returns the columns that must be equal in compared runs, with seed and initial weights."""
     return ["model", "dataset", "seed", *(name for name in frame if name.startswith("pretrained_"))]
 
 
@@ -55,24 +55,25 @@ def comparison_table(
     planned: Sequence[tuple[str, str, str, int]],
     paper: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Compare methods as the paper's Table 2 does.
+    """Compares methods as the paper's Table 2 does.
 
     Args:
         frame: Runs; those that are not planned are left out.
         planned: The (model, dataset, method, seed) cells of the table, run or not.
-        paper: Rows of ``results/paper.csv``, each model, dataset and method once: one table's.
+        paper: Rows of ``experiments/specs/paper.csv`` for a single table, each model, dataset and
+            method once.
 
     Returns:
         One row per (model, dataset, method), in planned order, with `COLUMNS`. Accuracies are in
         percent, mean and sample standard deviation over the seeds that did not diverge; ``n``
-        counts all runs, diverged ones included. Beside full training of the same seed, see
-        `with_ratios`: of the differences mean and sample standard deviation, of the times the
-        median, of the compute the mean.
+        counts all runs, including diverged ones. Relative to full training of the same seed, see
+        `with_ratios`: mean and sample standard deviation of the differences, median of the times,
+        mean of the compute.
 
     Raises:
-        ValueError: The frame or the paper's rows hold a cell twice.
+        ValueError: The frame or the paper's rows contain a cell twice.
     """
-    _check_unique(paper, _CELL, "keep the rows of one of the paper's tables")
+    _check_unique(paper, _CELL, "Keep the rows of one of the paper's tables.")
     runs = with_ratios(frame)
     published = _published(paper)
     seeds: dict[tuple[str, str, str], list[int]] = {}
@@ -87,44 +88,45 @@ def comparison_table(
 
 
 def caption(frame: pd.DataFrame, title: str) -> str:
-    """What a table shows, and where the numbers come from.
+    """Returns the caption of a table or figure.
 
     Args:
         frame: The runs of the table or figure.
-        title: What it shows, as a sentence.
+        title: Its title, as a sentence.
     """
     if frame.empty:
         return f"{title} Nothing has been run yet."
     return (
-        f"{title} Mean ± sample standard deviation; difference in points, time (median) and "
-        f"compute (mean) relative to full training of the same seed, time on the same machine."
+        f"{title} Mean ± sample standard deviation over seeds. Difference (points), time (median) "
+        f"and compute (mean) are relative to full training with the same seed, time on the same "
+        f"machine."
         f"{_other_metrics(frame)}{_other_weights(frame)}{not_learned(frame)} {measured_on(frame)}"
     )
 
 
 def _other_weights(frame: pd.DataFrame) -> str:
-    """Says so where runs have no difference, since full training started from other weights."""
+    """Returns a sentence on runs whose full training started from other weights, if any."""
     if (frame["status"] != "finished").all():
         return ""
     runs = with_ratios(frame)
     apart = runs["compute_ratio"].notna() & runs["difference"].isna()
     if not apart.any():
         return ""
-    return f" {apart.sum()} of its runs started from other weights than their full training."
+    return f" {apart.sum()} of the runs started from other weights than full training."
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
-    """A comparison table as GitHub Markdown, under its caption."""
+    """Returns a comparison table as GitHub Markdown, under its caption."""
     return markdown(*_rendered(table, escape_markdown), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
-    """A comparison table as a LaTeX float; needs the package booktabs."""
+    """Returns a comparison table as a LaTeX float, which needs the package booktabs."""
     return latex(*_rendered(table, escape_latex), caption, _LABELS)
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """A comparison table for the terminal."""
+    """Returns a comparison table as plain text."""
     return text(*_rendered(table, str), _LABELS)
 
 
@@ -132,7 +134,7 @@ def _check_unique(frame: pd.DataFrame, keys: list[str], advice: str) -> None:
     repeated = frame[frame.duplicated(keys)]
     if not repeated.empty:
         cell = ", ".join(f"{key} {repeated.iloc[0][key]}" for key in keys)
-        raise ValueError(f"{cell} occurs more than once: {advice}")
+        raise ValueError(f"{cell} occurs more than once. {advice}")
 
 
 def _relative_to_full(rows: pd.DataFrame, cost: str, keys: list[str]) -> pd.Series:
@@ -140,7 +142,7 @@ def _relative_to_full(rows: pd.DataFrame, cost: str, keys: list[str]) -> pd.Seri
 
 
 def _of_full(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Series:
-    """For each row a value of the full training with the same keys."""
+    """Returns for each row the value of full training with the same keys."""
     full = rows.loc[rows["method"] == "full", [*keys, value]]
     return rows[keys].merge(full, on=keys, how="left")[value].set_axis(rows.index)
 
@@ -176,7 +178,7 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
 def _rendered(
     table: pd.DataFrame, escape: Callable[[str], str]
 ) -> tuple[list[str], list[list[list[str]]]]:
-    """Header and rows as words, the rows grouped by model and dataset, named in the first only."""
+    """Returns header and formatted rows, grouped by workload, which only the first row names."""
     groups = []
     for _, group in table.groupby(["model", "dataset"], sort=False):
         rows = [_words(row) for _, row in group.iterrows()]
@@ -204,11 +206,11 @@ def _words(row: pd.Series) -> list[str]:
 
 
 def with_remarks(value: str, row: pd.Series) -> str:
-    """What was measured, and which of the runs are missing, have diverged or were edited by hand.
+    """Adds remarks on missing, diverged and manually edited runs to a cell.
 
     Args:
-        value: the words for what was measured.
-        row: of a comparison table.
+        value: the cell's text.
+        row: a row of a comparison table.
     """
     n, planned, diverged, edited = (int(row[key]) for key in _COUNTS)
     if n == 0:
@@ -223,7 +225,7 @@ def with_remarks(value: str, row: pd.Series) -> str:
 
 
 def difference(row: pd.Series) -> str:
-    """By how many points a row of a comparison table differs from full training."""
+    """Returns a row's difference to full training in points, as text."""
     if row["method"] == "full" or pd.isna(row["difference_mean"]):
         return BLANK
     spread = "" if pd.isna(row["difference_std"]) else f" ± {row['difference_std']:.2f}"
@@ -231,13 +233,13 @@ def difference(row: pd.Series) -> str:
 
 
 def accuracy(mean: float, std: float) -> str:
-    """A mean in percent and its sample standard deviation."""
+    """Returns a mean in percent with its sample standard deviation, as text."""
     spread = "" if pd.isna(std) else f" ± {std:.2f}"
     return number(mean, ".2f") + spread
 
 
 def number(value: float, how: str) -> str:
-    """A number in a format; a dash where there is none."""
+    """Returns a formatted number; a dash for NaN."""
     return BLANK if pd.isna(value) else format(value, how)
 
 

@@ -1,4 +1,4 @@
-"""One cell: trained unless its run file exists, tracked, recorded."""
+"""Execution of single runs, and the content of their run files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,17 +24,18 @@ def execute(
     on_epoch: OnStep,
     keep_weights: bool = False,
 ) -> None:
-    """Runs a cell to its end and writes its run file.
+    """Trains a run to its end and writes its run file.
 
     Args:
-        config: the cell.
+        config: the run.
         runs: the folder of the run files.
-        command: what the user gave, for the record.
+        command: the user's command, which the run file records.
         on_step: called after every step.
         on_epoch: called after every evaluation.
-        keep_weights: keep the final weights in the cache, for runs that start from them.
+        keep_weights: whether to store the final weights in the cache, for runs that are
+            initialised from them.
     """
-    origin = provenance(command)  # of the code that runs, whatever is changed meanwhile
+    origin = provenance(command)  # before training, during which the files may change
     run, curves = train(config, on_step, on_epoch)
     if not run.is_main:
         return
@@ -45,7 +46,7 @@ def execute(
 
 
 def is_finished(config: RunConfig, runs: Path, needs_weights: bool = False) -> bool:
-    """Whether a cell need not be run: its run file is whole and the weights asked for are kept."""
+    """Whether a run has a complete run file and, if needed, its final weights in the cache."""
     if needs_weights and not has_weights(config):
         return False
     file = run_file(config, runs)
@@ -53,12 +54,12 @@ def is_finished(config: RunConfig, runs: Path, needs_weights: bool = False) -> b
 
 
 def run_file(config: RunConfig, runs: Path) -> Path:
-    """Where a cell's run file is."""
+    """The path of a run's file."""
     return runs / f"{config.id}.json"
 
 
 def record(run: Run, curves: Curves, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run file holds: all that tables and figures are made of, and where it comes from."""
+    """The content of a run file: the results for tables and figures, and their provenance."""
     failed = diverged(curves)
     pretrained: dict[str, Any] = dict(run.pretrained)
     if "accuracy" in pretrained:

@@ -1,4 +1,4 @@
-"""The optimizer of a run, and how its learning rate is scheduled."""
+"""Optimizers and learning rate schedules of runs."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from smartfrz import ComputeBudget, Layer
 
 
 def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer]) -> Optimizer:
-    """SGD or AdamW; one param group per layer where the method sets learning rates by layer."""
+    """Returns SGD or AdamW, with one param group per layer if the method sets learning rates."""
     by_layer = METHODS[config.method].sets_learning_rates
     params = param_groups(model, layers) if by_layer else model.parameters()
     if config.optimizer == "adamw":
@@ -25,13 +25,16 @@ def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer])
 def make_scheduler(
     config: RunConfig, optimizer: Optimizer, total_steps: int, budget: ComputeBudget | None
 ) -> LambdaLR | None:
-    """Cosine annealing to zero after the warmup; None where the method sets learning rates.
+    """Returns a linear warmup followed by cosine annealing to zero.
 
     Args:
         config: the run.
         optimizer: its optimizer.
-        total_steps: optimizer steps of the run, if it has no budget.
-        budget: the learning rate follows the part of it that is spent.
+        total_steps: number of optimizer steps of a run without a budget.
+        budget: the run's budget; the learning rate is a function of its spent fraction.
+
+    Returns:
+        The scheduler; None if the method sets the learning rates.
     """
     if METHODS[config.method].sets_learning_rates:
         return None
@@ -39,9 +42,9 @@ def make_scheduler(
     warmup = config.warmup * total
 
     def factor(step: int) -> float:
-        done = budget.spent * total if budget else step
-        if done < warmup:
-            return (done + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup)))
+        progress = budget.spent * total if budget else step
+        if progress < warmup:
+            return (progress + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (total - warmup)))
 
     return LambdaLR(optimizer, factor)

@@ -1,4 +1,4 @@
-"""Peak memory of a process or a GPU."""
+"""Measurement of the peak memory of a process or a GPU."""
 
 import resource
 from contextlib import suppress
@@ -8,17 +8,17 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new count for `peak_memory`."""
+    """Resets the peak that `peak_memory` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    # Where this is not allowed the peak is that of the whole process.
+    # Without permission to reset it, the peak is that since the start of the process.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the allocator's peak on a GPU, this process's peak resident size otherwise."""
+    """Peak memory in bytes: of the allocator on a GPU, else the resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

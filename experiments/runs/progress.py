@@ -1,4 +1,4 @@
-"""What is shown while a table runs: the plan with an estimate, then one bar for all of it."""
+"""Time estimates for runs, and a progress bar over all runs of a table."""
 
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,19 +12,26 @@ from experiments.runs.training_loop import Curves, OnStep, train_step
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a run would take without freezing."""
+    """The time that a run would take without freezing."""
 
     seconds_per_step: float
     steps: int
 
     @property
     def seconds(self) -> float:
-        """Seconds for the whole run."""
+        """Time of the whole run in seconds."""
         return self.seconds_per_step * self.steps
 
 
 def estimate(configs: list[RunConfig]) -> dict[str, Estimate]:
-    """Times three steps of each workload; per run id, what the run would take without freezing."""
+    """Estimates the time of runs without freezing from three timed steps of each workload.
+
+    Args:
+        configs: the runs.
+
+    Returns:
+        The estimates by the ids of the runs.
+    """
     measured: dict[tuple, tuple[float, int]] = {}
     estimates = {}
     for config in configs:
@@ -52,7 +59,7 @@ def _time_steps(config: RunConfig, steps: int = 3) -> tuple[float, int]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: ``3 h 20 min``, ``5 min``, ``42 s``."""
+    """Formats a duration in seconds: ``3 h 20 min``, ``5 min``, ``42 s``."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -60,17 +67,22 @@ def duration(seconds: float) -> str:
 
 
 class TableBar:
-    """One progress bar over all runs; a run counts as much as it would take without freezing."""
+    """A progress bar over all runs, each weighted by its estimated time without freezing.
+
+    Args:
+        estimates: the estimates of the runs by their ids, see `estimate`.
+        quiet: whether to show nothing.
+    """
 
     def __init__(self, estimates: dict[str, Estimate], quiet: bool) -> None:
         self._estimates = estimates
         total = sum(each.seconds for each in estimates.values())
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
         self._bar = tqdm(total=total, bar_format=form, disable=quiet, mininterval=0.5)
-        self._done = 0.0
+        self._finished = 0.0
 
     def for_run(self, planned: RunConfig) -> OnStep:
-        """What moves the bar, step by step, while a run is done."""
+        """Returns the callback that updates the bar after every step of a run."""
         share = self._estimates[planned.id].seconds
 
         def on_step(run: Run, curves: Curves) -> None:
@@ -81,15 +93,15 @@ class TableBar:
                 f"{frozen:.0%} frozen",
                 refresh=False,
             )
-            self._bar.update(self._done + run.progress(curves.step) * share - self._bar.n)
+            self._bar.update(self._finished + run.progress(curves.step) * share - self._bar.n)
 
         return on_step
 
     def finish_run(self, config: RunConfig) -> None:
-        """Counts a run as done, however early it ended."""
-        self._done += self._estimates[config.id].seconds
-        self._bar.update(self._done - self._bar.n)
+        """Counts a run as finished, even if it ended early."""
+        self._finished += self._estimates[config.id].seconds
+        self._bar.update(self._finished - self._bar.n)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar and leaves it on the screen."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, versions, the code that computed it, the command."""
+"""Provenance of results: machine, versions, hash of the code, command and date."""
 
 import ast
 import hashlib
@@ -25,11 +25,11 @@ _REPOSITORY = (*("smartfrz", "baselines", "experiments", "scripts", "benchmarks"
 
 
 def provenance(command: str, code: tuple[str, ...] = RUN_CODE) -> dict[str, Any]:
-    """Machine, torch version, hash of the code, git commit, the command given and the time.
+    """Returns machine, torch version, hash of the code, git commit, command and date.
 
     Args:
-        command: what the user gave.
-        code: files and folders that the result depends on, from the root of the checkout.
+        command: the user's command.
+        code: files and folders that determine the result, relative to the root of the checkout.
     """
     return {
         "machine": machine(),
@@ -42,7 +42,7 @@ def provenance(command: str, code: tuple[str, ...] = RUN_CODE) -> dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads that torch uses, GPU, and how many processes there are of that kind."""
+    """Returns the processor, torch's number of threads, the GPU, and the number of processes."""
     return {
         "cpu": _cpu_name(),
         "cores": torch.get_num_threads(),
@@ -60,14 +60,14 @@ def _cpu_name() -> str:
 
 @lru_cache
 def code_hash(code: tuple[str, ...] = RUN_CODE, root: Path = ROOT) -> str:
-    """A hash of Python code: 12 hexadecimal digits.
+    """Computes a hash of Python code: 12 hexadecimal digits.
 
-    Comments, docstrings and layout make no difference to it. It is computed once in a process,
-    which goes on with the modules that it has loaded, whatever becomes of their files.
+    It does not depend on comments, docstrings and layout. It is computed once per process, because
+    later changes of the files do not affect the modules that the process has loaded.
 
     Args:
-        code: files and folders, from the root.
-        root: of the checkout.
+        code: files and folders, relative to ``root``.
+        root: the root of the checkout.
     """
     digest = hashlib.sha256()
     for place in code:
@@ -80,7 +80,7 @@ def code_hash(code: tuple[str, ...] = RUN_CODE, root: Path = ROOT) -> str:
 
 
 def _words(node: Any) -> Iterator[str]:
-    """What a syntax tree holds, whichever version of Python has parsed it."""
+    """Yields the content of a syntax tree, in a form that is equal for all versions of Python."""
     if isinstance(node, list):
         for child in node:
             yield from _words(child)
@@ -97,7 +97,7 @@ def _words(node: Any) -> Iterator[str]:
 
 
 def _is_docstring(node: ast.AST) -> bool:
-    """Also the string below a constant that documents it: such a statement does nothing."""
+    """Whether a node is a docstring, or another statement that is a string only."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -107,7 +107,7 @@ def _is_docstring(node: ast.AST) -> bool:
 
 @lru_cache(maxsize=1)
 def git_commit() -> str:
-    """The commit of this checkout, with a plus if code differs from it; or unknown."""
+    """Returns the commit of this checkout, with "+" if code differs from it; or "unknown"."""
     commit = _git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return "unknown"

@@ -1,8 +1,8 @@
-"""Run files: how a run's results are written and read, and the flat frame that tables are made of.
+"""Format of run files: their keys, their checksum, and the function that reads them.
 
-A run file, ``results/runs/<id>.json``, holds one finished or diverged run with the keys in
-`RUN_KEYS`. Accuracies are fractions, times seconds, compute TFLOPs (1e12 operations in all) and
-``frozen`` maps a layer's name to the step at which it was frozen.
+A run file, ``results/runs/<id>.json``, contains one finished or diverged run with the keys in
+`RUN_KEYS`. Accuracies are fractions, times are in seconds, compute is in TFLOPs (1e12 operations in
+total), and ``frozen`` maps a layer's name to the step at which it was frozen.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ RUN_KEYS = frozenset({"config", "machine", "pretrained", *SCALARS, *SERIES})
 
 
 def sealed(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The run with a hash of all that it holds, by which a later edit is noticed."""
+    """Returns the run with a hash of its content, which reveals later edits."""
     return {**run, "sha256": _digest(run)}
 
 
 def is_intact(run: Mapping[str, Any]) -> bool:
-    """Whether a run still is what was sealed."""
+    """Whether a run's content is unchanged since it was sealed."""
     return run.get("sha256") == _digest({k: v for k, v in run.items() if k != "sha256"})
 
 
@@ -38,11 +38,10 @@ def _digest(run: Mapping[str, Any]) -> str:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """Read a run file; one that is not a whole run is renamed to ``<name>.corrupt``.
+    """Reads a run file; an incomplete one is renamed to ``<name>.corrupt``, with a warning.
 
     Returns:
-        The run, or None where there is no file, or (with a warning that says why) where it was
-        set aside.
+        The run; None if there is no file, or if it was renamed.
     """
     if not path.exists():
         return None
@@ -55,11 +54,14 @@ def read_run(path: Path) -> dict[str, Any] | None:
         return run
     aside = path.with_name(path.name + ".corrupt")
     path.replace(aside)
-    warnings.warn(f"{path} is no run file: {fault}; renamed to {aside.name}", stacklevel=2)
+    warnings.warn(
+        f"{path} is not a complete run file ({fault}): renamed to {aside.name}.", stacklevel=2
+    )
     return None
 
 
 def _fault(run: Any) -> str | None:
+    """The reason why a value is not a complete run; None if it is one."""
     if not isinstance(run, dict) or not isinstance(run.get("config", {}), dict):
         return "not an object with a config"
     missing = sorted((RUN_KEYS - run.keys()) | (CONFIG_KEYS - run.get("config", {}).keys()))

@@ -1,4 +1,4 @@
-"""Run files as a flat data frame, from which tables and figures are made."""
+"""Flat data frames of run files, the input of tables and figures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ COLUMNS = (
 )
 
 
-# An id such as "12e45" or a torch version such as "2.10" must not come back as a number.
+# An id such as "12e45" or a torch version such as "2.10" must not be read as a number.
 _TEXTS = ("id", "torch", "git")
 
 
@@ -31,17 +31,21 @@ _DTYPES: dict[str, type] = dict.fromkeys(_TEXTS, str) | dict.fromkeys(_NUMBERS, 
 
 
 def load_runs(folder: Path) -> pd.DataFrame:
-    """All run files of a folder as a frame, see `runs_to_frame`; unusable ones are set aside."""
+    """Loads all run files of a folder, see `runs_to_frame`; incomplete ones are renamed."""
     runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
     return runs_to_frame([run for run in runs if run is not None])
 
 
 def runs_to_frame(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per run, sorted by model, dataset, method, seed and id.
+    """Converts runs into a data frame, sorted by model, dataset, method, seed and id.
+
+    Args:
+        runs: the contents of run files.
 
     Returns:
-        `COLUMNS`, then whatever else the configs hold. Series and other nested values are JSON
-        strings, so that the frame survives a CSV; the machine is one string.
+        One row per run with the columns `COLUMNS` and then all other fields of the configs. Series
+        and other nested values are JSON strings, which can be written as CSV without loss; the
+        machine is one string.
     """
     rows = [_row(run) for run in runs]
     others = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
@@ -50,7 +54,7 @@ def runs_to_frame(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a frame of runs that `write_csv` wrote, with its types."""
+    """Reads a frame of runs that `write_csv` wrote, with its types."""
     dtypes = {**_DTYPES, "pretrained_sha256": str, "code": str}
     return pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
 
@@ -60,10 +64,10 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     measured["machine"] = _machine_name(run["machine"])
     measured["freezes"] = len(set(run["frozen"].values()))
     measured["is_intact"] = is_intact(run)
-    measured |= {"code": run["code"]} if "code" in run else {}  # older runs do not say
+    measured |= {"code": run["code"]} if "code" in run else {}  # older run files lack it
     measured |= {f"pretrained_{key}": value for key, value in (run["pretrained"] or {}).items()}
     clash = sorted(measured.keys() & run["config"].keys())
-    assert not clash, f"measured values and config share the names {clash}"
+    assert not clash, f"measured values and config both contain {clash}"
     return {key: _flat(value) for key, value in (measured | run["config"]).items()}
 
 

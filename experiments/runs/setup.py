@@ -1,4 +1,4 @@
-"""All that a run needs before its first step: device, model, optimizer, freezer, batches."""
+"""Set-up of a run: device, model, optimizer, freezer and batches."""
 
 import gc
 import math
@@ -40,9 +40,10 @@ from smartfrz.graph import Call, Inputs, call, trace
 
 @dataclass
 class Run:
-    """A run in progress; ``loss`` is that of its last step.
+    """The state of a run in progress.
 
-    It ends after ``total_steps``, or when its ``budget`` is spent, if it has one.
+    The run ends after ``total_steps`` steps or, with a ``budget``, when that is spent. ``loss`` is
+    the loss of the last step.
     """
 
     config: RunConfig
@@ -70,7 +71,12 @@ class Run:
         )
 
     def forward(self, inputs: Inputs, keys: Tensor) -> Tensor:
-        """The model's output for a training batch."""
+        """Computes the model's output for a batch.
+
+        Args:
+            inputs: arguments of the model.
+            keys: indices of the examples, (B,), the keys of the feature cache.
+        """
         if self.features is None:
             return call(self.model, inputs)
         if isinstance(inputs, Mapping):
@@ -79,35 +85,35 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files."""
+        """Whether this process is the one that writes files."""
         return not dist.is_initialized() or dist.get_rank() == 0
 
     def autocast(self) -> AbstractContextManager:
-        """Mixed precision, if the config asks for it."""
+        """The autocast context of the config's ``amp``."""
         dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.config.amp != "none")
 
     def clock(self) -> float:
-        """Seconds, once the device has finished what it was given."""
+        """The time in seconds, after the device has completed all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def count_flops(self) -> None:
-        """Counts what a step costs now, after layers were frozen."""
+        """Updates the FLOPs of a step; called after layers were frozen."""
         self.flops_per_step = self._flops(as_in_paper=False)
         self.flops_per_step_paper = self._flops(as_in_paper=True)
 
     def progress(self, step: int) -> float:
-        """The part of the run that is done after so many steps."""
+        """Fraction of the run that is complete after a number of steps, or of its budget."""
         return self.budget.spent if self.budget else step / self.total_steps
 
     def is_over(self, step: int) -> bool:
-        """Whether the run ends after so many steps."""
+        """Whether the run ends after this number of steps."""
         return self.budget.is_spent if self.budget else step == self.total_steps
 
     def mean_over_processes(self, values: list[Tensor]) -> float:
-        """The mean of scalar tensors, over all processes."""
+        """The mean of scalar tensors over all processes."""
         mean = torch.stack(values).mean() / world_size()
         if dist.is_initialized():
             dist.all_reduce(mean)
@@ -118,7 +124,10 @@ class Run:
         return self.config.batch_size * training_flops(self.calls, trains, as_in_paper)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in all processes, which all have to ask."""
+        """Everything that determines the next step, of all processes.
+
+        It must be called by all processes.
+        """
         return {
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -133,7 +142,7 @@ class Run:
         return [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state, of as many processes."""
+        """Restores a saved state; the number of processes must be the same as when it was saved."""
         unwrap(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
@@ -151,10 +160,10 @@ class Run:
 
 
 def prepare(config: RunConfig) -> Run:
-    """Builds everything from the config; the outcome depends on nothing else."""
+    """Builds a run from its config, which determines the outcome completely."""
     device, rank, processes = device_and_rank()
     if device.type == "cuda":
-        gc.collect()  # the model of an earlier run, a cycle, would count in this one's memory
+        gc.collect()  # an earlier run's model is a reference cycle; it would add to the peak memory
     batches = make_batches(config, device, rank, processes)
     torch.manual_seed(config.seed)
     model = build_model(config.model, load(config).num_classes, config.image_size)
@@ -179,7 +188,7 @@ def prepare(config: RunConfig) -> Run:
     budget = None
     if config.budget is not None:
         budget = ComputeBudget(freezer, config.budget * total_steps, example)
-    if rank:  # else all processes would drop the same activations
+    if rank:  # different dropout masks in each process
         torch.manual_seed(1_000_003 * rank + config.seed)
     return Run(
         config=config,
@@ -198,13 +207,13 @@ def prepare(config: RunConfig) -> Run:
 
 
 def make_policy(setting: Setting) -> Policy | None:
-    """The policy of a run's method; None for full training."""
+    """Builds the policy of a run's method; None for full training."""
     build = METHODS[setting.config.method].policy
     return build and build(setting.config.options, setting)
 
 
 def device_and_rank() -> tuple[torch.device, int, int]:
-    """This process's device, its rank, and how many processes there are."""
+    """Returns this process's device, its rank, and the number of processes."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), rank, world_size()

@@ -1,4 +1,4 @@
-"""wandb: off unless asked; one run a cell, grouped by table and workload, typed by method."""
+"""Optional tracking with wandb: one wandb run per cell, grouped by table and workload."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,19 +11,20 @@ METRICS = ("loss", "accuracy", "frozen_fraction", "tflops", "memory_gib", "secon
 
 
 def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable, Callable]:
-    """Starts a wandb run; ``WANDB_MODE=offline`` needs no account.
+    """Starts a wandb run; ``WANDB_MODE=offline`` requires no account.
 
     Args:
         config: the run.
-        table: what it is a cell of.
-        label: its method in the table, which has variants: ``smartfrz raw``.
+        table: the table that contains it.
+        label: its method in the table, including the variant's label: ``smartfrz raw``. It is the
+            job type.
 
     Returns:
-        What to call after each evaluation, with the run and its curves, and what to call at the
-        end.
+        A callback for each evaluation, which takes the run and its curves, and a callback for the
+        end of the run.
 
     Raises:
-        ValueError: wandb can't be had: no account, no network.
+        ValueError: wandb is not available, for example without an account or a network.
     """
     import wandb
 
@@ -47,7 +48,7 @@ def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable,
 
 
 def metrics(curves: Curves) -> dict[str, float]:
-    """What is logged after an evaluation, under the names in ``METRICS``."""
+    """The values to log after an evaluation, by their names in `METRICS`."""
     return {
         "loss": curves.loss[-1],
         "accuracy": curves.accuracy[-1],

@@ -1,4 +1,4 @@
-"""The training loop: one run, from its config to its record, resumed where it was killed."""
+"""The training loop of a run, which resumes from its last checkpoint."""
 
 import math
 import time
@@ -28,12 +28,12 @@ OnStep = Callable[[Run, "Curves"], None]
 
 @dataclass
 class Curves:
-    """What a run has measured so far; all of it is in the checkpoint.
+    """The measurements of a run so far, which are part of its checkpoint.
 
-    ``accuracy``, the main metric whatever it is, ``loss`` and ``frozen_fraction`` have one entry
-    per evaluation, at ``eval_steps``; ``scores`` are all metrics of the last one. Seconds are host
-    time, so that on a GPU ``overhead_seconds``, the freezer's, are longer by the wait for the
-    backward pass that it looks at; ``flops`` are of the whole run over all processes.
+    ``accuracy`` (the data set's first metric), ``loss`` and ``frozen_fraction`` have one entry per
+    evaluation, at ``eval_steps``; ``scores`` are all metrics of the last evaluation. Times are host
+    times: on a GPU, ``overhead_seconds``, the time in the freezer, includes waiting for the
+    backward pass whose gradients it reads. ``flops`` is the total of all steps and processes.
     """
 
     step: int = 0
@@ -51,15 +51,15 @@ class Curves:
 
 
 def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Curves]:
-    """Trains to the end, or until the loss is no number, from the last checkpoint if there is one.
+    """Trains a run until it ends or its loss is not finite, from its last checkpoint if any.
 
     Args:
         config: the run.
-        on_step: called after every step; on the clock, so it has to be quick.
+        on_step: called after every step; its time counts as training time.
         on_epoch: called after every evaluation.
 
     Returns:
-        The finished run, its model included, and what it measured.
+        The finished run, including its model, and its measurements.
     """
     checkpoint = cache_folder("checkpoints") / f"{config.id}.pt"
     run, curves = resume(config, checkpoint)
@@ -67,20 +67,25 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
         train_epoch(run, curves, on_step)
         evaluate_epoch(run, curves)
         on_epoch(run, curves)
-        state = {"run": run.state_dict(), "curves": vars(curves)}  # of all processes
+        state = {"run": run.state_dict(), "curves": vars(curves)}  # collective: all processes
         if run.is_main:
             save_checkpoint(state, checkpoint)
     return run, curves
 
 
 def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
-    """The run as its checkpoint left it; from the start where there is none that can be read.
+    """Restores a run from its checkpoint, or prepares it if there is no readable one.
+
+    Args:
+        config: the run.
+        checkpoint: the file.
 
     Raises:
-        ValueError: another number of processes began it, with which it would end otherwise.
+        ValueError: the checkpoint is from another number of processes; the run's outcome would
+            depend on the interruption.
     """
     run = prepare(config)
-    # On the CPU, where AdamW's step counts belong: on a GPU every step would wait for them.
+    # AdamW's step counts must stay on the CPU: on a GPU every step would synchronise.
     saved = load_checkpoint(checkpoint, torch.device("cpu"))
     if saved is None:
         return run, Curves()
@@ -93,18 +98,18 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
         set_aside(checkpoint, error)
         return prepare(config), Curves()
     raise ValueError(
-        f"{config.cell} was begun by {begun_by} processes, and would end otherwise with "
-        f"{world_size()}: go on with GPUS={begun_by}, or delete {checkpoint}."
+        f"The checkpoint of {config.cell} is from {begun_by} processes and cannot be resumed with "
+        f"{world_size()}: continue with GPUS={begun_by}, or delete {checkpoint}."
     )
 
 
 def diverged(curves: Curves) -> bool:
-    """Whether the loss of the last epoch was infinite or no number."""
+    """Whether the loss of the last epoch is infinite or NaN."""
     return bool(curves.loss) and not math.isfinite(curves.loss[-1])
 
 
 def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
-    """Trains for one epoch, or what is left of it."""
+    """Trains for one epoch, or for the rest of the run if that is shorter."""
     reset_peak_memory(run.device)
     run.model.train()
     epoch = curves.step // run.batches.steps_per_epoch
@@ -123,7 +128,7 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
 
 
 def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
-    """One step; the three lines that a training loop needs to freeze are in the middle."""
+    """Executes one step; ``freezer.step`` is between the backward pass and the optimizer step."""
     with run.autocast():
         logits = run.forward(batch.inputs, batch.keys)
         loss = loss_of(logits, batch.labels)
@@ -150,14 +155,19 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with classes, (B,) or (B, K) of positions, or with probabilities (B, C)."""
+    """Computes the cross-entropy.
+
+    Args:
+        logits: (B, C), or (B, K, C) for K positions.
+        labels: classes, (B,) or (B, K), or class probabilities, (B, C).
+    """
     if labels.is_floating_point():
         return F.cross_entropy(logits, labels)
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def evaluate_epoch(run: Run, curves: Curves) -> None:
-    """Measures how good it is: on ``curve_images`` along the way, on ``test_images`` at the end."""
+    """Evaluates the run: on ``curve_images`` during training, on ``test_images`` at the end."""
     started = run.clock()
     images = 0 if run.is_over(curves.step) else run.config.curve_images
     curves.scores = test_scores(run, images)
@@ -169,14 +179,22 @@ def evaluate_epoch(run: Run, curves: Curves) -> None:
 
 @torch.no_grad()
 def test_scores(run: Run, examples: int) -> dict[str, float]:
-    """The metrics of the run's data set on the first test examples (0 for all), the main first.
+    """Computes the metrics of the run's data set on the test set.
 
-    Processes share the examples; the running statistics that they use are those of the first.
+    The processes share the examples and use the buffers of the first one, such as batch norms'
+    running statistics.
+
+    Args:
+        run: the run.
+        examples: number of test examples, counted from the first; 0 for all.
+
+    Returns:
+        The metrics by name, the main one first.
     """
     run.model.eval()
     for buffer in run.model.buffers() if dist.is_initialized() else ():
         dist.broadcast(buffer, 0)
-    # DDP would wait for the others at every batch, of which they may have fewer.
+    # DDP's forward pass waits for all processes, which may have different numbers of batches.
     model = run.model.module if isinstance(run.model, DistributedDataParallel) else run.model
     predictions, truth = [], []
     for inputs, labels in run.batches.test(examples, shared=True):

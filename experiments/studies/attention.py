@@ -1,4 +1,4 @@
-"""What the predictor attends to: is it less to records to which the loss rose (Fig. 2a)?"""
+"""Attention of the predictor to records at which the loss has risen or fallen (Fig. 2a)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from experiments.studies.stabilisation import epochs_per_record
 from smartfrz.predictor import AttentionPredictor, History
 
 _DRAWS = 10_000
-# A training has to fill the window so many times more than once.
+# Minimum number of full windows at the chosen rate, if the run has as many.
 _WINDOWS = 10
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a predictor attended to in one training.
+    """Attention of a predictor in one recorded run.
 
     Attributes:
-        config: the training.
+        config: the run.
         attention: (windows, L, W), see `attention_by_age`.
-        loss: a row per record: ``epoch``, and ``loss`` over the time from one record to the next.
-        frame: see `loss_and_attention`; and the ``epoch`` of the record, a whole number.
+        loss: a row per record: ``epoch``, and ``loss``, averaged since the previous record.
+        frame: see `loss_and_attention`; and the ``epoch`` of the record, rounded down.
     """
 
     config: RunConfig
@@ -39,17 +39,17 @@ class Look:
 def look(
     predictor: AttentionPredictor, config: RunConfig, history: History, records_per_epoch: int
 ) -> Look:
-    """Asks a predictor about a recorded training, at the pace at which SmartFRZ would.
+    """Computes a predictor's attention in a recorded run, at SmartFRZ's recording rate.
 
     Args:
         predictor: the predictor.
-        config: the training.
-        history: what was recorded of it.
-        records_per_epoch: SmartFRZ's; more are taken, up to all, where the training would else fill
-            the window hardly once.
+        config: the run.
+        history: the recorded history of the run.
+        records_per_epoch: SmartFRZ's recording rate. A higher rate, up to that of the recording, is
+            used where a run would otherwise provide fewer than ten full windows.
 
     Raises:
-        ValueError: the training is shorter than the window.
+        ValueError: the run has no more records than the window.
     """
     assert isinstance(config.options, RecordOptions)
     records = len(history.loss)
@@ -58,11 +58,11 @@ def look(
     if records <= predictor.window:
         raise ValueError(
             f"{config.cell} has {records} records, too few for the predictor's window of "
-            f"{predictor.window}."
+            f"{predictor.window}: record more per epoch, or use a predictor with a smaller window."
         )
     weights = history.weights.transpose(0, 1)[..., :: history.weights.shape[-1] // predictor.size]
     loss = moving_mean(history.loss, stride)
-    # Every start is another history at this pace.
+    # Each start offset gives a separate history at this rate.
     by_start = [attention_by_age(predictor, weights[:, start::stride]) for start in range(stride)]
     frames = [loss_and_attention(each, loss, start, stride) for start, each in enumerate(by_start)]
     frame, epochs = pd.concat(frames, ignore_index=True), epochs_per_record(config)
@@ -72,13 +72,13 @@ def look(
 
 
 def summary(looks: Sequence[Look]) -> dict[str, pd.DataFrame]:
-    """What the figure and its caption are made of.
+    """Returns the data of the figure and its caption.
 
     Returns:
-        ``ages``: for each age the ``mean`` attention, over trainings, and ``low`` and ``high``,
-        between which 80% of the layers and windows are. ``runs``: for each training, whether a
-        rise of the loss makes a difference. ``example``: the first training's loss, and the
-        attention to each of its records, relative to what records of the same ages get.
+        ``ages``: for each age the ``mean`` attention over runs, and the bounds ``low`` and ``high``
+        of the central 80% of layers and windows. ``runs``: for each run, the effects of a rise in
+        the loss. ``example``: the first run's loss, and the attention to each of its records
+        relative to the mean attention to records of the same ages.
     """
     every = torch.cat([each.attention.flatten(0, 1) for each in looks])
     means = torch.stack([each.attention.mean(dim=(0, 1)) for each in looks])
@@ -107,26 +107,27 @@ def _of_run(look: Look) -> dict[str, object]:
 
 
 def moving_mean(values: Tensor, length: int) -> Tensor:
-    """The mean of each value and those before it, ``length`` in all or as many as there are."""
+    """Returns the mean of each value and up to ``length`` - 1 values before it."""
     ends = range(1, len(values) + 1)
     return torch.stack([values[max(0, end - length) : end].mean() for end in ends])
 
 
 @torch.no_grad()
 def attention_by_age(predictor: AttentionPredictor, weights: Tensor) -> Tensor:
-    """The attention of every full window, by age of the record that it is paid to.
+    """Returns the attention in every full window, by age of the attended record.
 
     Args:
-        predictor: the predictor, of W records.
-        weights: (L, R, size) of one training, oldest first, R > W.
+        predictor: the predictor, with a window of W records.
+        weights: (L, R, size) weights of one run, oldest first, R > W.
 
     Returns:
-        (R - W, L, W): of the windows that end at records W, W + 1, ..., the newest record's share
-        first. Each row sums to 1. The very first record, which has not moved, is in none of them.
+        (R - W, L, W): for the windows that end at records W, W + 1, ..., with the newest record
+        first. Each row sums to 1. The first record of the run, at which nothing has moved, is not
+        in any window.
     """
     window = predictor.window
     records = predictor.encode(weights)[0][:, 1:]
-    # (L, windows, features, W), turned round: the newest record first.
+    # (L, windows, features, W), flipped to the newest record first.
     keys = predictor.mlp_k(records).unfold(1, window, 1).flip(-1)
     queries = predictor.mlp_q(records[:, window - 1 :])
     return torch.einsum("lqf,lqfa->qla", queries, keys).softmax(dim=-1)
@@ -135,17 +136,17 @@ def attention_by_age(predictor: AttentionPredictor, weights: Tensor) -> Tensor:
 def loss_and_attention(
     attention: Tensor, loss: Tensor, start: int = 0, stride: int = 1
 ) -> pd.DataFrame:
-    """One row per window and age: the attention, the mean over the layers, and the loss's change.
+    """Returns a row per window and age with the attention and the change of the loss.
 
     Args:
-        attention: from `attention_by_age`, of the records ``start``, ``start + stride``, ...
-        loss: (R,) of all records.
-        start: the first of them that the attention is of.
-        stride: from one of them to the next.
+        attention: from `attention_by_age`, for the records ``start``, ``start + stride``, ...
+        loss: (R,) loss of all records.
+        start: the first record that ``attention`` covers.
+        stride: distance between two of its records.
 
     Returns:
-        ``record`` (the one that is looked at), ``age``, ``attention`` and ``change``, how much the
-        loss rose from the record before to this one.
+        ``record``, the attended record; ``age``; ``attention``, mean over layers; and ``change``,
+        the increase of the loss since the previous record.
     """
     windows, _, ages = attention.shape
     ends = torch.arange(ages, ages + windows)
@@ -161,18 +162,18 @@ def loss_and_attention(
 
 
 def rise_effect(frame: pd.DataFrame, alike: Sequence[str]) -> float:
-    """How much more attention a record gets if the loss rose to it than if it fell.
+    """Relative difference in attention between records at which the loss has risen and fallen.
 
-    Records are compared with those that are alike; the mean over such groups, relative to the
-    attention that they get, each group weighted by how much it tells (the harmonic mean of its
-    two numbers of records).
+    Records are compared within groups. The result is the mean difference over groups, relative to
+    their mean attention; each group is weighted by the harmonic mean of its two numbers of records.
 
     Args:
-        frame: from `loss_and_attention`, of one training, maybe with further columns.
-        alike: the columns that have to be the same.
+        frame: from `loss_and_attention`, for one run; may have further columns.
+        alike: the columns that define the groups.
 
     Returns:
-        -0.1 means a tenth less; NaN if there is nothing to compare.
+        The relative difference: -0.1 means 10% less attention where the loss has risen. NaN if
+        there is nothing to compare.
     """
     parts = (frame[frame["change"] < 0], frame[frame["change"] > 0])
     fell, rose = (each.groupby(list(alike))["attention"].agg(["mean", "count"]) for each in parts)
@@ -183,13 +184,13 @@ def rise_effect(frame: pd.DataFrame, alike: Sequence[str]) -> float:
 
 
 def rank_correlation_at_age(frame: pd.DataFrame) -> float:
-    """Spearman's correlation of attention and change of the loss, ranked among the same age."""
+    """Spearman correlation of attention and change of the loss, ranked within each age."""
     ranks = frame.groupby("age")[["attention", "change"]].rank(pct=True)
     return float(ranks["attention"].corr(ranks["change"]))
 
 
 def bootstrap_interval(values: pd.Series) -> tuple[float, float]:
-    """The middle 95% of the means of ten thousand resamples; NaN for less than two values."""
+    """95% bootstrap interval of the mean, 10,000 resamples; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan"), float("nan")
     rng = np.random.default_rng(0)
@@ -199,13 +200,13 @@ def bootstrap_interval(values: pd.Series) -> tuple[float, float]:
 
 
 def caption(ages: pd.DataFrame, runs: pd.DataFrame, example: str) -> str:
-    """What the figure shows and what comes out of it.
+    """Returns the caption of the figure, with its finding.
 
     Args:
         ages: ``age`` and ``mean``.
-        runs: a row per training: ``model``, ``rise_effect``, ``rise_effect_same_epoch`` and
+        runs: a row per run: ``model``, ``rise_effect``, ``rise_effect_same_epoch`` and
             ``correlation``.
-        example: the training whose loss is drawn.
+        example: network and data set of the run whose loss is drawn.
     """
     window = len(ages)
     effect, same_epoch, correlation = (
@@ -217,40 +218,43 @@ def caption(ages: pd.DataFrame, runs: pd.DataFrame, example: str) -> str:
         )
     )
     return (
-        f"The predictor's attention over its window of {window} records, in "
-        f"{counted(len(runs), 'training')} of {', '.join(runs['model'].unique())}. Left: by age "
-        f"of the record; mean, and the middle 80% of the layers and moments; dashed, if all "
-        f"records were alike. The newest record gets {ages['mean'].iloc[0]:.1%}, and the newest "
-        f"{window // 3} get {ages['mean'].iloc[: window // 3].sum():.0%}. Middle: the training "
-        f"loss of {example}, and the attention that each record gets, relative to what records of "
-        f"the same ages get. Right: by how much more a record is attended to if the training loss "
-        f"rose to it, than one of the same age (hollow: and of the same epoch) to which it fell; a "
-        f"row is a training, line and band the mean of the first and its 95% bootstrap "
-        f"interval.\n\n"
-        f"**Finding.** The attention to a record to which the training loss rose differs by "
-        f"{effect} from that to one of the same age to which it fell, and by {same_epoch} if only "
-        f"records of the same epoch are compared, since the loss falls more often early on, when "
-        f"attention may differ for other reasons: {_verdict(runs)}. The rank correlation of "
-        f"attention and change of the loss at the same age is {correlation}. Intervals "
-        f"are over trainings, 95%. The loss is the mean over the few batches between two records, "
-        f"so that it rises with hard batches as well as with worse weights."
+        f"Attention of the predictor over its window of {window} records, in "
+        f"{counted(len(runs), 'run')} of {', '.join(runs['model'].unique())}. Left: attention by "
+        f"age of the record, mean and central 80% of layers and windows; dashed: uniform "
+        f"attention. The newest record receives {ages['mean'].iloc[0]:.1%}, the newest "
+        f"{window // 3} receive {ages['mean'].iloc[: window // 3].sum():.0%}. Middle: training "
+        f"loss of {example}, and the attention to each record relative to records of the same "
+        f"ages. Right: relative difference in attention between records at which the loss has "
+        f"risen and records of the same age at which it has fallen, for each run (hollow: of the "
+        f"same age and epoch); line and band: mean of the former and its 95% bootstrap interval."
+        f"\n\n"
+        f"**Finding.** Attention to records at which the training loss has risen differs by "
+        f"{effect} from attention to records of the same age at which it has fallen, and by "
+        f"{same_epoch} within the same epoch: {_verdict(runs)}. The second comparison accounts for "
+        f"the loss falling more often early in a run, when attention may differ for other reasons. "
+        f"The rank correlation of attention and change of the loss at the same age is "
+        f"{correlation}. Intervals are 95% bootstrap intervals over runs. The loss is the mean "
+        f"over the few batches between two records, and rises with hard batches as well as with "
+        f"worse weights."
     )
 
 
 def _with_interval(values: pd.Series, percent: bool) -> str:
     numbers = (values.mean(), *bootstrap_interval(values))
     mean, low, high = (f"{n:+.1%}" if percent else f"{n:+.3f}" for n in numbers)
-    return f"{mean} ({low} to {high})" if len(values) > 1 else f"{mean} (one training)"
+    return f"{mean} ({low} to {high})" if len(values) > 1 else f"{mean} (one run)"
 
 
 def _verdict(runs: pd.DataFrame) -> str:
-    """Both comparisons have to agree: each has found a difference, the one the opposite of the
-    other, in a predictor with random weights."""
+    """Returns a conclusion, which requires that both comparisons agree.
+
+    In a predictor with random weights, each of them found a difference, with opposite signs.
+    """
     intervals = np.array(
         [bootstrap_interval(runs[name]) for name in ("rise_effect", "rise_effect_same_epoch")]
     )
     if (intervals < 0).all():
-        return "it gets less, as the paper says"
+        return "attention is lower where the loss has risen, as the paper states"
     if (intervals > 0).all():
-        return "it gets more, the opposite of what the paper says"
-    return "no difference can be told"
+        return "attention is higher where the loss has risen, contrary to the paper"
+    return "the comparison is inconclusive"

@@ -1,4 +1,4 @@
-"""How each figure of single layers is made: its runs, its measurement, its drawing."""
+"""Plans of the figures of single layers: runs, measurement and drawing of each."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -31,11 +31,11 @@ from experiments.tables.requirements import check_requirements
 from smartfrz.predictor import AttentionPredictor
 
 EPOCHS_BEFORE = 1
-"""How long a network trains before its gradients are looked at (Figure 3)."""
+"""Number of epochs after which the gradients are measured (Figure 3)."""
 
 
 def fig3(request: Request) -> Plan:
-    """The gradients of all weights against the sampled."""
+    """Plans Figure 3: gradients of all weights and of the sampled weights."""
     config, *_ = plan(load_spec("fig3"), request.scale)
     todo = missing_prerequisites([config], request.runs)
 
@@ -67,7 +67,7 @@ def fig3(request: Request) -> Plan:
 
 
 def fig4(request: Request) -> Plan:
-    """CKA of layers while they train, and when it stabilises."""
+    """Plans Figure 4: CKA of layers during training, and the epochs at which it stabilises."""
     configs, runs = plan(load_spec("fig4"), request.scale), request.runs
     tolerance = training_at(request.scale, load_spec("predictor").predictor).tolerance
 
@@ -95,7 +95,7 @@ def fig4(request: Request) -> Plan:
 
 
 def fig5(request: Request) -> Plan:
-    """Memory as layers freeze, from runs of SmartFRZ that are made if they are missing."""
+    """Plans Figure 5: memory as layers freeze; missing runs of SmartFRZ are executed."""
     configs, runs = plan(load_spec("fig5"), request.scale), request.runs
     missing = [config for config in configs if not is_finished(config, runs)]
     sources = missing_prerequisites(missing, runs)
@@ -111,14 +111,14 @@ def fig5(request: Request) -> Plan:
         moments = figures.frozen_moments(runs_to_frame(finished_runs(configs, runs)))
         style.save(moments, request.folder / "fig5b")
         text = memory_over_time.caption(memory, bool(made.facts["machine"]["gpu"]))
-        beside = "Beside it, in fig5b.png, when each layer froze."
-        return figures_of_layers.memory(memory), f"{text} {beside}"
+        other = "The epoch at which each layer was frozen is shown in fig5b.png."
+        return figures_of_layers.memory(memory), f"{text} {other}"
 
     return Plan(configs, sources + missing, [config.id for config in configs], measure, draw)
 
 
 def attention_figure(request: Request) -> Plan:
-    """What the predictor attends to in the recorded runs that there are."""
+    """Plans Figure 2a: attention of the predictor in the runs recorded so far."""
     name, planned = recordings(request.scale)
     recorded = [config for config in planned if is_recorded(config)]
     configs = recorded or planned
@@ -141,16 +141,16 @@ def attention_figure(request: Request) -> Plan:
     if not recorded and measured(request.folder, inputs) is None:
         raise ValueError(
             f"No run is recorded at scale {request.scale}: make {name} SCALE={request.scale} "
-            "records some."
+            "records the runs."
         )
     return Plan(configs, [], inputs, measure, draw)
 
 
 def finished_runs(configs: Iterable[RunConfig], runs: Path) -> list[dict[str, Any]]:
-    """What the run files hold.
+    """Reads the run files.
 
     Raises:
-        ValueError: one is missing or damaged.
+        ValueError: a run file is missing or damaged.
     """
     missing = [config for config in configs if not is_finished(config, runs)]
     if missing:
@@ -163,21 +163,21 @@ def finished_runs(configs: Iterable[RunConfig], runs: Path) -> list[dict[str, An
 
 
 def recordings(scale: str) -> tuple[str, list[RunConfig]]:
-    """The runs that predictors are judged on, and the spec that plans them.
+    """Returns the recorded runs for evaluating predictors, preceded by the name of their spec.
 
-    At scales without, those that predictors learn from.
+    At scales without them, these are the recorded runs for training predictors.
     """
     name = "evidence" if scale in load_spec("evidence").scales else "predictor"
     return name, plan(load_spec(name), scale)
 
 
 def network_on_data(config: RunConfig) -> str:
-    """What is trained on what."""
+    """Returns the display names of a run's network and data set."""
     return f"{display_name(config.model)} on {display_name(config.dataset)}"
 
 
 def overhead_figure(request: Request) -> Plan:
-    """What SmartFRZ itself costs, for one of Table 2's runs (Appendix C)."""
+    """Plans the measurement of SmartFRZ's overhead for one of Table 2's runs (Appendix C)."""
     config = next(
         each
         for each in plan(load_spec("table2"), request.scale)
@@ -187,9 +187,9 @@ def overhead_figure(request: Request) -> Plan:
     def measure() -> Measurement:
         check_requirements([config])
         predictor = AttentionPredictor.from_pretrained(config.options.predictor)
-        print("Timing SmartFRZ beside the training of", network_on_data(config))
+        print("Timing SmartFRZ and optimizer steps of", network_on_data(config))
         times = overhead.training_times(config, predictor)
-        print("Timing it for networks of", *overhead.LAYER_COUNTS, "layers")
+        print("Timing SmartFRZ for networks of", *overhead.LAYER_COUNTS, "layers")
         by_layers = overhead.time_by_layers(predictor, overhead.LAYER_COUNTS, device_and_rank()[0])
         whole = dataclasses.replace(config, train_images=0)
         quantities = overhead.quantities(

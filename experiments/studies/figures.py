@@ -1,4 +1,4 @@
-"""Figures of what layers do: gradients, CKA, overhead, attention; in the style of all figures."""
+"""Figures of single layers: gradients, CKA, memory, overhead and attention."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.reporting.labels import display_name
 from experiments.reporting.style import STYLE, look
 
-# From the front to the back of a network: dark to light, told apart in grey as well.
+# Ordered from dark to light, from the front of a network to its back; distinguishable in grey.
 _DEPTHS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00")
 _MARKERS = ("s", "^", "v", "o", "D")
 _OURS, _GREY = look("smartfrz")[0], "0.6"
@@ -21,19 +21,19 @@ _DOT: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 3.2, "mew": 0}
 
 
 def shown_layers(count: int) -> list[int]:
-    """Layers as deep as those of the paper's figures: 10, 20, ... 50 of ResNet50's 53."""
+    """Returns layers at the relative depths of the paper's figures: 10, 20, ..., 50 of 53."""
     numbers = [max(1, round(10 * i * count / 53)) for i in range(1, 6)]
     return list(dict.fromkeys(numbers))
 
 
 @rc_context(STYLE)
 def sampled_gradients(layers: pd.DataFrame, histogram: pd.DataFrame, title: str) -> Figure:
-    """The histogram of one layer's gradient, and how far all layers' samples are from the whole.
+    """Draws the histogram of one layer's gradient, and the distances of all layers' samples.
 
     Args:
         layers: from `distances`.
         histogram: from `histogram`.
-        title: names the layer of the histogram.
+        title: title of the histogram, which names the layer.
     """
     fig, (left, right) = _row(2)
     edges = [*histogram["from"], histogram["to"].iloc[-1]]
@@ -54,11 +54,11 @@ def sampled_gradients(layers: pd.DataFrame, histogram: pd.DataFrame, title: str)
 
 @rc_context(STYLE)
 def cka_while_training(curves: pd.DataFrame, layers: pd.DataFrame) -> Figure:
-    """CKA of five layers of the first seed, and the epoch at which every layer became stable.
+    """Draws the CKA of five layers, first seed, and the epoch at which each layer became stable.
 
     Args:
-        curves: from `cka_curves`, of some seeds.
-        layers: from `stable_epochs`, of the same.
+        curves: from `cka_curves`, for one or more seeds.
+        layers: from `stable_epochs`, for the same seeds.
     """
     fig, (left, right) = _row(2)
     seeds = list(layers["seed"].unique())
@@ -90,10 +90,10 @@ def cka_while_training(curves: pd.DataFrame, layers: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def memory(frame: pd.DataFrame) -> Figure:
-    """Memory of a training step as layers freeze, relative to full training; a panel per model.
+    """Draws the memory of a step as layers freeze, relative to full training, a panel per model.
 
     Args:
-        frame: from `memory_over_time`, of some runs.
+        frame: from `memory_over_time`, for one or more runs.
     """
     models = list(frame["model"].unique())
     fig, axes = _row(len(models))
@@ -116,7 +116,7 @@ def memory(frame: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def time_by_layers(times: pd.DataFrame) -> Figure:
-    """Time to record and to decide against the number of layers, both axes logarithmic.
+    """Draws the time to record and to decide against the number of layers, on logarithmic axes.
 
     Args:
         times: from `time_by_layers`.
@@ -125,14 +125,14 @@ def time_by_layers(times: pd.DataFrame) -> Figure:
     looks = {
         "from_scratch_ms": ("Decide, from scratch", "#E69F00", "D"),
         "record_ms": ("Record", _OURS, "o"),
-        "decide_ms": ("Decide, keys and values kept", "#0072B2", "^"),
+        "decide_ms": ("Decide, cached keys and values", "#0072B2", "^"),
     }
     for name, (label, color, marker) in looks.items():
         ax.plot(times["layers"], times[name], color=color, marker=marker, ms=4, lw=1, label=label)
         linear = times[name].iloc[-1] * times["layers"] / times["layers"].iloc[-1]
         ax.plot(times["layers"], linear, color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0.9)
     ax.set(xscale="log", yscale="log", xlabel="Layers", ylabel="Milliseconds")
-    ax.plot([], [], color=_GREY, lw=0.7, ls=(0, (4, 3)), label="In proportion")
+    ax.plot([], [], color=_GREY, lw=0.7, ls=(0, (4, 3)), label="Linear in the layers")
     fig.legend(loc="outside upper center", fontsize=6, ncols=2)
     return fig
 
@@ -141,26 +141,26 @@ def time_by_layers(times: pd.DataFrame) -> Figure:
 def attention(
     ages: pd.DataFrame, example: pd.DataFrame, runs: pd.DataFrame, interval: tuple[float, float]
 ) -> Figure:
-    """Attention by age; a training's loss and the attention to its records; the effect of a rise.
+    """Draws attention by age, one run's loss and attention, and the effect of a rise in the loss.
 
     Args:
         ages: ``age``, ``mean``, ``low`` and ``high``.
         example: ``epoch``, ``loss`` and ``attention``, relative to records of the same ages.
-        runs: a row per training: ``rise_effect`` and ``rise_effect_same_epoch``, fractions.
-        interval: of the mean ``rise_effect``.
+        runs: a row per run: ``rise_effect`` and ``rise_effect_same_epoch``, fractions.
+        interval: interval of the mean ``rise_effect``.
     """
     fig, (left, middle, right) = _row(3)
     left.fill_between(ages["age"], 100 * ages["low"], 100 * ages["high"], color=_OURS, alpha=0.2)
     left.plot(ages["age"], 100 * ages["mean"], color=_OURS, lw=1.3)
     left.axhline(100 / len(ages), color=_GREY, lw=0.7, ls=(0, (4, 3)))
-    left.set(title="By age", xlabel="Age (records)", ylabel="Attention (%)")
+    left.set(title="Attention by age", xlabel="Age (records)", ylabel="Attention (%)")
     left.set_ylim(bottom=0)
 
     middle.plot(example["epoch"], example["loss"], color="black", lw=0.8)
-    middle.set(title="Beside the loss", xlabel="Epoch", ylabel="Training loss (black)")
+    middle.set(title="Loss and attention", xlabel="Epoch", ylabel="Training loss (black)")
     other = middle.twinx()
     other.plot(example["epoch"], example["attention"], color=_OURS, lw=0.8)
-    other.set_ylabel("Attention, relative", color=_OURS)
+    other.set_ylabel("Relative attention", color=_OURS)
     other.grid(visible=False)
 
     effects = 100 * runs[["rise_effect", "rise_effect_same_epoch"]].sort_values("rise_effect")
@@ -172,7 +172,7 @@ def attention(
     right.axvline(effects["rise_effect"].mean(), color=_OURS, lw=1)
     if not np.isnan(interval).any():
         right.axvspan(*(100 * end for end in interval), color=_OURS, alpha=0.15, lw=0)
-    right.set(title="If the loss rose", xlabel="More attention (%)", ylabel="Training")
+    right.set(title="Effect of a rise in loss", xlabel="Change of attention (%)", ylabel="Run")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 

@@ -1,4 +1,4 @@
-"""Do 1,024 weights stand for a layer? The gradients of all of them against the sampled (Fig. 3)."""
+"""Gradients of all weights of a layer compared with those of the sampled weights (Fig. 3)."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,13 @@ _DRAWS, _QUANTILE, _BINS = 1000, 0.95, 41
 
 @dataclass(frozen=True)
 class LayerGradient:
-    """A layer's gradient: of ``all`` its weights, ascending, and of those that are ``sampled``."""
+    """A layer's gradient.
+
+    Attributes:
+        name: the layer's name.
+        all: gradient of all its weights, ascending.
+        sampled: gradient of the sampled weights.
+    """
 
     name: str
     all: np.ndarray
@@ -27,11 +33,11 @@ class LayerGradient:
 
 
 def gradients_after(config: RunConfig, epochs: int, on_step: OnStep) -> list[LayerGradient]:
-    """The gradients of the next batch after some epochs of a run, of each layer but the head.
+    """Computes the gradients of each layer but the head, for the next batch after some epochs.
 
     Args:
-        config: the run; the weights it starts from are in the cache.
-        epochs: how many to train first.
+        config: the run; its initial weights must be in the cache.
+        epochs: number of epochs to train first.
         on_step: called after every step.
     """
     run, curves = prepare(config), Curves()
@@ -46,7 +52,7 @@ def gradients_after(config: RunConfig, epochs: int, on_step: OnStep) -> list[Lay
 
 
 def layer_gradient(layer: Layer) -> LayerGradient:
-    """The gradient that a layer holds, of the weights that layer tailoring samples from."""
+    """Returns a layer's current gradient, for the weights from which layer tailoring samples."""
     gradients = [param.grad for param in layer.params if param.grad is not None]
     matrices = [each for each in gradients if each.ndim >= 2] or gradients
     taken = zip(matrices, sample_positions(layer), strict=True)
@@ -56,14 +62,14 @@ def layer_gradient(layer: Layer) -> LayerGradient:
 
 
 def ks_distance(sample: np.ndarray, population: np.ndarray) -> float:
-    """Two-sample Kolmogorov-Smirnov statistic: the largest difference of the two distributions.
+    """Two-sample Kolmogorov-Smirnov statistic: the largest difference of the distributions.
 
     Args:
         sample: values, in any order.
         population: values, ascending.
     """
     sample = np.sort(sample)
-    # The difference is largest at a value of the sample, on the one or the other side of its step.
+    # The difference is largest at a value of the sample, on one of the two sides of its step.
     return max(
         np.abs(
             np.searchsorted(sample, sample, side) / len(sample)
@@ -74,11 +80,11 @@ def ks_distance(sample: np.ndarray, population: np.ndarray) -> float:
 
 
 def chance_distance(population: np.ndarray, size: int) -> float:
-    """What chance gives: in 95 of 100 draws a random subset's distance is no larger.
+    """Returns the 95% quantile of a random subset's distance, over 1,000 draws.
 
     Args:
         population: values, ascending.
-        size: of the subsets, which are drawn without replacement; a thousand of them.
+        size: size of the subsets, which are drawn without replacement.
     """
     if len(population) <= size:
         return 0.0
@@ -91,7 +97,7 @@ def chance_distance(population: np.ndarray, size: int) -> float:
 
 
 def distances(gradients: list[LayerGradient]) -> pd.DataFrame:
-    """One row per layer: its place, name and weights, its distance, and what chance gives."""
+    """Returns a row per layer: position, name, number of weights, distance and chance level."""
     return pd.DataFrame(
         [
             {
@@ -108,7 +114,7 @@ def distances(gradients: list[LayerGradient]) -> pd.DataFrame:
 
 
 def histogram(gradient: LayerGradient) -> pd.DataFrame:
-    """Shares of all and of the sampled weights in bins that leave out one in a thousand a side."""
+    """Returns the fractions of all and of the sampled weights per bin, without the outer 0.1%."""
     reach = np.abs(np.quantile(gradient.all, [0.001, 0.999])).max()
     edges = np.linspace(-reach, reach, _BINS + 1)
     shares = {
@@ -119,12 +125,12 @@ def histogram(gradient: LayerGradient) -> pd.DataFrame:
 
 
 def caption(layers: pd.DataFrame, shown: int, training: str) -> str:
-    """What Figure 3 shows and what comes out of it.
+    """Returns the caption of Figure 3, with its finding.
 
     Args:
         layers: from `distances`.
-        shown: the number of the layer of the histogram.
-        training: what was trained, and how far.
+        shown: number of the layer of the histogram.
+        training: network, data set and number of epochs of the run.
     """
     (layer,) = layers[layers["layer"] == shown].itertuples()
     larger = layers[layers["weights"] > layers["sampled"]]
@@ -132,21 +138,22 @@ def caption(layers: pd.DataFrame, shown: int, training: str) -> str:
     worst = larger.loc[larger["distance"].idxmax()]
     by_chance = _at_least(above, len(larger), 1 - _QUANTILE)
     return (
-        f"The gradient of one batch, {training}. Left: layer {shown} of {len(layers)}, "
-        f"`{layer.name}`: all its {layer.weights:,} weights and the {layer.sampled:,} sampled; "
-        f"the Kolmogorov-Smirnov distance of the two is {layer.distance:.3f}. Right: that of every "
-        f"layer but the head, and what a random subset stays below in {_QUANTILE:.0%} of "
-        f"{_DRAWS:,} draws without replacement. The largest distance is {worst['distance']:.3f} "
-        f"(`{worst['name']}`; chance {worst['chance']:.3f}).\n\n"
-        f"**Finding.** Above that level: {above} of the {len(larger)} layers with more weights "
-        f"than are sampled; by chance alone at least as many in {by_chance:.0%} of cases. The "
-        f"sampled weights are {'' if by_chance > 0.05 else 'not '}as good as a random draw. That a "
-        "random draw is like the whole holds for any numbers; it says nothing of gradients."
+        f"Gradient of one batch, {training}. Left: layer {shown} of {len(layers)}, "
+        f"`{layer.name}`: all {layer.weights:,} weights and the {layer.sampled:,} sampled ones, at "
+        f"a Kolmogorov-Smirnov distance of {layer.distance:.3f}. Right: distance for every layer "
+        f"but the head, and the chance level: the {_QUANTILE:.0%} quantile for random subsets, "
+        f"over {_DRAWS:,} draws without replacement. The largest distance is "
+        f"{worst['distance']:.3f} (`{worst['name']}`; chance level {worst['chance']:.3f}).\n\n"
+        f"**Finding.** {above} of the {len(larger)} layers with more weights than are sampled "
+        f"exceed the chance level; by chance alone, at least as many would in {by_chance:.0%} of "
+        f"cases. The sampled weights are {'' if by_chance > 0.05 else 'not '}as representative as "
+        "a random draw. A random draw is representative of any set of numbers; this result is not "
+        "specific to gradients."
     )
 
 
 def _at_least(successes: int, trials: int, probability: float) -> float:
-    """The chance of so many successes or more."""
+    """Returns the binomial probability of at least this many successes."""
     return sum(
         math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
         for k in range(successes, trials + 1)

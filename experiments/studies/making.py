@@ -1,4 +1,4 @@
-"""Making a figure: its runs and its measurement where they are missing, its files."""
+"""Execution of a figure's plan: missing runs, the measurement, and the output files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from experiments.tables.dry_run import print_refusal, print_todo
 
 @dataclass(frozen=True)
 class Request:
-    """A figure that is asked for.
+    """A requested figure.
 
     Attributes:
-        figure: the figure's name.
+        figure: name of the figure.
         scale: a scale of its spec.
         results: the folder of all results.
-        predictor: whose attention is drawn; by default the bundled one's.
+        predictor: the predictor whose attention is drawn; by default the bundled one.
     """
 
     figure: str
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """Where it is written to."""
+        """The folder of the figure's files."""
         return self.results / f"{self.figure}-{self.scale}"
 
     @property
@@ -47,20 +47,20 @@ class Request:
 
     @property
     def command(self) -> str:
-        """What makes it, for the record."""
+        """The ``make`` command of the figure, which its provenance records."""
         return f"make {self.figure} SCALE={self.scale}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a figure is made.
+    """Steps that produce a figure.
 
     Attributes:
-        configs: the runs that it is about.
-        todo: what is to be run first.
-        inputs: all that its measurement depends on.
-        measure: does the runs and measures.
-        draw: makes the figure and its caption of what was measured.
+        configs: the runs of the figure.
+        todo: the missing runs, including prerequisites.
+        inputs: everything on which the measurement depends.
+        measure: executes the missing runs and measures.
+        draw: returns the figure and its caption from the measurement.
     """
 
     configs: list[RunConfig]
@@ -71,7 +71,7 @@ class Plan:
 
 
 def print_dry(request: Request, plan: Callable[[Request], Plan]) -> None:
-    """Prints what there is to do for a figure, and whether all that it needs is here."""
+    """Prints the pending work for a figure and its requirements, or why it cannot be started."""
     try:
         planned = plan(request)
     except ValueError as error:
@@ -83,14 +83,14 @@ def print_dry(request: Request, plan: Callable[[Request], Plan]) -> None:
 
 
 def make_figure(request: Request, plan: Callable[[Request], Plan]) -> None:
-    """Measures what is missing, draws the figure with its caption, and shows what there is.
+    """Measures if necessary, writes the figure with its caption, and prints the caption.
 
     Args:
         request: the figure.
-        plan: how it is made.
+        plan: returns the plan of a requested figure.
 
     Raises:
-        ValueError: what it is made from is missing.
+        ValueError: data, weights or recorded runs are missing.
     """
     planned = plan(request)
     made = measured_once(request.folder, planned.inputs, request.command, planned.measure)

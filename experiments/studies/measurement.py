@@ -1,4 +1,4 @@
-"""A measurement, made once for the same inputs and kept beside what is drawn of it."""
+"""Measurements, stored with their results and repeated only if their inputs change."""
 
 import hashlib
 import json
@@ -15,12 +15,17 @@ from experiments.runs.provenance import RUN_CODE, provenance
 _FACTS, _PROVENANCE = "facts.json", "provenance.json"
 
 _CODE = (*RUN_CODE, "experiments/studies", "benchmarks")
-"""The files and folders that a measurement's numbers depend on."""
+"""Files and folders on which a measurement's numbers depend."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured: single ``facts`` by name, and ``frames``, each a CSV file."""
+    """A measurement.
+
+    Attributes:
+        facts: single values, by name.
+        frames: tables, by name; each is stored as a CSV file.
+    """
 
     facts: dict[str, Any]
     frames: dict[str, pd.DataFrame]
@@ -29,16 +34,16 @@ class Measurement:
 def measured_once(
     folder: Path, inputs: Any, command: str, measure: Callable[[], Measurement]
 ) -> Measurement:
-    """Measures, unless the folder holds what was measured with the same inputs.
+    """Returns the stored measurement of a folder, or measures if the inputs differ.
 
     Args:
-        folder: where ``facts.json``, ``provenance.json`` and the CSV files are kept.
-        inputs: all that the outcome depends on, but for the machine; what ``json.dumps`` takes.
-        command: what the user gave, for the record.
-        measure: does it.
+        folder: folder of ``facts.json``, ``provenance.json`` and the CSV files.
+        inputs: everything on which the outcome depends except the machine, serialisable as JSON.
+        command: the user's command, recorded in the provenance.
+        measure: measures.
 
     Returns:
-        What the files hold; its facts say, too, where and when it was measured.
+        The measurement as read from the files; its facts include the provenance.
     """
     if (kept := measured(folder, inputs)) is not None:
         return kept
@@ -54,7 +59,7 @@ def measured_once(
 
 
 def measured(folder: Path, inputs: Any) -> Measurement | None:
-    """What a folder holds of the same inputs; ``None`` if a file is missing or not whole."""
+    """Returns the stored measurement of the same inputs; None if a file is missing or damaged."""
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         if facts["id"] != _id(inputs):
@@ -67,7 +72,7 @@ def measured(folder: Path, inputs: Any) -> Measurement | None:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, in words: ``1 training``, ``2 trainings``."""
+    """Returns a number with its noun, such as ``1 run`` or ``2 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""Memory that training takes as layers freeze (Figure 5a): replayed from the moments of a run."""
+"""Memory of a step as layers freeze (Figure 5a), replayed from the freezing steps of a run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ from smartfrz.memory import activation_bytes
 
 
 def memory_over_time(record: Mapping[str, Any]) -> pd.DataFrame:
-    """What a training step takes before the first freeze and after each.
+    """Measures the memory of a step before the first freeze and after each freeze.
 
-    On a GPU that is the allocator's peak during a step. Elsewhere it is counted: weights, running
-    statistics, gradients, momentum, and what the forward pass leaves for the backward pass.
+    On a GPU this is the allocator's peak during a step. On a CPU it is counted: weights, running
+    statistics, gradients, momentum, and the activations saved for the backward pass.
 
     Args:
-        record: a finished run, as its run file holds it.
+        record: contents of the run file of a finished run.
 
     Returns:
         ``model``, ``dataset``, ``seed``, ``epoch``, and bytes: ``stock``, with PyTorch's own
-        freezing; ``saved``, with `save_memory`; ``folded``, with that and
-        `fold_batch_norms`, which keeps the folded weights beside the others. A row
-        per event, and one at the end of the run.
+        freezing; ``saved``, with `save_memory`; ``folded``, with `save_memory` and
+        `fold_batch_norms`, which keeps the folded weights in addition to the others. A row per
+        freezing event, and one at the end of the run.
     """
     config = make_config(record["config"])
-    # Neither the moments nor the memory depend on the weights.
+    # The steps are taken from the record, and memory does not depend on the weights.
     run = prepare(dataclasses.replace(config.full_training, pretraining=None))
     run.model.train()
     example = tree_map(lambda tensor: tensor.to(run.device), run.batches.example())
@@ -48,7 +48,7 @@ def memory_over_time(record: Mapping[str, Any]) -> pd.DataFrame:
         sizes = {"stock": step_bytes(run, batch)}
         save_memory(run.model)
         sizes["saved"] = step_bytes(run, batch)
-        # Anew, so that the folded weights are counted.
+        # Folding again makes the count include the folded weights.
         fold_batch_norms(run.model, example)
         sizes["folded"] = step_bytes(run, batch)
         restore_memory(run.model)
@@ -58,7 +58,7 @@ def memory_over_time(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def step_bytes(run: Run, batch: Batch) -> int:
-    """Bytes that a training step takes, see `memory_over_time`."""
+    """Returns the memory of a step in bytes, see `memory_over_time`."""
     if run.device.type == "cuda":
         train_step(run, Curves(), batch)
         reset_peak_memory(run.device)
@@ -77,17 +77,17 @@ def step_bytes(run: Run, batch: Batch) -> int:
 
 
 def caption(frame: pd.DataFrame, measured_on_gpu: bool) -> str:
-    """What Figure 5a shows, and how much memory is saved at the end and over the whole run."""
+    """Returns the caption of Figure 5a, with the memory saved at the end and over the run."""
     how = (
-        "The allocator's peak during a training step"
+        "the allocator's peak"
         if measured_on_gpu
-        else "Weights, gradients, momentum and activations kept for the backward pass, counted"
+        else "weights, gradients, momentum and activations saved for the backward pass, counted"
     )
     saved = [_saved(str(model), of_model) for model, of_model in frame.groupby("model", sort=False)]
     return (
-        f"{how}, as layers freeze; thin lines are further seeds, dashed is full training. Memory "
-        "saved at the end, and over the whole run, of full training's with PyTorch's kernels, "
-        f"means over seeds. {' '.join(saved)}"
+        f"Memory of a step as layers freeze: {how}. Thin lines: further seeds; dashed: full "
+        "training. Savings relative to full training with PyTorch's kernels, at the end and on "
+        f"average over the run, means over seeds. {' '.join(saved)}"
     )
 
 
@@ -96,7 +96,7 @@ def _saved(model: str, frame: pd.DataFrame) -> str:
     parts = []
     for column, name in (
         *(("stock", "PyTorch's freezing"), ("saved", "with save_memory")),
-        ("folded", "and with batch norms folded, which costs memory to save time"),
+        ("folded", "with batch norms folded as well (more memory, less time)"),
     ):
         full = [run["stock"].iloc[0] for run in runs]
         last = [1 - run[column].iloc[-1] / size for run, size in zip(runs, full, strict=True)]
@@ -106,6 +106,6 @@ def _saved(model: str, frame: pd.DataFrame) -> str:
 
 
 def mean_memory(run: pd.DataFrame, column: str) -> float:
-    """The mean over the time of one run."""
+    """Returns the mean over the duration of one run."""
     lengths = run["epoch"].diff().shift(-1).fillna(0)
     return float((run[column] * lengths).sum() / lengths.sum())

@@ -1,4 +1,4 @@
-"""What SmartFRZ itself costs (Appendix C): memory, FLOPs, and time beside that of training."""
+"""Overhead of SmartFRZ in memory, FLOPs and time (Appendix C)."""
 
 import math
 import time
@@ -24,17 +24,18 @@ from smartfrz.predictor import AttentionPredictor, IncrementalPredictor
 
 LAYER_COUNTS = (10, 50, 100, 300, 1000)
 _WEIGHTS_PER_LAYER = 4096
-# Of one median: repeats that are not counted, and then how many, until it has taken enough time.
+# Repeats per median: untimed ones, then a minimum and a maximum, until enough time has passed.
 _WARM_UP, _FEWEST, _MOST, _ENOUGH_MS = 3, 7, 100, 2000
 
 
 def decision_flops(predictor: AttentionPredictor, records_per_decision: int) -> dict[str, int]:
-    """FLOPs (2 x MACs) of one decision about one layer, with a full window.
+    """Computes the FLOPs (2 x MACs) of one decision about one layer, with a full window.
 
     Returns:
         ``as_written``: Eq. 1 for all records of the window, queries included; ``from_scratch``:
-        with the newest query alone, the only one that Eq. 2 uses; ``kept``: with keys and values
-        kept, the records since the decision before; ``record`` and ``decide``: the parts of that.
+        with the newest query alone, the only one that Eq. 2 uses; ``kept``: with cached keys and
+        values, only for the records since the previous decision; ``record`` and ``decide``: the
+        two parts of ``kept``.
     """
     device = next(predictor.parameters()).device
     record = torch.zeros(1, predictor.size, device=device)
@@ -55,7 +56,7 @@ def decision_flops(predictor: AttentionPredictor, records_per_decision: int) -> 
 
 
 def tensor_bytes(kept: Any) -> int:
-    """Bytes of all tensors that an object keeps, whatever it keeps them in; modules left out."""
+    """Returns the bytes of all tensors in an object, in any nesting, without those of modules."""
     if isinstance(kept, Tensor):
         return kept.nbytes
     if isinstance(kept, dict):
@@ -70,24 +71,24 @@ def tensor_bytes(kept: Any) -> int:
 def time_by_layers(
     predictor: AttentionPredictor, counts: Iterable[int], device: torch.device
 ) -> pd.DataFrame:
-    """Milliseconds for networks of so many layers, of 4,096 weights each.
+    """Measures times in milliseconds against the number of layers, of 4,096 weights each.
 
     Returns:
-        A row for each number of ``layers``: medians of ``record_ms``, one record of all layers;
-        ``decide_ms``, one decision about all; ``from_scratch_ms``, the same from their whole
+        A row for each number of ``layers``, with medians: ``record_ms``, one record of all layers;
+        ``decide_ms``, one decision about all layers; ``from_scratch_ms``, a decision from the whole
         windows of raw weights, as in the paper.
     """
     return pd.DataFrame([{"layers": count, **_times(predictor, count, device)} for count in counts])
 
 
 def _times(predictor: AttentionPredictor, count: int, device: torch.device) -> dict[str, float]:
-    layers = [_made_layer(str(number), device) for number in range(count)]
+    layers = [_random_layer(str(number), device) for number in range(count)]
     weights = [param.data for layer in layers for param in layer.params]
     records = IncrementalPredictor(predictor)
     factors = cycle([1.01, 0.99])
 
     def move() -> None:
-        # Weights that stand still would be sorted sooner than those of a training.
+        # Constant weights would be sorted faster than those of a network that trains.
         torch._foreach_mul_(weights, next(factors))
 
     return {
@@ -100,19 +101,20 @@ def _times(predictor: AttentionPredictor, count: int, device: torch.device) -> d
 def training_times(
     config: RunConfig, predictor: AttentionPredictor, repeats: int = 15
 ) -> dict[str, Any]:
-    """Milliseconds of a training step of a run, and of SmartFRZ at work on the same model.
+    """Measures the time of an optimizer step of a run, and of SmartFRZ's work on its model.
 
-    Nothing is frozen, so that it is the most that SmartFRZ can cost. Training, recording and
-    deciding take turns, so that whatever else the machine does slows all of them down.
+    Nothing is frozen, which makes the overhead an upper bound. Steps, records and decisions are
+    timed in turns, which exposes them equally to other load on the machine.
 
     Args:
-        config: the run; its weights are random, which makes no difference to its speed.
+        config: the run; its weights are random, which does not affect the times.
         predictor: the predictor.
-        repeats: how many of each are timed, after three to warm up.
+        repeats: number of timed repeats of each, after three untimed ones.
 
     Returns:
-        Medians ``step_ms``, ``record_ms``, ``decide_ms`` and ``from_scratch_ms``; the number of
-        ``layers`` without the head; and ``kept_bytes``, all that is kept to decide about them.
+        Medians in milliseconds ``step_ms``, ``record_ms``, ``decide_ms`` and ``from_scratch_ms``;
+        the number of ``layers`` without the head; and ``kept_bytes``, the size of the state kept
+        for decisions.
     """
     run = prepare(replace(config.full_training, pretraining=None))
     run.model.train()
@@ -136,13 +138,13 @@ def training_times(
 def share_of_training(
     times: dict[str, Any], options: SmartFRZOptions, steps_per_epoch: int, decide: str = "decide_ms"
 ) -> float:
-    """How much longer an epoch takes with records and decisions, as a fraction.
+    """Returns the relative increase of the time per epoch due to records and decisions.
 
     Args:
         times: from `training_times`.
         options: how often SmartFRZ records and decides.
-        steps_per_epoch: training steps in an epoch.
-        decide: which of the times a decision takes.
+        steps_per_epoch: number of optimizer steps in an epoch.
+        decide: key of the time of a decision.
     """
     steps = interval(steps_per_epoch, options.records_per_epoch)
     per_record = times["record_ms"] + times[decide] / options.records_per_decision
@@ -156,14 +158,17 @@ def quantities(
     steps_per_epoch: int,
     steps_per_whole_epoch: int,
 ) -> pd.DataFrame:
-    """All that Appendix C tells, and more: ``quantity``, ``unit``, ``paper`` and ``here``.
+    """Returns the quantities of Appendix C and further ones.
 
     Args:
         predictor: the predictor.
         times: from `training_times`.
         options: how often SmartFRZ records and decides.
-        steps_per_epoch: training steps in an epoch of the run.
-        steps_per_whole_epoch: the same, were it on all training images.
+        steps_per_epoch: number of optimizer steps in an epoch of the run.
+        steps_per_whole_epoch: number of optimizer steps in an epoch on all training images.
+
+    Returns:
+        A row for each, with ``quantity``, ``unit``, ``paper`` and ``here``.
     """
     layers, window = times["layers"], predictor.window
     flops = decision_flops(predictor, options.records_per_decision)
@@ -182,25 +187,25 @@ def quantities(
         ("Predictor: size", "MB", 4, 4 * _parameters(predictor) / 1e6),
         (f"Sampled weights of {layers} layers, once", "KB", 200, once / 1e3),
         (f"Sampled weights, {window} records", "MB", 6, window * once / 1e6),
-        ("All that is kept here", "MB", None, times["kept_bytes"] / 1e6),
+        ("State kept for decisions", "MB", None, times["kept_bytes"] / 1e6),
         (f"A layer: Eq. 1 for {window} records", "GFLOPs", 0.12, flops["as_written"] / 1e9),
         ("A layer: the same, newest query only", "GFLOPs", None, flops["from_scratch"] / 1e9),
-        (f"A layer: {per_decision}, as done here", "GFLOPs", None, flops["kept"] / 1e9),
+        (f"A layer: {per_decision}, with cache", "GFLOPs", None, flops["kept"] / 1e9),
         (f"All {layers} layers: a record", "ms", None, times["record_ms"]),
         (f"All {layers} layers: a decision", "ms", None, times["decide_ms"]),
         (f"All {layers} layers: a decision from scratch", "ms", None, times["from_scratch_ms"]),
-        ("A training step", "ms", None, times["step_ms"]),
-        (f"Share of training time, {steps_per_epoch:,} steps an epoch", "%", None, shares[0]),
+        ("An optimizer step", "ms", None, times["step_ms"]),
+        (f"Share of training time, {steps_per_epoch:,} steps per epoch", "%", None, shares[0]),
         ("The same, decided from scratch", "%", None, shares[1]),
     ]
     if steps_per_whole_epoch != steps_per_epoch:
-        rows.append((f"Share, {steps_per_whole_epoch:,} steps an epoch", "%", None, shares[2]))
+        rows.append((f"Share, {steps_per_whole_epoch:,} steps per epoch", "%", None, shares[2]))
     return pd.DataFrame(rows, columns=["quantity", "unit", "paper", "here"])
 
 
 def table(quantities: pd.DataFrame) -> str:
-    """The quantities as Markdown."""
-    lines = ["| Quantity | Unit | Paper, about | Here |", "| :-- | :-- | --: | --: |"]
+    """Returns the quantities as a Markdown table."""
+    lines = ["| Quantity | Unit | Paper (approx.) | Ours |", "| :-- | :-- | --: | --: |"]
     for row in quantities.itertuples():
         paper = "\N{EN DASH}" if math.isnan(row.paper) else f"{row.paper:g}"
         lines.append(f"| {row.quantity} | {row.unit} | {paper} | {row.here:.3g} |")
@@ -208,12 +213,12 @@ def table(quantities: pd.DataFrame) -> str:
 
 
 def caption(by_layers: pd.DataFrame, training: str, config: RunConfig) -> str:
-    """What the table and the figure show, and whether the time grows as the layers do.
+    """Returns the caption of the table and the figure, with the growth of time with layers.
 
     Args:
         by_layers: from `time_by_layers`.
-        training: the network and its data.
-        config: their run, with SmartFRZ.
+        training: network and data set of the run.
+        config: the run, with SmartFRZ.
     """
     options = config.options
     assert isinstance(options, SmartFRZOptions)
@@ -224,14 +229,15 @@ def caption(by_layers: pd.DataFrame, training: str, config: RunConfig) -> str:
     an_epoch = counted(options.records_per_epoch, "record")
     a_decision = counted(options.records_per_decision, "record")
     return (
-        f"What SmartFRZ itself costs (the paper's Appendix C): {training}, {config.image_size} "
-        f"pixels, batches of {config.batch_size}, {an_epoch} an epoch, {a_decision} a decision. "
-        f"FLOPs are 2 x MACs; times are medians, of training, recording and deciding in turns; "
-        f"nothing is frozen, so that the share is the most that it can be. Figure: layers of "
+        f"Overhead of SmartFRZ (the paper's Appendix C): {training}, {config.image_size} pixels, "
+        f"batches of {config.batch_size}, {an_epoch} per epoch, {a_decision} per decision. FLOPs "
+        f"are 2 x MACs. Times are medians; optimizer steps, records and decisions are timed in "
+        f"turns, with nothing frozen, which makes the share an upper bound. Figure: layers of "
         f"{_WEIGHTS_PER_LAYER:,} weights, of which 1,024 are sampled. From "
-        f"{few['layers']:.0f} to {many['layers']:,.0f} layers, "
-        f"{many['layers'] / few['layers']:.3g} times as many, a record takes {record:.3g} times as "
-        f"long, a decision {decide:.3g} times, and one from scratch {from_scratch:.3g} times."
+        f"{few['layers']:.0f} to {many['layers']:,.0f} layers, an increase by a factor of "
+        f"{many['layers'] / few['layers']:.3g}, the time of a record grows by a factor of "
+        f"{record:.3g}, of a decision {decide:.3g}, and of a decision from scratch "
+        f"{from_scratch:.3g}."
     )
 
 
@@ -242,13 +248,13 @@ def _parameters(predictor: AttentionPredictor) -> int:
 def _from_scratch(
     predictor: AttentionPredictor, layers: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """A decision as in the paper: about whole windows of raw weights."""
+    """Returns a function that decides as in the paper, from whole windows of raw weights."""
     paper = AttentionPredictor(predictor.size, window=predictor.window, encoding="raw").to(device)
     history = torch.randn(layers, predictor.window, predictor.size, device=device)
     return torch.no_grad()(partial(paper, history))
 
 
-def _made_layer(name: str, device: torch.device) -> Layer:
+def _random_layer(name: str, device: torch.device) -> Layer:
     weight = nn.Parameter(torch.randn(64, _WEIGHTS_PER_LAYER // 64, device=device))
     return Layer(name, (), (weight,))
 
@@ -256,7 +262,7 @@ def _made_layer(name: str, device: torch.device) -> Layer:
 def _median_ms(
     action: Callable[[], object], device: torch.device, before: Callable[[], object] = lambda: None
 ) -> float:
-    """The median time of an action, after a warm-up and with something off the clock before."""
+    """Returns the median time of an action after a warm-up; ``before`` runs untimed each time."""
     times: list[float] = []
     while len(times) < _WARM_UP + _FEWEST or (
         len(times) < _WARM_UP + _MOST and sum(times) < _ENOUGH_MS

@@ -1,4 +1,4 @@
-"""When do layers stabilise? Their CKA to the model that their training ends with (Fig. 4)."""
+"""Stabilisation of layers, by their CKA to the final model of the same run (Fig. 4)."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from smartfrz.predictor import History, stabilised
 
 
 def cka_curves(config: RunConfig, history: History) -> pd.DataFrame:
-    """One row per record and layer: seed, epoch, place of the layer, CKA."""
+    """Returns a row per record and layer: seed, epoch, position of the layer, CKA."""
     records, layers = history.cka.shape
     return pd.DataFrame(
         {
@@ -28,9 +28,10 @@ def cka_curves(config: RunConfig, history: History) -> pd.DataFrame:
 
 
 def stable_epochs(config: RunConfig, history: History, tolerance: float) -> pd.DataFrame:
-    """One row per layer: seed, place, name, and the epoch from which it is labelled stable.
+    """Returns a row per layer: seed, position, name, and first epoch with the label "stable".
 
-    NaN if it never is, or only at the last record, which is stable whatever it holds.
+    The epoch is NaN if the layer is never stable, or only at the last record, which is stable by
+    definition.
     """
     first = first_stable(stabilised(history.cka, tolerance))
     return pd.DataFrame(
@@ -44,7 +45,7 @@ def stable_epochs(config: RunConfig, history: History, tolerance: float) -> pd.D
 
 
 def first_stable(stable: Tensor) -> list[float]:
-    """For each layer the first of the records, but the last, that is labelled stable; or NaN.
+    """Returns for each layer the first stable record, the last one excluded; NaN if there is none.
 
     Args:
         stable: (R, L) bool.
@@ -54,23 +55,23 @@ def first_stable(stable: Tensor) -> list[float]:
 
 
 def epochs_per_record(config: RunConfig) -> float:
-    """Epochs between two records of a recorded run."""
+    """Returns the number of epochs between two records of a recorded run."""
     assert isinstance(config.options, RecordOptions)
     steps = steps_per_epoch(config)
     return interval(steps, config.options.records_per_epoch) / steps
 
 
 def front_first(layers: pd.DataFrame) -> pd.DataFrame:
-    """Whether the layers in the front stabilise first; those that never do count as the last.
+    """Measures whether front layers stabilise first; layers that never do are ranked last.
 
     Args:
-        layers: from `stable_epochs`, of one or more seeds.
+        layers: from `stable_epochs`, for one or more seeds.
 
     Returns:
-        A row per seed: ``correlation``, Spearman's, of a layer's place and its stable epoch;
-        ``chance``, within which it stays in 95 of 100 cases if there is no order; and
-        ``back_before_front``, the share of pairs of layers (of those that stabilise at different
-        moments) of which the one behind stabilises first.
+        A row per seed: ``correlation``, Spearman's, of a layer's position and its stable epoch;
+        ``chance``, the bound of its absolute value in 95% of cases without any order; and
+        ``back_before_front``, the share of pairs of layers that stabilise at different epochs in
+        which the later layer stabilises first.
     """
     rows = []
     for seed, of_seed in layers.groupby("seed"):
@@ -91,30 +92,31 @@ def front_first(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def caption(layers: pd.DataFrame, shown: Sequence[int], training: str, tolerance: float) -> str:
-    """What Figure 4 shows and what comes out of it.
+    """Returns the caption of Figure 4, with its finding.
 
     Args:
         layers: from `stable_epochs`.
-        shown: the numbers of the layers whose curves are drawn.
-        training: what was trained.
-        tolerance: of the label.
+        shown: numbers of the layers whose curves are drawn.
+        training: network and data set of the runs.
+        tolerance: tolerance of the label.
     """
     order = front_first(layers)
     count = layers["layer"].max()
     never = layers["epoch"].isna().groupby(layers["seed"]).sum()
     orders = "; ".join(
-        f"seed {row.seed}: {row.correlation:+.2f}, and in {row.back_before_front:.0%} of the pairs "
-        f"of layers the one behind is first, {never[row.seed]} of {count} layers never"
+        f"seed {row.seed}: {row.correlation:+.2f}, the later layer first in "
+        f"{row.back_before_front:.0%} of the pairs, {never[row.seed]} of {count} layers never "
+        f"stable"
         for row in order.itertuples()
     )
     return (
-        f"Left: CKA of layers {', '.join(map(str, shown))} of {count}, the head left out, to the "
-        f"model that the same training ends with, {training}, seed {order['seed'].iloc[0]}; a "
-        f"marker stands where the layer is first labelled stable (from then on its CKA stays "
-        f"within {tolerance:g} of what it is). Right: that moment of every layer; hollow, at the "
-        f"end, if it never comes before the last record.\n\n"
-        f"**Finding.** {_verdict(order)}: rank correlation of a layer's place and that moment, "
-        f"which chance alone keeps within ±{order['chance'].iloc[0]:.2f} in 95 of 100 cases "
+        f"Left: CKA of layers {', '.join(map(str, shown))} of {count} (without the head) to the "
+        f"final model of the same run, {training}, seed {order['seed'].iloc[0]}; markers: first "
+        f"record at which a layer is labelled stable (its CKA stays within {tolerance:g} from then "
+        f"on). Right: epoch of that record for every layer; hollow markers at the end of the run: "
+        f"not stable before the last record.\n\n"
+        f"**Finding.** {_verdict(order)}, by the rank correlation of a layer's position and that "
+        f"epoch; by chance alone, it lies within ±{order['chance'].iloc[0]:.2f} in 95% of cases "
         f"({orders})."
     )
 
@@ -123,6 +125,6 @@ def _verdict(order: pd.DataFrame) -> str:
     front = (order["correlation"] > order["chance"]).sum()
     back = (order["correlation"] < -order["chance"]).sum()
     return (
-        f"The layers in the front stabilise first in {front}, those in the back in {back} of "
-        f"{counted(len(order), 'training')}"
+        f"Front layers stabilise first in {front} and back layers in {back} of "
+        f"{counted(len(order), 'run')}"
     )

@@ -1,4 +1,4 @@
-"""A table from its spec to its files: which runs are missing, what they need, doing and drawing.
+"""Tables: planning their missing runs, checking requirements, executing the runs, drawing.
 
 Import `Table` and `make_table` from ``experiments.tables.table``, `draw` from
 ``experiments.tables.files``.

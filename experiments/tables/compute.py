@@ -1,4 +1,4 @@
-"""The compute of whole runs, counted without training."""
+"""Compute of whole runs, counted on a traced model without training."""
 
 from dataclasses import dataclass
 
@@ -29,12 +29,12 @@ def traced(config: RunConfig) -> Traced:
 
 
 def steps_per_epoch(config: RunConfig) -> int:
-    """Optimizer steps in an epoch of a run."""
+    """Number of optimizer steps in an epoch of a run."""
     return make_batches(config, torch.device("cpu")).steps_per_epoch
 
 
 def full_tflops(config: RunConfig, as_in_paper: bool = False) -> float:
-    """TFLOPs of a run if nothing freezes.
+    """Counts the TFLOPs (1e12 operations) of a run without freezing.
 
     Args:
         config: the run.

@@ -1,4 +1,4 @@
-"""What a command with ``--dry`` prints: the runs to do, and what they need."""
+"""Output of commands with ``--dry``: the missing runs and their requirements."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ from experiments.tables.requirements import check_requirements, requirements
 
 
 def print_todo(configs: Iterable[RunConfig], todo: Sequence[RunConfig], runs: Path) -> None:
-    """The runs to do and what they need, or why they can't be started here.
+    """Prints the missing runs and their requirements, or why they cannot be started.
 
     Args:
-        configs: all that the command is about.
-        todo: what is missing of them, and of what they start from.
+        configs: all runs of the command.
+        todo: the missing runs, including prerequisites.
         runs: the folder of the run files.
     """
     print(f"{len(todo)} runs to do, pretraining included{':' if todo else '.'}")
@@ -28,5 +28,5 @@ def print_todo(configs: Iterable[RunConfig], todo: Sequence[RunConfig], runs: Pa
 
 
 def print_refusal(error: ValueError) -> None:
-    """Why a command can't be started here."""
-    print(f"Not to be started here: {error}")
+    """Prints why a command cannot be started."""
+    print(f"Cannot be started: {error}")

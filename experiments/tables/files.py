@@ -1,4 +1,4 @@
-"""The files of a table: CSV, Markdown, LaTeX, claims and figures, made from its run files."""
+"""Files of a table, made from its run files: CSV, Markdown, LaTeX, claims and figures."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -29,13 +29,13 @@ FIGURES = {
 
 
 def draw(results: Path, name: str, scale: str, added: Sequence[str] = ()) -> None:
-    """Makes CSV, tables and figures of a table from the run files, and shows the table.
+    """Writes the CSV, table and figure files of a table, and prints the table.
 
     Args:
         results: the folder of all results.
-        name: of the table's spec.
+        name: the name of the table's spec.
         scale: a scale of it.
-        added: kinds of rows to add, besides those that it was last drawn with.
+        added: kinds of rows to add to those that the table was last drawn with.
     """
     folder, spec = results / f"{name}-{scale}", load_spec(name)
     kinds = {*added, *drawn_kinds(folder, spec)}
@@ -49,12 +49,12 @@ def draw(results: Path, name: str, scale: str, added: Sequence[str] = ()) -> Non
 
 
 def redraw(drawn: Path, runs: Path, folder: Path) -> None:
-    """Draws a table again from the run files of the runs that it holds; needs no data.
+    """Draws a table again from the run files of its runs, without any data set.
 
     Args:
         drawn: the table's folder, ``<name>-<scale>``, with its ``runs.csv``.
         runs: the folder of the run files.
-        folder: where to; may be the same.
+        folder: the folder to write to; may be the same.
 
     Raises:
         ValueError: the folder has no ``runs.csv``, or a run file is missing or damaged.
@@ -74,7 +74,7 @@ def redraw(drawn: Path, runs: Path, folder: Path) -> None:
 
 
 def drawn_kinds(folder: Path, spec: Spec) -> list[str]:
-    """The kinds of additional rows that a table was last drawn with."""
+    """Returns the kinds of added rows that a table was last drawn with."""
     runs = folder / "runs.csv"
     return kinds_among(read_csv(runs)["method"], spec) if runs.exists() else []
 
@@ -82,7 +82,7 @@ def drawn_kinds(folder: Path, spec: Spec) -> list[str]:
 def write_all(
     frame: pd.DataFrame, planned: Mapping[RunConfig, str], name: str, title: str, folder: Path
 ) -> pd.DataFrame:
-    """Writes all that is made of a table's runs; returns the table."""
+    """Writes all files of a table, and returns the table."""
     for old in ("claims.md", *(f"{each}.{kind}" for each in FIGURES for kind in ("png", "pdf"))):
         (folder / old).unlink(missing_ok=True)
     table = write_tables(frame, planned, name, title, folder)
@@ -95,7 +95,7 @@ def write_all(
 def write_tables(
     frame: pd.DataFrame, planned: Mapping[RunConfig, str], name: str, title: str, folder: Path
 ) -> pd.DataFrame:
-    """Writes all that is made of a table's runs but the figures; returns the table."""
+    """Writes all files of a table except the figures, and returns the table."""
     write_csv(frame, folder / "runs.csv")
     write_json_atomic(folder / "provenance.json", provenance_of(frame))
     cells = [(c.model, c.dataset, method, c.seed) for c, method in planned.items()]
@@ -112,7 +112,7 @@ def write_tables(
 
 
 def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:
-    """The finished runs of a table, one row each, with their methods as the table has them."""
+    """Returns the finished runs of a table, one row each, with their methods as in the spec."""
     found, methods = [], {}
     for config, method in planned.items():
         known = matched(config, planned, runs)
@@ -121,5 +121,5 @@ def collect(planned: Mapping[RunConfig, str], runs: Path) -> pd.DataFrame:
             found.append(run)
             methods[run["id"]] = method
     frame = runs_to_frame(found)
-    # Not before, or the runs would no longer be what was sealed.
+    # Labels are set last: they would invalidate the checksums of the runs.
     return frame.assign(method=frame["id"].map(methods))

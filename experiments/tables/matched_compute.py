@@ -1,4 +1,4 @@
-"""What a run gets, epochs or time to freeze in, so that it spends what another one spent."""
+"""Compute matching: the number of epochs, or the span, with which two runs spend the same."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,21 +14,22 @@ from smartfrz.cost import training_flops
 
 
 def matched_epochs(config: RunConfig, tflops: float) -> float:
-    """Epochs after which a run of linear freezing, or a shorter one, has spent ``tflops``.
+    """Computes the number of epochs with which a run spends ``tflops``.
 
-    Layers freeze at fixed fractions of the run, if at all: its compute goes with its length.
+    It applies to linear freezing and shorter training: layers freeze at fixed fractions of the
+    run, if at all, which makes its compute proportional to its length.
     """
     steps = tflops * 1e12 / (config.batch_size * mean_flops(config))
     return max(1, round(steps)) / steps_per_epoch(config)
 
 
 def matched_span(config: RunConfig, tflops: float) -> float:
-    """The span with which a run that freezes in random order spends ``tflops``.
+    """Computes the span with which a run that freezes in random order spends ``tflops``.
 
-    Found by halving, since the compute grows with the span.
+    The compute grows with the span, which is found by bisection.
 
     Raises:
-        ValueError: even with all layers frozen from the start it spends more.
+        ValueError: the run spends more even with all layers frozen from the start.
     """
     steps = config.epochs * steps_per_epoch(config)
     target = tflops * 1e12 / (config.batch_size * round(steps))
@@ -39,7 +40,10 @@ def matched_span(config: RunConfig, tflops: float) -> float:
 
     low, high = 0.0, 64.0
     if too_much(1e-6):
-        raise ValueError(f"{config.cell} can't be matched: it would spend more than {tflops:.4g}.")
+        raise ValueError(
+            f"{config.cell} cannot be matched: even with all layers frozen from the start, it "
+            f"spends more than {tflops:.4g} TFLOPs. Remove it from the table."
+        )
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if too_much(middle) else (middle, high)
@@ -47,7 +51,7 @@ def matched_span(config: RunConfig, tflops: float) -> float:
 
 
 def mean_flops(config: RunConfig) -> float:
-    """FLOPs for one example, averaged over a run whose layers freeze by a schedule, if at all."""
+    """Computes the FLOPs per example, averaged over a run whose method has a schedule."""
     steps, run = 10_000, _traced(config)
     schedule = METHODS[config.method].schedule
     assert schedule
@@ -75,15 +79,15 @@ def _traced(config: RunConfig) -> Traced:
 
 
 def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> RunConfig | None:
-    """The run that costs what the run it is matched with has cost.
+    """Returns a run with the compute of the run that it is matched with.
 
     Args:
-        config: any run; those without a ``match`` are returned as they are.
-        planned: the table's runs and their methods, the one to be matched among them.
+        config: the run; without a ``match`` option it is returned unchanged.
+        planned: the table's runs and their methods, including the matched run.
         runs: the folder of the run files.
 
     Returns:
-        The run with its epochs or its span; ``None`` while the other one is not finished, or has
+        The run with adjusted epochs or span; ``None`` if the matched run is not finished or has
         diverged.
     """
     match = getattr(config.options, "match", "")

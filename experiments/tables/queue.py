@@ -1,4 +1,4 @@
-"""Runs in a row: what has to be done before them, and one progress bar over all of them."""
+"""Sequential execution of runs: prerequisites, a time estimate and one progress bar."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -15,17 +15,17 @@ from experiments.tables.requirements import check_requirements
 
 
 def prerequisites(config: RunConfig) -> list[RunConfig]:
-    """The runs whose final weights a run needs: its pretraining, and the oracle's reference."""
+    """The runs whose final weights a run needs: its pretraining, and its method's references."""
     source = pretraining_run(config)
     own = [] if source is None else [source]
     return own + METHODS[config.method].reference_runs(config)
 
 
 def missing_prerequisites(configs: Iterable[RunConfig], runs: Path) -> list[RunConfig]:
-    """What has to be run before ``configs`` can be, each once, in an order that works.
+    """Returns the missing prerequisites of some runs in order of execution, without duplicates.
 
     Args:
-        configs: the runs to come.
+        configs: the runs.
         runs: the folder of the run files.
     """
     needed = dict.fromkeys(each for config in configs for each in prerequisites(config))
@@ -35,20 +35,20 @@ def missing_prerequisites(configs: Iterable[RunConfig], runs: Path) -> list[RunC
 def run_queue(
     todo: Sequence[RunConfig], run_one: Callable[[RunConfig, OnStep], None], quiet: bool = False
 ) -> None:
-    """Does one run after the other, and says first how long it will take.
+    """Executes runs one after the other, after printing a time estimate.
 
     Args:
         todo: the runs, in order.
-        run_one: does a run, given what it has to call after every step.
-        quiet: show nothing.
+        run_one: executes a run, given a callback to call after every step.
+        quiet: whether to print nothing.
     """
     if not todo:
         return
     estimates = estimate(list(todo))
     if not quiet:
         seconds = sum(each.seconds for each in estimates.values())
-        print(f"Training takes {duration(seconds)} here if nothing freezes.")
-        print("Stopped and given again, the same command goes on from the last checkpoint.")
+        print(f"Estimated training time on this machine without freezing: {duration(seconds)}.")
+        print("If it is interrupted, the same command resumes from the last checkpoint.")
     with closing(TableBar(estimates, quiet)) as bar:
         for config in todo:
             run_one(config, bar.for_run(config))
@@ -58,13 +58,13 @@ def run_queue(
 def run_missing(
     configs: Sequence[RunConfig], todo: Sequence[RunConfig], runs: Path, command: str
 ) -> None:
-    """Does those of some runs that are missing; recordings go into the cache.
+    """Executes the missing runs of a command; histories are stored in the cache.
 
     Args:
-        configs: the runs.
-        todo: what is missing of them, and of what they start from, in an order that works.
+        configs: all runs of the command.
+        todo: the missing runs, prerequisites first.
         runs: the folder of the run files.
-        command: what the user gave, for the record.
+        command: the user's command, which the run files record.
     """
     check_requirements(configs)
     sources = {source for config in configs for source in prerequisites(config)}
@@ -79,4 +79,4 @@ def run_missing(
 
 
 def ignore(*_: object) -> None:
-    """Tracks nothing."""
+    """A callback that does nothing."""

@@ -1,4 +1,4 @@
-"""What a plan needs before its first run starts: data, weights, time on known machines, disk."""
+"""Requirements of planned runs: data, published weights, disk space, time on known machines."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
@@ -13,11 +13,11 @@ from experiments.tables.compute import full_tflops, traced
 
 
 def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[str]:
-    """What the runs to come need, a line each.
+    """Lists the requirements of missing runs, one line each.
 
     Args:
-        todo: the runs.
-        measured: runs that were done, see `runs_to_frame`.
+        todo: the missing runs.
+        measured: finished runs, see `runs_to_frame`.
     """
     if not todo:
         return
@@ -28,14 +28,14 @@ def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[
         yield f"Published weights: {', '.join(map(display_name, published))}."
     yield f"Disk: up to {_megabytes(todo):,.0f} MB of weights and checkpoints in the cache."
     for machine, hours in hours_by_machine(todo, measured).items():
-        yield f"Training, nothing frozen, on {machine}: {hours:,.1f} hours."
+        yield f"Training time without freezing on {machine}: {hours:,.1f} hours."
 
 
 def check_requirements(configs: Iterable[RunConfig]) -> None:
-    """Makes sure that all data sets and published weights are there, before the first run starts.
+    """Checks that all data sets and published weights are available.
 
     Raises:
-        ValueError: one is unknown or missing.
+        ValueError: one of them is unknown or missing.
     """
     for config in {(each.dataset, each.max_length): each for each in configs}.values():
         load(config)
@@ -43,15 +43,23 @@ def check_requirements(configs: Iterable[RunConfig]) -> None:
         if not has_published_weights(config.model):
             assert config.pretraining is not None
             raise ValueError(
-                f"The published weights of {config.model} can't be had: go online once, or choose "
-                "a scale that pretrains by itself."
+                f"The published weights of {config.model} are not available: go online once, or "
+                "choose a scale that includes pretraining."
             )
 
 
 def hours_by_machine(todo: Sequence[RunConfig], measured: pd.DataFrame) -> dict[str, float]:
-    """Hours that the runs would take without freezing, on machines that have trained their models.
+    """Estimates the hours of runs without freezing on machines that have trained their models.
 
-    By the median of the throughput of full trainings of the same network there, whatever the data.
+    The estimate is based on the median throughput of full training runs of the same network on
+    that machine, with any data set.
+
+    Args:
+        todo: the runs.
+        measured: finished runs, see `runs_to_frame`.
+
+    Returns:
+        Hours by machine, for machines with full training runs of all networks.
     """
     full = measured[(measured["method"] == "full") & (measured["status"] == "finished")]
     full = full[full["train_seconds"] > 0]
@@ -74,7 +82,7 @@ def _published(config: RunConfig) -> bool:
 
 
 def _megabytes(todo: Sequence[RunConfig]) -> float:
-    """One checkpoint at a time, with momentum, and the weights that others start from."""
+    """Size of one checkpoint, including optimizer state, and of the stored pretrained weights."""
     sizes = {
         config.model: sum(p.nbytes for p in traced(config).model.parameters())
         for config in {each.model: each for each in todo}.values()

@@ -1,4 +1,4 @@
-"""A table from its spec to its files: plans its runs, does those that are missing, draws it."""
+"""The table command: plans a table's runs, executes the missing ones, and draws the table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,16 +32,16 @@ from smartfrz.distributed import is_distributed
 
 @dataclass(frozen=True)
 class Table:
-    """A table, or a part of it, that is to be made.
+    """A table, or a subset of its cells, and the folder of its results.
 
     Attributes:
-        name: of a spec in ``experiments/specs``.
+        name: the name of a spec in ``experiments/specs``.
         scale: a scale of the spec.
         results: the folder of all results.
-        models: only these networks; None for all.
-        datasets: only these data sets; None for all.
-        added: kinds of rows that are added, see `with_rows`.
-        is_tracked: whether wandb tracks the runs.
+        models: networks to include; None for all.
+        datasets: data sets to include; None for all.
+        added: kinds of added rows, see `with_rows`.
+        is_tracked: whether to track the runs with wandb.
     """
 
     name: str
@@ -54,17 +54,17 @@ class Table:
 
     @cached_property
     def plain(self) -> Spec:
-        """Its spec, without added rows."""
+        """The spec without added rows."""
         return load_spec(self.name)
 
     @cached_property
     def spec(self) -> Spec:
-        """Its spec."""
+        """The spec with added rows."""
         return reduce(with_rows, self.added, self.plain)
 
     @cached_property
     def cells(self) -> dict[RunConfig, str]:
-        """The runs that were chosen, each with its method as the spec has it.
+        """The selected runs, each with its method as named in the spec.
 
         Raises:
             ValueError: the spec is not valid, or a network or data set is not in it.
@@ -86,13 +86,13 @@ class Table:
 
     @property
     def command(self) -> str:
-        """What makes it, for the record."""
+        """The ``make`` command of the table, which run files record."""
         switches = [f"{kind.upper()}=1" for kind in KINDS if kind in self.added]
         return " ".join([f"make {self.name} SCALE={self.scale}", *switches])
 
 
 def make_table(table: Table) -> None:
-    """Does the runs of a table that are missing, and draws it.
+    """Executes the missing runs of a table, and draws it.
 
     Raises:
         ValueError: data, weights or a predictor are missing.
@@ -112,7 +112,7 @@ def make_table(table: Table) -> None:
 
 
 def print_dry(table: Table) -> None:
-    """Prints the plan of a table, and whether all that it needs is here."""
+    """Prints the plan of a table and its requirements, or why it cannot be started."""
     todo = missing_runs(table.cells, table.runs)
     print_plan(table, todo, needed_predictors(todo, recipes(table.spec, table.scale)))
     try:
@@ -123,7 +123,14 @@ def print_dry(table: Table) -> None:
 
 
 def missing_runs(cells: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
-    """The runs to do, prerequisites first; those that are matched with their nominal epochs."""
+    """Returns the missing runs, prerequisites first.
+
+    Runs that are matched with an unfinished run still have their nominal epochs or span.
+
+    Args:
+        cells: the runs of a table and their methods.
+        runs: the folder of the run files.
+    """
     missing = [
         config
         for config in cells
@@ -134,17 +141,22 @@ def missing_runs(cells: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
 
 
 def needed_predictors(todo: Sequence[RunConfig], own: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """Those of the table's own predictors that the runs to come need, trained already or not."""
+    """Returns those of a table's own predictors that the missing runs need, trained or not.
+
+    Args:
+        todo: the missing runs.
+        own: the recipes of the table's predictors by name.
+    """
     options = [config.options for config in todo]
     used = {each.predictor for each in options if isinstance(each, SmartFRZOptions)}
     return {name: recipe for name, recipe in own.items() if name in used}
 
 
 def print_plan(table: Table, todo: list[RunConfig], predictors: Mapping[str, Recipe]) -> None:
-    """Says what there is to do before it starts."""
+    """Prints the missing predictors and runs of a table."""
     for kind in table.added:
         if rows := left_out(table.plain, kind):
-            print(f"Without {', '.join(rows)}: this table has no run to match them with.")
+            print(f"Left out: {', '.join(rows)}, because this table lacks the row they require.")
     print(table.spec.title)
     if missing := [name for name, recipe in predictors.items() if recipe.id not in kept()]:
         print(f"Predictors to train first: {', '.join(missing)}.")
@@ -158,7 +170,7 @@ def print_plan(table: Table, todo: list[RunConfig], predictors: Mapping[str, Rec
 
 
 def print_requirements(table: Table, todo: list[RunConfig]) -> None:
-    """Says what full training computes, and what the runs to come need."""
+    """Prints the compute of full training, and the requirements of the missing runs."""
     for config in dict.fromkeys(replace(c.full_training, seed=0) for c in table.cells):
         exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
         print(
@@ -169,7 +181,7 @@ def print_requirements(table: Table, todo: list[RunConfig]) -> None:
 
 
 def run_all(table: Table, todo: list[RunConfig]) -> None:
-    """Does the missing runs under one progress bar."""
+    """Executes the missing runs under one progress bar."""
     sources = {source for config in table.cells for source in prerequisites(config)}
     is_tracked = table.is_tracked and is_main_process()
 
@@ -177,7 +189,7 @@ def run_all(table: Table, todo: list[RunConfig]) -> None:
         config = matched(planned, table.cells, table.runs)
         if config is None:
             if is_main_process():
-                print(f"Not run: {planned.cell}, since the run that it is matched with diverged.")
+                print(f"Not run: {planned.cell}, because the run it is matched with diverged.")
             return
         log, finish = ignore, ignore
         if is_tracked:

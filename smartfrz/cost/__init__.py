@@ -1,4 +1,4 @@
-"""Training FLOPs under a set of frozen layers, and a budget of compute.
+"""Training FLOPs for a set of frozen layers, and a compute budget.
 
 Costs are counted from one traced forward pass, without training. Import the names in ``__all__``;
 everything else is internal.

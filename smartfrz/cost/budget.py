@@ -1,4 +1,4 @@
-"""A budget of compute: how much of it a training has spent, which its learning rate follows."""
+"""A compute budget, whose spent fraction can drive the learning rate."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,11 +11,11 @@ from smartfrz.layers import Layer
 
 
 class ComputeBudget:
-    """How much of a budget of compute a training has spent.
+    """The fraction of a compute budget that a run has spent.
 
-    Steps become cheaper as layers freeze, so that the same compute pays for more of them, and
-    nobody knows beforehand at which step it will be spent. A learning rate that is annealed over a
-    number of steps would still be high then. So let it follow what is spent:
+    Steps become cheaper as layers freeze, so the same compute pays for more steps, and the step at
+    which the budget is spent is not known in advance. A learning rate annealed over a fixed number
+    of steps would then still be high. Anneal it with the spent fraction instead:
 
         budget = ComputeBudget(freezer, steps=0.6 * total_steps)
         scheduler = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * budget.spent)))
@@ -26,13 +26,13 @@ class ComputeBudget:
             budget.step()
             scheduler.step()
 
-    Without freezing this is a training of so many steps, annealed by its end; see Li et al.,
-    "Budgeted Training", ICLR 2020. Not in the paper, where a run keeps its number of steps.
+    Without freezing, this is a run of ``steps`` steps, fully annealed at its end; see Li et al.,
+    "Budgeted Training", ICLR 2020. Not in the paper, where runs keep their number of steps.
 
     Args:
-        freezer: what freezes the model's layers, each of which makes a step cheaper.
-        steps: the budget, in steps of training with nothing frozen.
-        example_inputs: as for `find_layers`, which guesses them as well.
+        freezer: the freezer of the model; each layer that it freezes makes a step cheaper.
+        steps: the budget, in steps with no layer frozen.
+        example_inputs: inputs for the model, as in `find_layers`; guessed by default.
 
     Raises:
         ValueError: ``steps`` is not positive, or no example inputs were given or could be guessed.
@@ -42,7 +42,7 @@ class ComputeBudget:
         self, freezer: Freezer, steps: float, example_inputs: Inputs | None = None
     ) -> None:
         if steps <= 0:
-            raise ValueError(f"A budget of {steps} steps pays for no training.")
+            raise ValueError(f"The budget must be a positive number of steps, not {steps}.")
         self.freezer, self.steps = freezer, steps
         model = unwrap(freezer.model)
         if example_inputs is None:
@@ -59,33 +59,33 @@ class ComputeBudget:
 
     @property
     def spent(self) -> float:
-        """The part of the budget that is spent, from 0 to 1."""
+        """The spent fraction of the budget, in [0, 1]."""
         return min(1.0, self._done / self.steps)
 
     @property
     def is_spent(self) -> bool:
-        """Whether another step would be further from the budget than none."""
+        """Whether stopping now is nearer to the budget than taking another step."""
         return self.steps - self._done < self._cost / 2
 
     def step(self) -> None:
-        """Counts a step; to be called after each, when ``freezer.step`` has frozen what it will.
+        """Counts a step. Must be called after every step, after ``freezer.step``.
 
-        The step in which a layer freezes has computed its gradient, and is paid in full.
+        The step at which a layer freezes has computed its gradient and counts in full.
         """
         self._done += self._cost
         self._count()
 
     def state_dict(self) -> dict[str, Any]:
-        """What is spent."""
+        """Returns the spent compute."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what was spent; after the freezer's own state was loaded."""
+        """Restores the spent compute. Call it after ``freezer.load_state_dict``."""
         self._done = state["done"]
         self._count()
 
     def _count(self) -> None:
-        """What a step costs now, in steps with nothing frozen."""
+        """Updates the cost of a step, in steps with no layer frozen."""
         frozen = self.freezer.frozen
         if len(frozen) != self._frozen:
             self._frozen = len(frozen)

@@ -1,4 +1,4 @@
-"""What training costs under a set of frozen layers, counted from one traced forward pass."""
+"""Training FLOPs for a set of frozen layers, counted from one traced forward pass."""
 
 from collections.abc import Collection
 
@@ -8,34 +8,34 @@ from smartfrz.graph import Call, Source
 
 
 def forward_macs(calls: list[Call]) -> int:
-    """Multiply-accumulates of the traced forward pass, normalisations left out."""
+    """Returns the multiply-accumulates of the traced forward pass, without normalisations."""
     return sum(p.macs for call in calls for p in call.products if not p.is_norm)
 
 
 def training_flops(
     calls: list[Call], trains: Collection[nn.Parameter], as_in_paper: bool = False
 ) -> int:
-    """FLOPs of one training step (2 x MACs) on the traced inputs.
+    """Returns the FLOPs (2 x MACs) of one optimizer step on the traced inputs.
 
-    Every product costs its MACs once forward, and once more for each operand that needs a
-    gradient: a weight that trains, or features that depend on one. So a frozen layer costs no
-    weight gradient, and below the first layer that trains there is no backward pass. The gradient
-    of the network's input, which autograd skips, is counted while the first layer trains, so that
-    full training is 3 x forward, the usual convention. Products are convolutions, matrix products
-    and attention, also those in linear and recurrent layers.
+    Every product costs its MACs once in the forward pass, and once more for each operand that
+    requires a gradient: a weight that is not frozen, or features that depend on one. A frozen layer
+    therefore costs no weight gradient, and there is no backward pass below the first layer that
+    trains. The gradient of the network's input, which autograd skips, is counted while the first
+    layer trains; this makes full training 3 x forward, the usual convention. Products are
+    convolutions, matrix products and attention, including those in linear and recurrent layers.
 
     Args:
-        calls: from `trace`; the batch size that was traced is counted.
+        calls: from `trace`, at the batch size to count.
         trains: the parameters that are not frozen.
-        as_in_paper: count as the paper's numbers do: normalisations (2 MACs per element) too, but
-            not products without a weight (attention).
+        as_in_paper: whether to count as the paper does: with normalisations (2 MACs per element)
+            and without products that have no weight (attention).
 
     Returns:
-        FLOPs of forward and backward; the optimizer's are left out.
+        FLOPs of the forward and backward pass, without those of the optimizer.
     """
     trainable = {id(param) for param in trains}
     needs: list[bool] = []
-    untouched: list[bool] = []  # comes from the network's input and nothing else: a copy, a cut
+    untouched: list[bool] = []  # only a copy or a slice of the network's input
 
     def needs_gradient(source: Source) -> bool:
         return needs[source] if isinstance(source, int) else id(source) in trainable

@@ -1,6 +1,6 @@
-"""Caching the features that the frozen prefix of a network computes.
+"""A cache for the features of a network's frozen prefix.
 
-A network is cut behind its frozen prefix, and the features of each sample are stored. Import
+The network is cut behind its frozen prefix, and the features of each sample are stored. Import
 `FeatureCache`; everything else is internal.
 """
 

@@ -1,4 +1,4 @@
-"""No forward pass through the frozen front either, where the same inputs come back."""
+"""The feature cache, which skips the forward pass of a frozen prefix on repeated inputs."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,38 +21,39 @@ from smartfrz.layers import Layer
 
 
 class FeatureCache:
-    """Calls a model; what its frozen front says of a sample is computed once and then remembered.
+    """Calls a model and computes the frozen prefix's features only once per sample.
 
-    Call it in place of the model, with the samples' numbers in front:
+    Call the cache in place of the model, with the samples' keys as first argument:
 
         cached = FeatureCache(freezer)
         for keys, inputs, labels in loader:
             loss = criterion(cached(keys, inputs), labels)
 
-    Once layers are frozen in front, the next forward pass finds the last place at which the network
-    can be cut (`longest_prefix`), and features are gathered from there. When
-    more layers are frozen it is cut anew, but not before all samples seen are remembered where it
-    is cut now: their new features are then computed from those, and the old ones are forgotten.
-    What comes out equals the model's own output up to the rounding of batches of another size. In
-    eval mode the model is simply called.
+    Once the first layers are frozen, the next forward pass finds the last module after which the
+    network can be cut (`longest_prefix`), and features are stored at this cut. When more layers
+    freeze, the network is cut again as soon as the features of all samples seen are stored at the
+    current cut. The new features are computed from the stored ones, which are then discarded. The
+    output equals that of the model, up to rounding differences between batch sizes. In eval mode
+    the cache only calls the model.
 
-    It is for inputs that repeat unchanged: padded to one length, not augmented. Modules that are
-    skipped are not called, their forward hooks are, with arbitrary numbers. Several processes each
-    remember the samples that come by them.
+    Inputs must repeat unchanged: padded to one length and not augmented. The forward passes of
+    skipped modules do not run, but their forward hooks do, with arbitrary values. With several
+    processes, each stores the samples that it receives.
 
     Args:
-        freezer: its model is called; what it has frozen in front is skipped.
-        budget_bytes: how much is remembered at most; the features of further samples are computed.
-        folder: where on disk features are kept, memory-mapped; by default they are in memory.
-        dropout: ``"keep"``, as stock training does: then none may be live in front of the head, for
-            with it the features of a sample are never the same. ``"eval"`` switches it off in what
-            has been frozen in front, as AutoFreeze does; those modules stay in eval mode.
+        freezer: the freezer of the model to call; its frozen prefix is skipped.
+        budget_bytes: memory limit of the stored features. The features of further samples are
+            computed each time.
+        folder: folder for memory-mapped files of features; by default features are in memory.
+        dropout: ``"keep"`` leaves dropout on, as PyTorch does. Active dropout before the head is
+            then an error, because it makes the features of a sample vary. ``"eval"`` switches off
+            dropout in the frozen prefix, as AutoFreeze does; its modules stay in eval mode.
 
     Raises:
-        ValueError: the model is compiled.
+        ValueError: the model is compiled, or ``dropout`` is unknown.
 
     Attributes:
-        cut: name of the module whose output is remembered; empty while nothing is.
+        cut: name of the module whose output is stored; empty if none is.
     """
 
     def __init__(
@@ -63,97 +64,98 @@ class FeatureCache:
         dropout: str = "keep",
     ) -> None:
         if dropout not in ("keep", "eval"):
-            raise ValueError(f"dropout is 'keep' or 'eval', not {dropout!r}.")
+            raise ValueError(f"dropout must be 'keep' or 'eval', not {dropout!r}.")
         if is_compiled(freezer.model):
             raise ValueError(
-                "A feature cache calls parts of the model, and torch.compile has made one of them: "
-                "use either the one or the other."
+                "A feature cache cannot skip modules inside a compiled model. Use either the cache "
+                "or torch.compile."
             )
         self.freezer = freezer
         self.cut = ""
         self._budget_bytes, self._folder = budget_bytes, folder
         self._keeps_dropout = dropout == "keep"
         self._fingerprints: dict[int, int] = {}
-        self._front: list[Layer] | None = None
+        self._frozen_prefix: list[Layer] | None = None
         self._stage: _Stage | None = None
-        self._is_due = False  # for another cut
+        self._cut_is_due = False
 
     def __call__(self, keys: Tensor | Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        """The model's output for a batch.
+        """Returns the model's output for a batch.
 
         Args:
-            keys: (B,) the number of each sample, the same whenever it comes.
-            *args: what the model is called with.
-            **kwargs: likewise. All tensors with B rows are taken to hold a row per sample.
+            keys: (B,) an integer per sample that identifies it in all batches.
+            *args: positional arguments of the model.
+            **kwargs: keyword arguments of the model. Every tensor with B rows is taken to contain
+                one row per sample.
 
         Raises:
-            ValueError: a sample came with other inputs than before, or random numbers are drawn in
-                front of the head.
+            ValueError: a sample has other inputs than before, or random numbers are drawn before
+                the head.
         """
         if not self.freezer.model.training:
             return self.freezer.model(*args, **kwargs)
         samples = keys.tolist() if isinstance(keys, Tensor) else list(keys)
-        # Frozen layers may be in eval mode.
+        # Frozen transformer layers may be in eval mode, in which the fused layers would be used.
         with without_fused_layers():
             return self._called(samples, args, kwargs)
 
     def _called(self, samples: list[int], args: Any, kwargs: Any) -> Any:
         self._check_inputs_repeat(samples, (args, kwargs))
-        front = self._frozen_in_front()
-        if front != self._front:
-            self._front, self._is_due = front, True
+        frozen_prefix = self._frozen_prefix_now()
+        if frozen_prefix != self._frozen_prefix:
+            self._frozen_prefix, self._cut_is_due = frozen_prefix, True
             if not self._keeps_dropout:
                 self._switch_off_dropout(args, kwargs)
-        if self._is_due and self._is_complete():
-            return self._cut_anew(args, kwargs)
+        if self._cut_is_due and self._is_complete():
+            return self._cut_again(args, kwargs)
         if self._stage is None:
             return self.freezer.model(*args, **kwargs)
         features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
         if self._is_complete():
-            self._stage.below = None  # it has served
+            self._stage.below = None  # no longer needed
         with self._stage.prefix.replaced(features):
             return self.freezer.model(*args, **kwargs)
 
     def _is_complete(self) -> bool:
-        """Whether all samples seen are remembered, or as many as can be."""
+        """Whether the features of all samples seen are stored, or as many as the budget allows."""
         store = self._stage.store if self._stage else None
         return store is None or len(store) >= min(store.capacity, len(self._fingerprints))
 
-    def _cut_anew(self, args: Any, kwargs: Any) -> Any:
+    def _cut_again(self, args: Any, kwargs: Any) -> Any:
         model = unwrap(self.freezer.model)
         with ModuleCalls(model) as recorded:
             output = self.freezer.model(*args, **kwargs)
         if self._keeps_dropout:
             self._check_nothing_is_random(recorded.calls)
-        self._is_due = False
-        if self._front:
+        self._cut_is_due = False
+        if self._frozen_prefix:
             prefix = longest_prefix(model, recorded.calls, lambda: model(*args, **kwargs))
             self._stage = (
                 _Stage(prefix, self._stage, self._budget_bytes, self._folder) if prefix else None
             )
-            self._say_where()
+            self._report_cut()
         return output
 
     def _switch_off_dropout(self, args: Any, kwargs: Any) -> None:
         model = unwrap(self.freezer.model)
         with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
             model(*args, **kwargs)
-        switch_off_dropout(recorded.calls, self._front or [])
+        switch_off_dropout(recorded.calls, self._frozen_prefix or [])
 
-    def _say_where(self) -> None:
+    def _report_cut(self) -> None:
         self.cut = self._name(self._stage.prefix.cut.module) if self._stage else ""
         if self._stage:
             return
         warnings.warn(
-            "Layers are frozen in front, but there is no module after which the forward pass can "
-            "be cut: it is not skipped.",
+            "The frozen prefix is not skipped, because there is no module after which the forward "
+            "pass can be cut.",
             stacklevel=4,
         )
 
     def _name(self, module: nn.Module) -> str:
         return {each: name for name, each in unwrap(self.freezer.model).named_modules()}[module]
 
-    def _frozen_in_front(self) -> list[Layer]:
+    def _frozen_prefix_now(self) -> list[Layer]:
         frozen = self.freezer.frozen
         return list(takewhile(lambda layer: layer.name in frozen, self.freezer.layers))
 
@@ -162,27 +164,26 @@ class FeatureCache:
         for sample, fingerprint in zip(samples, fingerprints, strict=True):
             if self._fingerprints.setdefault(sample, fingerprint) != fingerprint:
                 raise ValueError(
-                    f"Sample {sample} came with other inputs than before. Features can be "
-                    "remembered only of inputs that repeat unchanged: without augmentation, and "
-                    "padded to one length."
+                    f"Sample {sample} has other inputs than before. A feature cache needs inputs "
+                    "that repeat unchanged: remove augmentation and pad to one length."
                 )
 
     def _check_nothing_is_random(self, calls: Sequence[ModuleCall]) -> None:
         module = first_random(calls, [each for each in self.freezer.layers if not each.is_head])
         if module is not None:
             raise ValueError(
-                f"{self._name(module)} draws random numbers, as dropout does, so that no forward "
-                "pass is like the one before: set its probability to 0, or say dropout='eval'."
+                f"{self._name(module)} draws random numbers, as dropout does, which makes the "
+                "features of a sample vary. Set its probability to 0, or pass dropout='eval'."
             )
 
 
 class _Stage:
-    """A place at which the network is cut, and the features there that are remembered.
+    """A cut of the network and the features stored there.
 
     Args:
-        prefix: what is skipped.
-        below: an earlier one, which the features of further samples are computed from.
-        budget_bytes: how much this stage and the one below it remember.
+        prefix: the part of the forward pass that is skipped.
+        below: the stage of the previous cut, from which new features are computed.
+        budget_bytes: memory limit of this stage and the one below together.
         folder: as in `FeatureCache`.
     """
 
@@ -195,7 +196,7 @@ class _Stage:
         self.store: FeatureStore | None = None
 
     def features(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
-        """The features of a batch, (B, ...); what is missing is computed and, if it fits, kept."""
+        """Returns the features of a batch, (B, ...); computes missing ones and stores what fits."""
         known = [False] * len(samples) if self.store is None else self.store.has(samples)
         missing = [i for i, is_known in enumerate(known) if not is_known]
         if not missing and self.store is not None:
@@ -224,7 +225,7 @@ class _Stage:
             return self.prefix.features(lambda: model(*args, **kwargs), self.below.prefix)
 
     def _make_store(self, row: Tensor) -> FeatureStore:
-        """As large as the budget allows beside the stage below, or without it if that is little."""
+        """Creates a store in the remaining budget; drops a stage below that takes over half."""
         held = self.below.store.nbytes if self.below and self.below.store else 0
         left = self.budget_bytes - held
         if left < held:
@@ -237,7 +238,7 @@ def _has_rows(leaf: Any, count: int) -> bool:
 
 
 def _fingerprints(inputs: Any, count: int) -> list[int]:
-    """A number for each sample that depends on every bit of its rows, and on no other sample."""
+    """Returns a number per sample that depends on every bit of its rows and on no other sample."""
     total = torch.zeros(count, dtype=torch.int64)
     for leaf in tree_iter(inputs):
         if _has_rows(leaf, count):

@@ -1,4 +1,4 @@
-"""Dropout in the frozen front: stock training keeps it live, which makes every pass differ."""
+"""Detection and removal of random numbers, such as those of dropout, in a frozen prefix."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,23 @@ from smartfrz.layers import Layer
 
 
 def first_random(calls: Sequence[ModuleCall], layers: Sequence[Layer]) -> nn.Module | None:
-    """The first module to draw random numbers, if it is called before the last of these layers."""
+    """Returns the first module that draws random numbers up to the last of these layers, if any."""
     drew = (call.module for call in _up_to(calls, layers) if call.drew_random)
     return next(drew, None)
 
 
-def switch_off_dropout(calls: Sequence[ModuleCall], front: Sequence[Layer]) -> None:
-    """Puts into eval mode, for good, what is in front and frozen: no dropout is live there.
+def switch_off_dropout(calls: Sequence[ModuleCall], frozen_prefix: Sequence[Layer]) -> None:
+    """Permanently puts the modules of the frozen prefix into eval mode, which disables dropout.
 
-    Those are the modules that hold parameters of these layers and none that trains, all that is in
-    them, and the modules without parameters that are called before the last of these layers.
+    These are the modules with parameters of the frozen layers and without trainable ones, all their
+    submodules, and the modules without parameters that are called before the last of these layers.
 
     Args:
-        calls: of a forward pass, in the order of their end.
-        front: the frozen layers in front, in execution order.
+        calls: the calls of a forward pass, in order of completion.
+        frozen_prefix: the layers of the frozen prefix, in execution order.
     """
-    params = {param for layer in front for param in layer.params}
-    before = {call.module for call in _up_to(calls, front)}
+    params = {param for layer in frozen_prefix for param in layer.params}
+    before = {call.module for call in _up_to(calls, frozen_prefix)}
     for module in {call.module for call in calls}:
         own = list(module.parameters())
         is_frozen = not params.isdisjoint(own) and not any(param.requires_grad for param in own)

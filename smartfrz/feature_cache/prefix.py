@@ -1,7 +1,7 @@
-"""The frozen front of a network: where a forward pass can be cut in two, and how to run each half.
+"""Prefixes of a forward pass: the search for a cut, and the two halves of a cut pass.
 
-A forward pass is cut at the output of one module. What was computed before may reach what comes
-after only through that output; this is not assumed of the model, it is tried out.
+A forward pass is cut at the output of one module. Only this output may pass from the first half to
+the second; `longest_prefix` verifies this by experiment.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_iter, tree_map
 from smartfrz.graph import ModuleCall, Shape, evaluating, gpus_of
 
 Forward = Callable[[], Any]
-"""Calls the model on the inputs at hand."""
+"""Calls the model on the current inputs."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Prefix:
     """The part of a forward pass up to the output of one module.
 
     Attributes:
-        cut: the call of that module; its output holds one tensor, the features, (B, ...).
+        cut: the call of that module; its output contains one tensor, the features, (B, ...).
         skipped: the outermost calls before it.
-        batch_size: of the forward pass that was recorded.
+        batch_size: the batch size of the recorded forward pass.
     """
 
     cut: ModuleCall
@@ -36,11 +36,11 @@ class Prefix:
     batch_size: int
 
     def features(self, forward: Forward, below: "Prefix | None" = None) -> Tensor:
-        """Runs a forward pass as far as the cut, and no further.
+        """Runs a forward pass up to the cut.
 
         Args:
-            forward: calls the model without any DDP wrapper around it.
-            below: a shorter prefix that is `replaced` at the same time.
+            forward: calls the model, without its DDP wrapper.
+            below: a shorter prefix that is currently `replaced`.
 
         Returns:
             The features, (B, ...), without a graph.
@@ -63,19 +63,23 @@ class Prefix:
                 forward()
             except _Reached as reached:
                 return next(leaf for leaf in tree_iter(reached.output) if isinstance(leaf, Tensor))
-        raise AssertionError("The forward pass no longer comes by the module that it was cut at.")
+        raise AssertionError("The forward pass no longer calls the module at which it was cut.")
 
     def calls_inside(self, module: nn.Module) -> int:
-        """How often a module is called inside others of this prefix, and not if it is replaced."""
+        """Returns the number of calls of a module that do not happen while this is `replaced`."""
         parts = [child for part in (*self.skipped, self.cut) for child in part.children]
         return sum(part.count(module) for part in parts)
 
     @contextmanager
     def replaced(self, features: Tensor, value: float | None = None) -> Iterator[None]:
-        """Inside, the model's forward pass takes the features, (B, ...), instead of computing them.
+        """Context manager in which the model uses given features instead of computing them.
 
-        What it skips returns tensors of the right shape and of no particular values, or of
+        Skipped modules return tensors of the right shape that are uninitialised, or filled with
         ``value``.
+
+        Args:
+            features: (B, ...) the output at the cut.
+            value: the value of all other outputs of the prefix.
         """
         scale = len(features) / self.batch_size
         outputs: dict[nn.Module, list[Any]] = {}
@@ -95,19 +99,19 @@ class Prefix:
 def longest_prefix(
     model: nn.Module, calls: Sequence[ModuleCall], forward: Forward
 ) -> Prefix | None:
-    """The longest part of a forward pass that is the same whenever the same inputs come.
+    """Finds the longest prefix of a forward pass whose output depends only on the inputs.
 
-    Nothing in it trains, draws random numbers or needs the statistics of a batch, and what follows
-    needs nothing of it but its last output: the model, in eval mode, computes the same when NaN is
-    put in the place of everything else.
+    Nothing in it is trainable, draws random numbers or uses batch statistics, and the rest of the
+    pass uses only its last output: in eval mode, the model's output stays the same if all other
+    outputs of the prefix are replaced by NaN.
 
     Args:
-        model: as it is called in ``forward``.
-        calls: of a forward pass in training mode, see `ModuleCalls`.
+        model: the model that ``forward`` calls.
+        calls: the calls of a forward pass in training mode, see `ModuleCalls`.
         forward: repeats that forward pass.
 
     Returns:
-        The prefix, or None if there is no place to cut.
+        The prefix, or ``None`` if the forward pass cannot be cut.
     """
     root = calls[-1]
     batch_size = max((shape.shape[0] for shape in root.shapes if shape.shape), default=0)
@@ -162,7 +166,7 @@ def _filled(leaf: Any, scale: float, value: float | None) -> Any:
 
 
 def _returning(values: Sequence[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Returns the values one by one, and from then on what the original forward pass returns."""
+    """Makes a forward pass that returns the values one by one, then calls the original."""
 
     def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
         left = iter(values)
@@ -193,7 +197,7 @@ def _other_forward(
 
 
 class _Reached(Exception):
-    """The forward pass has come as far as it has to."""
+    """Raised to stop a forward pass at the cut."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rows of features by sample, in memory or on disk, up to a number of bytes."""
+"""A store of feature rows by sample, in memory or on disk, with a limit in bytes."""
 
 import os
 import tempfile
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 class FeatureStore:
-    """Keeps one row per sample until the budget is spent.
+    """Stores one row per sample until the budget is spent.
 
     Args:
-        row: an example of what is kept: its shape, dtype and device.
-        budget_bytes: how much is kept at most.
-        folder: where on disk, memory-mapped, it is kept; None for the memory of the row's device.
-            The file has no name, so that nothing is left behind, whatever ends the process.
+        row: an example row, which determines shape, dtype and device.
+        budget_bytes: memory limit of all rows.
+        folder: folder for a memory-mapped file; ``None`` for the memory of the row's device. The
+            file is unlinked at once, so it disappears when the process ends, in whatever way.
 
     Attributes:
-        capacity: how many rows fit.
+        capacity: the number of rows that fit.
     """
 
     def __init__(self, row: Tensor, budget_bytes: int, folder: Path | None = None) -> None:
         self.capacity = budget_bytes // (row.numel() * row.element_size())
         shape = (self.capacity, *row.shape)
         if folder is None or not self.capacity:
-            # The operating system gives memory to pages only once something is written there.
+            # The operating system allocates pages only when they are first written.
             self._rows = torch.empty(shape, dtype=row.dtype, device=row.device)
         else:
             self._rows = _on_disk(folder, shape, row.dtype)
@@ -35,7 +35,7 @@ class FeatureStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows that are kept."""
+        """The size of the stored rows in bytes."""
         row = self._rows[:1]
         return len(self._place) * row.numel() * row.element_size()
 
@@ -43,11 +43,11 @@ class FeatureStore:
         return len(self._place)
 
     def has(self, keys: Sequence[int]) -> list[bool]:
-        """Whether each sample's row is kept."""
+        """Whether each sample's row is stored."""
         return [key in self._place for key in keys]
 
     def put(self, keys: Sequence[int], rows: Tensor) -> None:
-        """Keeps rows, (B, ...), as many as still fit."""
+        """Stores rows, (B, ...), as many as still fit."""
         new = [i for i, key in enumerate(keys) if key not in self._place]
         new = new[: self.capacity - len(self._place)]
         places = range(len(self._place), len(self._place) + len(new))
@@ -56,7 +56,7 @@ class FeatureStore:
         self._place.update(zip((keys[i] for i in new), places, strict=True))
 
     def get(self, keys: Sequence[int]) -> Tensor:
-        """The rows of samples that are kept, (B, ...): a copy."""
+        """Returns a copy of the rows of stored samples, (B, ...)."""
         places = torch.tensor([self._place[key] for key in keys], device=self._rows.device)
         return self._rows.index_select(0, places).to(self._device)
 

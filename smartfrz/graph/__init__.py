@@ -1,7 +1,7 @@
-"""Reading a model: tracing a forward pass, the order of module calls, example inputs.
+"""Analysis of a model: a trace of its forward pass, the order of module calls, example inputs.
 
-The layers to freeze, their cost and what can be skipped all follow from what is read here. Import
-the names in ``__all__``; everything else is internal.
+The layers to freeze, their cost and the prefix to skip are derived from it. Import the names in
+``__all__``; everything else is internal.
 """
 
 from smartfrz.graph.example_inputs import trace_with_guessed_inputs

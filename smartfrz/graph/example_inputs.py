@@ -1,4 +1,4 @@
-"""Inputs to call a model with once, guessed from the model itself."""
+"""Example inputs for a model, guessed from its modules and attributes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,19 +13,19 @@ _IMAGE_SIZES = (64, 224, 32, 299)
 
 
 def trace_with_guessed_inputs(model: nn.Module) -> list[Call]:
-    """Traces one forward pass with the first guess that the model accepts.
+    """Traces one forward pass with the first guessed inputs that the model accepts.
 
     Raises:
-        ValueError: the model accepts none of the guesses.
+        ValueError: the model accepts none of the guessed inputs.
     """
     for inputs in _guesses(model):
         try:
             return trace(model, inputs)
-        except Exception:  # whatever a model raises on inputs that do not fit it
+        except Exception:  # a model may raise anything on inputs that do not fit it
             continue
     raise ValueError(
-        f"Can't guess what {type(model).__name__} is called with: give find_layers(model, "
-        "example_inputs=...), a tensor, a tuple of arguments or a dict of keyword arguments."
+        f"Cannot guess inputs that {type(model).__name__} accepts. Pass example_inputs: a tensor, "
+        "a tuple of arguments or a dict of keyword arguments."
     )
 
 
@@ -56,7 +56,7 @@ def _guesses(model: nn.Module) -> Iterator[Inputs]:
 
 
 def _image_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """The sizes that the model itself names come first."""
+    """Returns the image sizes to try, those that the model declares first."""
     named: list[Any] = [getattr(getattr(model, "config", None), "image_size", None)]
     for module in model.modules():
         named += [getattr(module, "img_size", None), getattr(module, "image_size", None)]

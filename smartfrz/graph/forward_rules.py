@@ -1,4 +1,4 @@
-"""Modules that are computed in another way, with the same result, where a rule says so."""
+"""Forward rules: alternative computations of a module with the same result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,22 +9,23 @@ import torch
 from torch import Tensor, nn
 
 Stock = Callable[[], Any]
-"""The forward pass of the arguments at hand by the rules that come later, or the module's own."""
+"""Computes the output for the current arguments by the remaining rules or the module itself."""
 
 Rule = Callable[[nn.Module, Tensor, Stock], Any]
-"""Maps a module, its input and its own forward pass to the output; ``None`` where it has no say."""
+"""Maps a module, its input and a `Stock` to the output, or to ``None`` if it does not apply."""
 
-_is_aside = False
+_disabled = False
 
 
 def add_rule(module: nn.Module, rule: Rule, rank: int) -> None:
-    """Lets a rule compute a module, after those of a lower rank; a rule is there once.
+    """Registers a rule that computes a module; rules of lower rank are tried first.
 
-    The module stays the same object, and so do its parameters, buffers and hooks. Left alone is a
-    module whose ``forward`` somebody else has replaced.
+    A rule is registered at most once per module. The module stays the same object, and so do its
+    parameters, buffers and hooks. A module whose ``forward`` has been replaced by other code is
+    left unchanged.
     """
     forward = vars(module).get("forward")
-    if forward is None or _is_ours(forward):
+    if forward is None or _applies_rules(forward):
         _set_rules(module, {**_ranks(module), rule: rank})
 
 
@@ -36,23 +37,23 @@ def remove_rule(module: nn.Module, rule: Rule) -> None:
 
 @contextmanager
 def without_rules() -> Iterator[None]:
-    """All modules are computed in their own way."""
-    global _is_aside
-    before, _is_aside = _is_aside, True
+    """Context manager in which every module runs its own forward pass."""
+    global _disabled
+    before, _disabled = _disabled, True
     try:
         yield
     finally:
-        _is_aside = before
+        _disabled = before
 
 
 def rules_of(module: nn.Module) -> tuple[Rule, ...]:
-    """The rules of a module."""
+    """Returns the rules of a module, in the order in which they are tried."""
     return tuple(_ranks(module))
 
 
 def _ranks(module: nn.Module) -> dict[Rule, int]:
     forward: Any = vars(module).get("forward")
-    return forward.args[1] if _is_ours(forward) else {}
+    return forward.args[1] if _applies_rules(forward) else {}
 
 
 def _set_rules(module: nn.Module, ranks: dict[Rule, int]) -> None:
@@ -63,14 +64,14 @@ def _set_rules(module: nn.Module, ranks: dict[Rule, int]) -> None:
         del module.forward
 
 
-def _is_ours(forward: Any) -> bool:
+def _applies_rules(forward: Any) -> bool:
     return isinstance(forward, partial) and forward.func is _forward
 
 
 def _forward(module: nn.Module, ranks: dict[Rule, int], *args: Any, **kwargs: Any) -> Any:
     stock = partial(type(module).forward, module, *args, **kwargs)
     x = args[0] if args else next(iter(kwargs.values()), None)
-    if torch.compiler.is_compiling() or _is_aside or not isinstance(x, Tensor):
+    if torch.compiler.is_compiling() or _disabled or not isinstance(x, Tensor):
         return stock()
     return _by_rules(module, x, stock, tuple(ranks))
 

@@ -1,4 +1,4 @@
-"""Which modules a forward pass calls, in which order, one inside the other."""
+"""The module calls of a forward pass: their order and nesting."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +10,17 @@ from torch.utils._pytree import tree_iter, tree_map
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor that a module returned, without its values: dimension 0 may grow with the batch."""
+    """The shape, dtype and device of a returned tensor; dimension 0 may scale with the batch."""
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
 
     def filled(self, scale: float, value: float | None) -> Tensor:
-        """A tensor for a batch ``scale`` times as large, of one value or of none in particular."""
+        """Returns a tensor for a batch ``scale`` times as large.
+
+        It is filled with ``value``, or uninitialised if that is ``None``.
+        """
         sizes = self.shape and (round(self.shape[0] * scale), *self.shape[1:])
         empty = torch.empty(sizes, dtype=self.dtype, device=self.device)
         return empty if value is None else empty.fill_(value)
@@ -25,16 +28,16 @@ class Shape:
 
 @dataclass(eq=False)
 class ModuleCall:
-    """A module's call in a forward pass.
+    """A call of a module in a forward pass.
 
     Attributes:
-        module: which module.
-        nth: how often it had been called before.
-        parent: the call that it is part of.
-        children: the calls that are part of it and have ended.
-        output: what it returned, a `Shape` in place of each tensor.
-        needs_grad: whether anything that it returned takes part in the backward pass.
-        drew_random: whether the model had drawn random numbers by its end.
+        module: the module.
+        nth: the number of earlier calls of the module.
+        parent: the enclosing call.
+        children: the completed calls directly inside this one.
+        output: the returned value, with a `Shape` in place of each tensor.
+        needs_grad: whether any returned tensor requires a gradient.
+        drew_random: whether the model had drawn random numbers by the end of the call.
     """
 
     module: nn.Module
@@ -47,22 +50,22 @@ class ModuleCall:
 
     @property
     def shapes(self) -> list[Shape]:
-        """Of all tensors that it returned."""
+        """The shapes of all returned tensors."""
         return [leaf for leaf in tree_iter(self.output) if isinstance(leaf, Shape)]
 
     def before(self) -> list["ModuleCall"]:
-        """The outermost calls that ended before this one began."""
+        """Returns the outermost calls that ended before this one began."""
         if self.parent is None:
             return []
         return self.parent.before() + self.parent.children[: self.parent.children.index(self)]
 
     def count(self, module: nn.Module) -> int:
-        """How often a module is called in this call, itself included."""
+        """Returns the number of calls of a module in this call, itself included."""
         return (self.module is module) + sum(child.count(module) for child in self.children)
 
 
 class ModuleCalls:
-    """While entered, lists the calls of all modules of ``model``, in the order of their end."""
+    """Context manager that lists the calls of all modules of ``model`` in order of completion."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""One forward pass, written down: which call used which parameter, fed by which earlier call."""
+"""A trace of one forward pass: its operator calls and the sources of their arguments."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ from smartfrz.graph.forward_rules import without_rules
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 Source = int | Tensor | None
-"""Where an argument comes from: an earlier call (index), a parameter or buffer, or outside."""
+"""Source of an argument: an earlier call (its index), a parameter or buffer, or None (external)."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of two operands inside a call, or a normalisation (``is_norm``) by its weight.
+    """A product of two operands in a call, or a normalisation (``is_norm``) with its weight.
 
     Attributes:
         macs: multiply-accumulates of the forward pass; a normalisation counts 2 per element.
-        operands: the sources that each of the two operands comes from.
+        operands: the sources of each of the two operands.
         is_norm: whether this is a normalisation.
     """
 
@@ -36,7 +36,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call of the forward pass; the last one, ``output``, is what it returns."""
+    """One operator call of the forward pass; the last one, ``output``, is the return value."""
 
     name: str
     inputs: tuple[Source, ...]
@@ -46,13 +46,13 @@ class Call:
 def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     """Runs one forward pass of ``model`` in eval mode, without gradients, and lists its calls.
 
-    The model's ``training`` flags and the random number generators are left as they were, and so
-    are its buffers, unless it changes them in eval mode too.
+    The model's ``training`` flags, its buffers and the random number generators keep their state,
+    except for buffers that the model changes in eval mode.
 
     Args:
-        model: any module; a DDP or ``torch.compile`` wrapper is looked through.
-        inputs: what the model is called with: a tensor, a tuple of positional arguments or a
-            mapping of keyword arguments.
+        model: any module; DDP and ``torch.compile`` wrappers are unwrapped.
+        inputs: inputs of the model: a tensor, a tuple of positional arguments or a mapping of
+            keyword arguments.
 
     Returns:
         The calls in execution order.
@@ -62,7 +62,7 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     gpus = {param.device for param in model.parameters() if param.is_cuda}
     with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
         output = call(model, inputs)
-    return [*recorder.calls, recorder.use_of(output)]
+    return [*recorder.calls, recorder.output_call(output)]
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
@@ -76,7 +76,7 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with the fused transformer layers off."""
+    """Context manager for eval mode without fused transformer layers."""
     training = {module: module.training for module in model.modules()}
     for module in training:
         module.training = False
@@ -90,7 +90,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_fused_layers() -> Iterator[None]:
-    """PyTorch's transformer layers call their modules, which in eval mode they may go around."""
+    """Context manager that disables the fast path of PyTorch's transformer layers.
+
+    In eval mode, the fast path bypasses the layers' submodules.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -100,13 +103,13 @@ def without_fused_layers() -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Follows tensors by their storage, so that a view is the tensor that it views."""
+    """Records operator calls. Tensors are identified by storage: a view stands for its base."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self._source: dict[int, Source] = {storage_of(tensor): tensor for tensor in known}
-        # A storage that is freed could come back under the same key for another tensor.
+        # Another tensor could reuse the key of a freed storage.
         self._alive: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,8 +123,8 @@ class _Recorder(TorchDispatchMode):
         self._note_outputs(func, out, args)
         return out
 
-    def use_of(self, output: Any) -> Call:
-        """What a model returns, as a call that takes the results of others."""
+    def output_call(self, output: Any) -> Call:
+        """Returns the model's output as a call that takes the results of other calls."""
         sources = tuple(each for each in self._sources_of(output) if isinstance(each, int))
         return Call("output", sources, ())
 
@@ -142,12 +145,12 @@ class _Recorder(TorchDispatchMode):
 
 
 def storage_of(tensor: Tensor) -> int:
-    """The memory of a tensor, as a number."""
+    """Returns a number that identifies the tensor's storage."""
     return tensor.untyped_storage()._cdata
 
 
 _ATTENTION = "_scaled_dot_product"
-_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # elsewhere recurrent layers are matrix products
+_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # other backends use matrix products
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 
 

@@ -1,7 +1,7 @@
-"""Memory of a partly frozen model: keeping no activations that frozen layers do not need.
+"""Reduction of activation memory in a partly frozen model.
 
-Folding of frozen batch norms and the check for lost gradients under activation checkpointing live
-here, too. Import the names in ``__all__``; everything else is internal.
+The package also contains the folding of frozen batch norms and the check for gradients lost under
+activation checkpointing. Import the names in ``__all__``; everything else is internal.
 """
 
 from smartfrz.memory.activations import activation_bytes

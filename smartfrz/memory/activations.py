@@ -1,4 +1,4 @@
-"""How much memory a forward pass leaves for the backward pass."""
+"""Measurement of the memory that a forward pass keeps for the backward pass."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,13 +10,16 @@ from torch.utils._pytree import tree_leaves
 
 
 def activation_bytes(forward: Callable[[], Any], known: Iterable[Tensor]) -> int:
-    """Bytes that are still there after a forward pass and were not before: kept for its backward.
+    """Returns the bytes that a forward pass allocates and keeps for the backward pass.
 
-    Memory that several tensors share counts once; the output counts too.
+    Memory shared by several tensors counts once. The output is included.
 
     Args:
-        forward: runs the forward pass and returns its output, or the loss.
-        known: tensors that there are without it: parameters, buffers, inputs.
+        forward: runs the forward pass and returns its output or the loss.
+        known: tensors that exist anyway and are not counted: parameters, buffers, inputs.
+
+    Returns:
+        The memory in bytes.
     """
     recorder = _Storages(known)
     with recorder:

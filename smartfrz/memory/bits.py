@@ -1,4 +1,4 @@
-"""Where a tensor is positive, in one bit an element."""
+"""Bit masks of the positive elements of a tensor, one bit per element."""
 
 import numpy as np
 import torch
@@ -6,22 +6,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _GATHER = 0x0102040810204080
-"""Times eight bytes, each 0 or 1, seen as one integer: their bits, side by side, are at the top."""
+"""Multiplied by an integer of eight bytes, each 0 or 1: gathers the bits in the top byte."""
 
 _SPREAD = 0x0101010101010101
-"""Times a byte: eight copies of it."""
+"""Multiplied by a byte: makes eight copies of it."""
 
 _SELECT = 0x8040201008040201 - (1 << 64)
-"""Of eight copies of a byte, the first's lowest bit, the second's next, and so on."""
+"""Mask for eight copies of a byte: selects bit 0 of the first copy, bit 1 of the second, etc."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Bits:
-    """Remembers where a tensor is positive and, if asked, below a bound.
+    """A bit mask of where a tensor is positive and, optionally, below a bound.
 
     Args:
-        tensor: of booleans or floating-point numbers. A NaN counts as positive or not.
+        tensor: a bool or floating-point tensor. NaN may count as positive or not.
         below: the bound.
     """
 
@@ -30,12 +30,12 @@ class Bits:
             tensor = tensor.contiguous()
         self.size, self.stride, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
         flat = tensor.detach().as_strided((tensor.numel(),), (1,))
-        # NumPy compares and packs several times as fast as PyTorch does on a CPU.
+        # On a CPU, NumPy compares and packs several times as fast as PyTorch.
         pack = _packed_by_numpy if tensor.device.type == "cpu" else _packed
         self.bytes = pack(flat, below)
 
     def unpacked(self) -> Tensor:
-        """Of the same shape, dtype and strides: 1 where the tensor was between, 0 elsewhere."""
+        """Returns a tensor of the same shape, dtype and strides: 1 where a bit is set, else 0."""
         unpack = _unpacked_by_numpy if self.bytes.device.type == "cpu" else _unpacked
         flat = unpack(self.bytes)[: self.size.numel()]
         flat = flat.bool() if self.dtype == torch.bool else flat.to(self.dtype)
@@ -43,7 +43,7 @@ class Bits:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether all elements lie side by side in memory, in whichever order of the dimensions."""
+    """Whether the elements are contiguous in memory, in default or channels-last order."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     memory_format = formats.get(tensor.ndim, torch.contiguous_format)
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=memory_format)
@@ -52,7 +52,7 @@ def _is_dense(tensor: Tensor) -> bool:
 def _packed_by_numpy(flat: Tensor, below: float | None) -> Tensor:
     if flat.dtype == torch.bool:
         return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
-    # Floating-point numbers above zero are in the order of their bits, read as integers.
+    # Positive floating-point numbers have the same order as their bits read as integers.
     integers = flat.view(_INTEGERS[flat.element_size()]).numpy()
     inside = integers > 0
     if below is not None:

@@ -1,4 +1,4 @@
-"""Reentrant activation checkpointing above a frozen prefix: noticed, since nothing else says so."""
+"""Detection of gradients lost to reentrant checkpointing above a frozen prefix."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -11,12 +11,12 @@ from smartfrz.layers import Layer
 
 
 class GradientWatch:
-    """Watches whether layers that train reach autograd in the forward passes to come.
+    """Detects layers that only run with autograd disabled in the next forward passes.
 
-    A reentrant checkpoint runs its layers with autograd off, and once more in the backward pass,
-    unless none of its inputs requires a gradient, as is the case above a frozen prefix: then its
-    layers get no gradients, without an error (transformers#21381). A layer that merely sat out a
-    step (layer drop, another task's head) did not run at all.
+    A reentrant checkpoint runs its layers with autograd disabled, and again in the backward pass.
+    The second run is omitted if none of its inputs requires a gradient, as above a frozen prefix,
+    and its layers then silently receive no gradients (transformers#21381). A layer that is merely
+    skipped for a step (layer drop, another task's head) does not run at all and is not reported.
 
     Args:
         layers: the layers to watch.
@@ -31,13 +31,13 @@ class GradientWatch:
         ]
 
     def end(self) -> list[str]:
-        """Stops watching; the names of the layers that ran, but only with autograd off."""
+        """Stops watching; returns the names of the layers that ran only with autograd disabled."""
         for handle in self._handles:
             handle.remove()
         return [name for name, reached in self._reached_autograd.items() if not reached]
 
     def _note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if not module.training and not torch.is_grad_enabled():
-            return  # an evaluation
+            return  # evaluation
         before = self._reached_autograd.get(name, False)
         self._reached_autograd[name] = before or torch.is_grad_enabled()

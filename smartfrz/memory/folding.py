@@ -1,4 +1,4 @@
-"""A frozen convolution and its frozen batch norm are one convolution."""
+"""Folding of frozen batch norms into frozen convolutions."""
 
 import weakref
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> None:
     """Folds frozen batch norms into frozen convolutions.
 
-    The outputs, and the gradients that pass, are those of the two modules but for rounding.
-    Parameters, buffers and names stay as they are, and if they change, so does what is folded; but
-    not if they are changed through ``.data``, which nobody can notice: fold again then. Where a
-    hook may want to see what is between the two, and in compiled code, nothing is folded. What is
-    frozen or thawed later needs no further call. The folded weights are kept beside the others,
-    which costs the memory of a copy of them. Undone by `unfold_batch_norms`.
+    Outputs and the gradients that are passed on equal those of the two modules up to rounding.
+    Parameters, buffers and names do not change. If parameters or buffers are modified, the folded
+    weights are updated, except after changes through ``.data``, which cannot be detected: call this
+    function again. Nothing is folded in compiled code, or where a hook could observe the output of
+    the convolution. Layers that are frozen or thawed later need no further call. The folded weights
+    are an additional copy in memory. Undone by `unfold_batch_norms`.
 
     Args:
-        model: any model; a DDP or ``torch.compile`` wrapper is looked through.
-        example_inputs: what to call the model with, as for `find_layers`.
+        model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
+        example_inputs: inputs for the model, as in `find_layers`.
 
     Raises:
         ValueError: no example inputs were given and none could be guessed.
@@ -43,16 +43,16 @@ def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> 
     model = unwrap(model)
     unfold_batch_norms(model)
     device = next((param.device for param in model.parameters()), torch.device("cpu"))
-    with torch.autocast(device.type, enabled=False):  # whose casts would come in between
+    with torch.autocast(device.type, enabled=False):  # without casts between the two
         if example_inputs is None:
             calls = trace_with_guessed_inputs(model)
         else:
             calls = trace(model, example_inputs)
     for convolution, norm in _pairs(model, calls):
         pair = _Pair(convolution, norm)
-        # Within what decides what is kept of the two for the backward pass.
+        # Inside the rule of `save_memory`, which then restricts what both save.
         add_rule(convolution, pair.convolve, rank=2)
-        # Before anything else may normalise once more.
+        # Before any other rule, which would normalise a second time.
         add_rule(norm, pair.pass_on, rank=0)
 
 
@@ -65,7 +65,7 @@ def unfold_batch_norms(model: nn.Module) -> None:
 
 
 class _Pair:
-    """A convolution and the batch norm that its output goes to, and to nothing else."""
+    """A convolution and the batch norm that is the only user of its output."""
 
     def __init__(self, convolution: nn.Module, norm: nn.Module) -> None:
         self.convolution: Any = convolution
@@ -75,7 +75,7 @@ class _Pair:
         self._output: Any = None
 
     def convolve(self, module: nn.Module, x: Tensor, stock: Stock) -> Tensor | None:
-        """Both in one."""
+        """Rule for the convolution: computes both modules at once if they are frozen."""
         if not self._is_frozen():
             return None
         output = self.convolution._conv_forward(x, *self._weights(x.device.type))
@@ -83,7 +83,7 @@ class _Pair:
         return output
 
     def pass_on(self, module: nn.Module, x: Tensor, stock: Stock) -> Tensor | None:
-        """What the convolution has normalised already."""
+        """Rule for the norm: returns an input that the convolution has already normalised."""
         return x if self._output is not None and self._output() is x else None
 
     def _is_frozen(self) -> bool:
@@ -95,7 +95,7 @@ class _Pair:
         )
 
     def _has_hooks(self) -> bool:
-        """Whether anybody may see, or replace, what is between the two, or its gradient."""
+        """Whether a hook could observe or replace the tensor between the two, or its gradient."""
         convolution, norm = self.convolution, self.norm
         return bool(
             convolution._forward_hooks
@@ -105,7 +105,7 @@ class _Pair:
         )
 
     def _weights(self, device: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias, folded anew only if what they are made of has changed."""
+        """Returns the folded weight and bias, recomputed only if their sources have changed."""
         norm, convolution = self.norm, self.convolution
         sources = (
             *(convolution.weight, convolution.bias, norm.weight, norm.bias),
@@ -115,7 +115,7 @@ class _Pair:
         key = [autocast, *((s.data_ptr(), s._version) for s in sources if s is not None)]
         if key != self._key:
             weight, bias = folded(convolution, norm)
-            # Autocast would cast them again at every step.
+            # Otherwise autocast would cast them at every step.
             self._folded = (weight.to(autocast), bias.to(autocast)) if autocast else (weight, bias)
             self._key = key
         return self._folded
@@ -126,7 +126,7 @@ class _Pair:
 
 @torch.no_grad()
 def folded(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what these two do, by running statistics."""
+    """Returns weight and bias of a convolution equal to both modules in eval mode."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -141,7 +141,7 @@ def folded(convolution: Any, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(model: nn.Module, calls: list[Call]) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The convolutions of a model whose output goes to a batch norm and nowhere else."""
+    """Yields the convolutions whose only user is a batch norm, with that batch norm."""
     convolutions = {m.weight: m for m in model.modules() if type(m) in _CONVOLUTIONS}
     norms = {
         m.running_mean: m

@@ -9,19 +9,19 @@ from smartfrz.memory.bits import Bits
 
 
 class ShapeOnly:
-    """In place of a tensor of which the backward pass reads the shape alone."""
+    """Substitute for a tensor of which the backward pass only reads the shape."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.size, self.stride = tensor.shape, tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
 
     def unpacked(self) -> Tensor:
-        # With memory of its own, though never touched: an expanded scalar would be copied.
+        # Not an expanded scalar, which would be copied; the memory is never written or read.
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
 
 
 class Indices:
-    """Indices that fit into a smaller type."""
+    """Substitute for int64 indices, in a smaller integer type."""
 
     def __init__(self, indices: Tensor, dtype: torch.dtype) -> None:
         self.indices = indices.to(dtype)
@@ -31,7 +31,7 @@ class Indices:
 
 
 class DropoutNoise:
-    """What dropout multiplies by: 0 or ``1 / keep``; on a GPU it keeps a mask."""
+    """Substitute for the noise of dropout, 0 or ``1 / keep``; on a GPU for its bool mask."""
 
     def __init__(self, noise: Tensor, keep: float) -> None:
         self.bits, self.keep = Bits(noise), keep
@@ -42,11 +42,11 @@ class DropoutNoise:
 
 
 class Sign:
-    """Where the gradient passes an activation: kept as the activation's output, or as bits.
+    """Mask of where the gradient passes an activation, kept as the activation's output or as bits.
 
     Args:
-        tensor: the output, as PyTorch would keep it.
-        below: the gradient passes where the output is positive and, if given, below this.
+        tensor: the output, as PyTorch would save it.
+        below: the gradient passes where the output is positive and, optionally, below this bound.
     """
 
     def __init__(self, tensor: Tensor, below: float | None = None) -> None:
@@ -56,27 +56,27 @@ class Sign:
         self.bits: Bits | None = None
 
     def follow(self, output: Tensor) -> None:
-        """Waits to see who else keeps the output."""
-        # Shares the version of the output, but has no part in the graph, which would be a cycle.
+        """Keeps the output until a module that does not save it calls `to_bits`."""
+        # Detached, because a tensor in the graph would form a cycle; it shares the version counter.
         self.tensor = output.detach()
         self.version = output._version
         output._smartfrz_sign = self  # type: ignore[attr-defined]
 
     def to_bits(self) -> None:
-        """Lets go of the output."""
+        """Replaces the output by bits."""
         if self.tensor is not None:
             self.bits, self.tensor = Bits(self._unmodified(), self.below), None
 
     def unpacked(self) -> Tensor:
-        """The output, or zeros and ones that let the gradient pass in the same places."""
+        """Returns the output, or zeros and ones that pass the gradient at the same elements."""
         return self._unmodified() if self.bits is None else self.bits.unpacked()
 
     def _unmodified(self) -> Tensor:
         assert self.tensor is not None
         if self.tensor._version != self.version:
             raise RuntimeError(
-                "The output of an activation, which its gradient needs, has been modified by an "
-                "inplace operation."
+                "The output of an activation, which is needed for its gradient, has been modified "
+                "by an inplace operation. Use an operation that is not in place."
             )
         return self.tensor
 

@@ -1,4 +1,4 @@
-"""What modules keep for the backward pass: no more than it needs."""
+"""Reduction of the tensors that modules save for the backward pass."""
 
 from functools import partial
 from typing import Any
@@ -14,27 +14,27 @@ from smartfrz.memory.kept_tensors import DropoutNoise, Indices, ShapeOnly, Sign,
 
 
 def save_memory(model: nn.Module) -> None:
-    """Makes the modules of a model keep no more than their backward pass needs.
+    """Restricts the tensors that a model's modules save to those that the backward pass needs.
 
-    PyTorch keeps the input of a convolution and of a batch norm even where they are frozen, for the
-    gradients of weights that need none. From now on
+    PyTorch saves the input of a convolution or batch norm even if it is frozen and the input is
+    only needed for weight gradients. After this call
 
-    - frozen convolutions, and frozen batch norms in eval mode, keep no activation;
-    - ReLU and ReLU6 keep one bit an element, unless a layer that trains keeps their output anyway
-      (changed in place, the output of a ReLU6 is then missed, with an error); LeakyReLU and dropout
-      keep one bit an element;
-    - average pooling keeps nothing, max pooling small integers.
+    - frozen convolutions, and frozen batch norms in eval mode, save no activation;
+    - ReLU and ReLU6 save one bit per element, unless a layer that trains saves their output anyway
+      (an in-place change of a ReLU6's output is then an error); LeakyReLU and dropout save one bit
+      per element;
+    - average pooling saves nothing, max pooling small integers.
 
-    PyTorch's own kernels run, so that gradients are the same, to the bit but for the rounding of a
-    batch norm's; parameters, buffers, names and hooks are the same objects. Frozen linear layers
-    keep nothing as it is, and what layer norms, GELU and attention keep, their backward pass needs.
-    What is frozen or thawed later needs no further call.
+    PyTorch's own kernels run, so gradients are bitwise equal, except for rounding in batch norms.
+    Parameters, buffers, names and hooks stay the same objects. Frozen linear layers save nothing in
+    PyTorch, either, and the backward passes of layer norms, GELU and attention need all that they
+    save. Layers that are frozen or thawed later need no further call.
 
-    Left alone is what is no module (``F.relu``), has another ``forward`` than PyTorch's, is
-    compiled, or runs under other saved-tensor hooks, as under activation checkpointing.
+    Not affected are functions (``F.relu``), modules with a ``forward`` other than PyTorch's,
+    compiled code, and modules under other saved-tensor hooks, as in activation checkpointing.
 
     Args:
-        model: any model; a DDP or ``torch.compile`` wrapper is looked through.
+        model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
     """
     for module in unwrap(model).modules():
         if type(module) in _RULE_OF:
@@ -48,11 +48,11 @@ def restore_memory(model: nn.Module) -> None:
 
 
 def _keeping_less(module: nn.Module, x: Tensor, stock: Stock) -> Any:
-    return _RULE_OF[type(module)](module, x, stock) if _is_ours(x) else None
+    return _RULE_OF[type(module)](module, x, stock) if _is_recorded(x) else None
 
 
-def _is_ours(x: Tensor) -> bool:
-    """Whether autograd follows ``x``, and nobody else decides what it keeps."""
+def _is_recorded(x: Tensor) -> bool:
+    """Whether autograd tracks ``x`` and no other saved-tensor hooks are active."""
     autograd: Any = torch._C._autograd
     return (
         x.requires_grad
@@ -93,12 +93,12 @@ def _mean_pool(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
 
 
 _POOLED: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
-"""Dimensions that a module pools."""
+"""Number of dimensions that a module pools."""
 
 
 def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
     _keep_bits(x)
-    # An index is into a plane of the input: its last dimensions, with or without a batch.
+    # Indices refer to the pooled dimensions, which are the last ones, with or without a batch.
     largest = x.shape[-_POOLED[type(module)] :].numel()
     dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
 
@@ -139,7 +139,7 @@ def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
     backward = partial(_LEAKY_RELU_BACKWARD, negative_slope=slope, self_is_result=True)
     output = _ByOutput.apply(x, module, sign, backward)
     sign.follow(output)
-    # At once: residual blocks add to the output in place, which PyTorch allows, as it keeps x.
+    # Immediately, because residual blocks may modify the output in place: PyTorch saves x instead.
     sign.to_bits()
     return output
 
@@ -169,7 +169,7 @@ _RULE_OF = {kind: rule for kinds, rule in _RULES for kind in kinds}
 
 
 def _is_frozen(module: Any) -> bool:
-    # The attributes and not the parameters: what is called may be computed from those.
+    # The attributes instead of the parameters, from which parametrizations compute them.
     weight, bias = module.weight, module.bias
     return not (weight is not None and weight.requires_grad) and not (
         bias is not None and bias.requires_grad
@@ -181,9 +181,9 @@ _LEAKY_RELU_BACKWARD = torch.ops.aten.leaky_relu_backward
 
 
 class _ByOutput(torch.autograd.Function):
-    """An activation whose gradient is found from its output, which a layer behind it may keep too.
+    """An activation whose gradient is computed from its output, which the next layer may save, too.
 
-    PyTorch's own keeps the input, of which it makes a copy where the activation is in place.
+    PyTorch's activation saves the input, as a copy if the activation is in place.
     """
 
     @staticmethod
@@ -203,7 +203,7 @@ class _ByOutput(torch.autograd.Function):
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
-    """PyTorch's own reads its input in the backward pass, although it makes no difference."""
+    """A frozen batch norm that does not save its input, which PyTorch's backward pass requires."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, *affine: Any) -> Tensor:
@@ -217,13 +217,13 @@ class _FrozenBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        # What scales the input scales its changes and gradients.
+        # The function is affine: tangents and gradients are scaled like the input.
         var, weight = ctx.saved_tensors
         return F.batch_norm(tangent, torch.zeros_like(var), var, weight, eps=ctx.eps)
 
 
 def _keep_bits(x: Tensor) -> None:
-    """Says that ``x`` goes where it is not kept: an activation that made it keeps bits."""
+    """Makes the activation that produced ``x`` keep bits, as the caller does not save ``x``."""
     sign = getattr(x, "_smartfrz_sign", None)
     if sign is not None:
         sign.to_bits()

@@ -1,4 +1,4 @@
-"""Freezing policies: the protocol that all of them follow, and the library's own.
+"""Freezing policies: the protocol and the library's implementations.
 
 A policy decides which layers to freeze and when; the `Freezer` carries it out. Import the names in
 ``__all__``; everything else is internal.

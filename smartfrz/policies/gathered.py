@@ -1,4 +1,4 @@
-"""Freezes that wait for each other, where each costs a compilation."""
+"""A policy wrapper that freezes layers in groups, to save recompilations."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from smartfrz.policies.protocol import Policy
 
 
 class Gathered:
-    """Policy: another one, whose layers freeze together rather than one by one.
+    """Policy: wraps another policy and freezes the layers that it selects in groups.
 
-    ``torch.compile`` compiles anew after each freeze, which may take longer than a few frozen
-    layers save, and a CUDA graph has to be captured again. So layers that are to freeze go on
-    training until a part of all layers waits, or nothing else is left that could freeze. A training
-    freezes at most ``1 / part`` times, rounded up; how often it did, ``freezer.frozen`` tells.
+    ``torch.compile`` recompiles after each freeze, which can take longer than a few frozen layers
+    save, and a CUDA graph must be captured again. Selected layers therefore keep training until a
+    fraction of all layers is waiting, or until no other layer is left to freeze. A run freezes at
+    most ``1 / part`` times, rounded up; the distinct steps in ``freezer.frozen`` are the actual
+    freezes.
 
     Args:
-        policy: decides which layers are to freeze; it is asked about a layer no more once it has
-            chosen it.
-        part: of all layers but the head, in (0, 1].
+        policy: selects the layers. Once it has selected a layer, it is no longer queried about it.
+        part: the fraction of all layers except the head that freezes at once, in (0, 1].
 
     Raises:
         ValueError: ``part`` is out of range.
@@ -27,19 +27,22 @@ class Gathered:
 
     def __init__(self, policy: Policy, part: float = 0.25) -> None:
         if not 0 < part <= 1:
-            raise ValueError(f"part={part} of the layers wait: more than 0, at most 1.")
+            raise ValueError(
+                f"part={part} must be more than 0 and at most 1: it is the fraction of layers that "
+                "freezes at once."
+            )
         self.policy = policy
         self.part = part
         self._count = 0
         self._waiting: list[str] = []
 
     def is_due(self, step: int) -> bool:
-        """Whether the other policy may decide on this step."""
+        """Whether the wrapped policy may freeze layers at this step."""
         is_due = getattr(self.policy, "is_due", None)
         return is_due is None or is_due(step)
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """All that wait, if they are enough."""
+        """Returns all waiting layers if there are enough of them, otherwise none."""
         self._count = self._count or sum(not layer.is_head for layer in active)
         others = [layer for layer in active if layer.name not in self._waiting]
         chosen = self.policy.layers_to_freeze(others, step)
@@ -53,12 +56,12 @@ class Gathered:
         return waiting
 
     def state_dict(self) -> dict[str, Any]:
-        """Who waits, and the other policy's state."""
+        """Returns the waiting layers and the wrapped policy's state."""
         state = getattr(self.policy, "state_dict", dict)
         return {"count": self._count, "waiting": list(self._waiting), "policy": state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Restores a state returned by `state_dict`."""
         self._count, self._waiting = state["count"], list(state["waiting"])
         load = getattr(self.policy, "load_state_dict", None)
         if load is not None:

@@ -1,4 +1,4 @@
-"""The protocol that every freezing policy follows."""
+"""The protocol of freezing policies."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -9,10 +9,18 @@ from smartfrz.layers import Layer
 class Policy(Protocol):
     """Decides which layers to freeze.
 
-    A policy may also have ``is_due(step) -> bool``, which says whether a decision can fall on a
-    step (processes that train together talk only then; without it, at every step), and, where it
-    has state, ``state_dict`` and ``load_state_dict``.
+    A policy may also define ``is_due(step) -> bool``, which returns whether it may freeze layers at
+    a step. Distributed processes communicate only at these steps, or at every step if ``is_due`` is
+    missing. A policy with state defines ``state_dict`` and ``load_state_dict``.
     """
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Collection[Layer]:
-        """Chooses among the layers that still train, the head included, in execution order."""
+        """Selects the layers to freeze at a step.
+
+        Args:
+            active: the layers that still train, the head included, in execution order.
+            step: the index of the optimizer step about to be taken, from 0.
+
+        Returns:
+            The layers to freeze.
+        """

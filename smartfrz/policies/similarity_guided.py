@@ -1,4 +1,4 @@
-"""Similarity-guided freezing: the oracle of Table 1 (Section 3.4)."""
+"""Similarity-guided freezing, the oracle of Table 1 (Section 3.4)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,17 +14,18 @@ from smartfrz.policies.intervals import checked_interval
 
 
 class SimilarityGuided:
-    """The oracle that labels the predictor's training data, used as a policy (Table 1).
+    """Policy: the oracle that labels the predictor's training data (Table 1).
 
-    A layer is frozen when its CKA to the same layer of an already trained model (Section 3.4) has
-    moved by no more than ``tolerance`` since the last look. In practice there is no such model.
+    A layer freezes when its CKA to the same layer of an already trained reference model
+    (Section 3.4) has changed by at most ``tolerance`` since the previous measurement. In practice,
+    no such reference is available.
 
     Args:
-        model: the model that trains.
+        model: the model to train.
         reference: the trained model, of the same architecture.
-        probe: batches of inputs on which the two are compared.
-        interval: steps between two looks; in the paper one epoch.
-        tolerance: change of CKA up to which it counts as stable.
+        probe: batches of inputs on which the two models are compared.
+        interval: steps between two measurements; one epoch in the paper.
+        tolerance: largest change of CKA that counts as stable.
 
     Raises:
         ValueError: ``interval`` is less than 1.
@@ -44,23 +45,23 @@ class SimilarityGuided:
         self._of_reference: dict[str, Tensor] = {}
 
     def is_due(self, step: int) -> bool:
-        """Whether this step looks at the similarity: the last one of each interval."""
+        """Whether this step measures the similarity: the last step of each interval."""
         return (step + 1) % self.interval == 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """The layers whose CKA has stabilised."""
+        """Returns the layers whose CKA has stabilised."""
         candidates = [layer for layer in active if not layer.is_head]
         if not self.is_due(step) or not candidates:
             return []
         similarity = self._similarity(candidates)
-        # A NaN (constant features, or no look before) compares false: the layer goes on training.
-        done = [
+        # NaN (constant features, or no earlier measurement) compares false: the layer stays active.
+        stable = [
             layer
             for layer, now in zip(candidates, similarity, strict=True)
             if abs(now - self._last.get(layer.name, math.nan)) <= self.tolerance
         ]
         self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
-        return done
+        return stable
 
     def _similarity(self, layers: Sequence[Layer]) -> list[float]:
         missing = [layer for layer in layers if layer.name not in self._of_reference]
@@ -72,9 +73,9 @@ class SimilarityGuided:
         return torch.linalg.vecdot(gram_vectors(self.model, layers, self.probe), reference).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """The similarities of the last look."""
+        """Returns the similarities of the last measurement."""
         return {"last": dict(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from the similarities of the last look."""
+        """Restores the similarities of the last measurement."""
         self._last = dict(state["last"])

@@ -1,32 +1,33 @@
-"""SmartFRZ: freezing by the attention-based predictor (Sections 3.1-3.3)."""
+"""The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from smartfrz.layers import Layer
 from smartfrz.policies.intervals import checked_interval
-from smartfrz.predictor import ENCODINGS, AttentionPredictor, IncrementalPredictor, judged_by
+from smartfrz.predictor import ENCODINGS, AttentionPredictor, IncrementalPredictor, deciding_layers
 
 
 class SmartFRZ:
-    """Asks the predictor, from each layer's recent weights, whether the layer is done.
+    """Policy: freezes the layers that the predictor classifies as converged.
 
-    Source: Sections 3.1-3.3. Every ``interval`` steps the tailored weights of all layers that
-    still train are recorded; every ``records_per_decision`` records there is a freezing stage, in
-    which one batched call of the predictor decides about each of them. The paper leaves both open;
-    the bundled predictor learned from 2 to 10 records an epoch.
+    Source: Sections 3.1-3.3. Every ``interval`` steps, the tailored weights of all layers that
+    still train are recorded. Every ``records_per_decision`` records, in a freezing stage, one
+    batched call of the predictor decides about all of these layers. The paper leaves both numbers
+    open; the bundled predictor was trained on 2 to 10 records per epoch.
 
-    With a cumulative encoding, as the bundled predictor's ``"drift"``, a layer freezes only if all
-    in front of it are frozen too: the output of a layer is not done before its input is, and a
-    frozen norm, whose statistics stand still, does not survive an input that moves on.
+    With a cumulative encoding, such as ``"drift"`` of the bundled predictor, a layer freezes only
+    if all preceding layers are frozen, too. A layer's output cannot have converged before its input
+    has, and a frozen norm, whose running statistics are fixed, fails on an input that keeps
+    changing.
 
-    An embedding freezes with the layer behind it, see `judged_by`.
+    An embedding freezes together with the layer behind it, see `deciding_layers`.
 
     Args:
-        predictor: the trained predictor; its ``window`` and ``size`` are those of the history.
+        predictor: the trained predictor; it determines the ``window`` and ``size`` of the history.
         interval: steps between two records.
         records_per_decision: records between two decisions.
-        threshold: freeze above this probability; by default above the predictor's own threshold.
+        threshold: probability above which to freeze; by default the predictor's own threshold.
 
     Raises:
         ValueError: ``interval`` or ``records_per_decision`` is less than 1.
@@ -46,27 +47,29 @@ class SmartFRZ:
         self._records = IncrementalPredictor(predictor)
 
     def is_due(self, step: int) -> bool:
-        """Whether this step decides."""
+        """Whether this step is a freezing stage."""
         return step % (self.interval * self.records_per_decision) == 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """The layers that the predictor holds for done."""
+        """Returns the layers that the predictor classifies as converged."""
         candidates = [layer for layer in active if not layer.is_head]
         if step % self.interval or not candidates:
             return []
         self._records.record(candidates)
         if not self.is_due(step):
             return []
-        done = self._records.freeze_probability() > self.threshold
-        done = done[judged_by(candidates)]
+        converged = self._records.freeze_probability() > self.threshold
+        converged = converged[deciding_layers(candidates)]
         if ENCODINGS[self.predictor.encoding].cumulative:
-            done = done.cumprod(dim=0)
-        return [layer for layer, is_done in zip(candidates, done.tolist(), strict=True) if is_done]
+            converged = converged.cumprod(dim=0)
+        return [
+            layer for layer, freeze in zip(candidates, converged.tolist(), strict=True) if freeze
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept of the recorded history."""
+        """Returns the recorded history."""
         return self._records.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a recorded history."""
+        """Restores a recorded history."""
         self._records.load_state_dict(state)

@@ -1,6 +1,6 @@
 """The attention-based predictor: network, inputs, labels, training and calibration.
 
-It estimates from a layer's recent weights whether the layer can be frozen (Sections 3.2-3.4).
+The predictor estimates from a layer's weight history whether to freeze it (Sections 3.2-3.4).
 Import the names in ``__all__``; everything else is internal.
 """
 
@@ -11,7 +11,7 @@ from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
 from smartfrz.predictor.labels import stabilised
 from smartfrz.predictor.recording import History, HistoryRecorder
-from smartfrz.predictor.tailoring import judged_by, sample_positions
+from smartfrz.predictor.tailoring import deciding_layers, sample_positions
 from smartfrz.predictor.training import STRIDES, train_predictor
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "IncrementalPredictor",
     "WeightHistory",
     "calibrate",
+    "deciding_layers",
     "freezing_threshold",
-    "judged_by",
     "kept_before",
     "sample_positions",
     "stabilised",

@@ -1,4 +1,4 @@
-"""The attention-based predictor (Sec. 3.3): is a layer, by its history, ready to be frozen?"""
+"""The attention-based predictor of layer convergence (Sec. 3.3)."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smartfrz.predictor.encodings import ENCODINGS, fill_gaps
 from smartfrz.predictor.files import CONFIG_FILE, WEIGHTS_FILE, locate
@@ -18,17 +17,17 @@ from smartfrz.predictor.files import CONFIG_FILE, WEIGHTS_FILE, locate
 class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
     """Predicts from a layer's weight history whether to freeze it (Eqs. 1-4).
 
-    Every record is encoded into a key and a value, the newest one into a query as well. The query
-    attends to all records; what it gathers is classified. The default sizes are those of the
-    paper's Appendix C, 1.037 M parameters.
+    Each record is encoded into a key and a value, and the newest record also into a query. The
+    query attends to all records, and the weighted sum of their values is classified. The default
+    sizes are those of the paper's Appendix C (1.037 M parameters).
 
     Args:
         size: sampled weights per record.
-        hidden: width of the two hidden layers that encode a record.
+        hidden: width of the two hidden layers of each encoder.
         features: length of keys, queries and values.
         head_hidden: width of the two hidden layers of the classifier.
-        window: how many records, counted from the newest, `freeze_probability` looks at.
-        encoding: what is made of the weights first, a name in ``smartfrz.predictor.ENCODINGS``:
+        window: number of newest records that are attended to.
+        encoding: preprocessing of the weights, a name in ``smartfrz.predictor.ENCODINGS``:
             ``"raw"`` as in the paper, or ``"drift"``.
         threshold: the probability above which to freeze; 0.5 is the argmax of Eq. 4.
 
@@ -63,16 +62,16 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         self.mlp_z = _mlp(features, head_hidden, 2)
 
     def forward(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Confidence scores of each layer, before the softmax (MLP_z in Eq. 4).
+        """Computes the confidence scores of each layer, before the softmax (MLP_z in Eq. 4).
 
         Args:
             history: (L, T, size) tailored weights of L layers, in execution order, at T >= 1
                 points in time, oldest first; of any float type and on any device.
-            valid: (L, T) bool, which records there are; the newest is always valid. By default
-                all are. What stands in the others makes no difference.
+            valid: (L, T) bool, whether each record is present, by default all. The newest must be.
+                The contents of missing records are ignored.
 
         Returns:
-            (L, 2) logits: class 0 trains on, class 1 freezes. On the predictor's device.
+            (L, 2) logits, on the predictor's device. Class 0 means keep training, class 1 freeze.
 
         Raises:
             ValueError: a shape or type is wrong, or a newest record is not valid.
@@ -82,28 +81,35 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         return self.decide(records[:, -1], self.mlp_k(records), self.mlp_v(records), attended)
 
     def encode(self, history: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the MLPs see of a history; arguments as in `forward`.
+        """Encodes a history as input of the MLPs.
+
+        Args:
+            history: (L, T, size), as in `forward`.
+            valid: (L, T) bool, as in `forward`.
 
         Returns:
-            The encoded records, (L, T, size), and which of them are attended to, (L, T) bool.
+            The encoded records, (L, T, size), and whether each is attended to, (L, T) bool.
+
+        Raises:
+            ValueError: as `forward`.
         """
         history, valid = self._checked(history, valid)
         encoding = ENCODINGS[self.encoding]
         records = encoding(history).to(next(self.parameters()).dtype)
         if encoding.compares:
-            # The first record, compared with nothing, is attended to only if it is alone.
+            # Without an earlier record to compare with, the first is attended to only if alone.
             compared = valid & (valid.cumsum(dim=1) > 1)
             valid = torch.where(compared.any(dim=1, keepdim=True), compared, valid)
         return records, valid
 
     def decide(self, newest: Tensor, keys: Tensor, values: Tensor, attended: Tensor) -> Tensor:
-        """Eqs. 2-4 after the encoding, for those who keep keys and values from record to record.
+        """Computes Eqs. 2-4 from keys and values, which callers can keep from earlier records.
 
         Args:
             newest: (L, size) encoded newest records.
-            keys: (L, T, features) of the records in the window, in any order.
-            values: (L, T, features), in the same order.
-            attended: (L, T) bool, which of them to attend to.
+            keys: (L, T, features) keys of the records in the window, in any order.
+            values: (L, T, features) values, in the same order.
+            attended: (L, T) bool, whether each record is attended to.
 
         Returns:
             (L, 2) logits.
@@ -112,13 +118,13 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         return self.mlp_z(torch.einsum("lt,ltf->lf", attention, values))  # Eqs. 3 and 4
 
     def decide_at_every_record(self, records: Tensor) -> Tensor:
-        """What `forward` says at each record, of those up to it, all in one pass.
+        """Computes the logits of `forward` for every prefix of a history, in one pass.
 
         Args:
-            records: (L, T, size), all valid, as `encode` gives them.
+            records: (L, T, size) encoded records from `encode`, all valid.
 
         Returns:
-            (L, T, 2) logits.
+            (L, T, 2) logits; those at index t are for the records up to t.
         """
         index = torch.arange(records.shape[1], device=records.device)
         age = index[:, None] - index
@@ -129,31 +135,20 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         attention = scores.masked_fill(~attended, -torch.inf).softmax(dim=-1)
         return self.mlp_z(attention @ self.mlp_v(records))
 
-    def attention_weights(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
-        """How much each record counts (alpha of Eq. 2), (L, T); arguments as in `forward`.
-
-        Records before the window count nothing.
-        """
-        records, attended = self.encode(history, valid)
-        recent = records[:, -self.window :]
-        attention = _attention(
-            self.mlp_q(records[:, -1]), self.mlp_k(recent), attended[:, -self.window :]
-        )
-        return F.pad(attention, (records.shape[1] - recent.shape[1], 0))
-
     @torch.no_grad()
     def freeze_probability(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The confidence that each layer can be frozen (Eq. 4); freeze above ``threshold``.
+        """Computes the confidence that each layer can be frozen (Eq. 4).
 
-        The newest ``window`` records are attended to; older ones tell only how far those moved. A
-        layer gets 0 where its history can't tell: if a weight is not finite, if there is one record
-        only, or if no weight moved in the window. Such a layer has not converged but not begun to
-        train, as while a warm-up holds the learning rate at zero.
+        Freeze a layer if it is above ``threshold``. The newest ``window`` records are attended to;
+        older ones only serve to measure displacements. The result is 0 where the history is
+        inconclusive: if a weight is not finite, if there is only one record, or if no weight moved
+        within the window. In the last case the layer has not converged; it has not started to
+        train, as while warmup keeps the learning rate at zero.
 
         Args:
-            history: (L, T, size) tailored weights, oldest first, T >= 1: all that were recorded of
-                the layers, in execution order, frozen ones included. ``"drift"`` looks back by
-                fractions of the time so far, and from each layer to those before it.
+            history: (L, T, size) tailored weights, oldest first, T >= 1: all records of the layers,
+                in execution order, frozen layers included. The encoding ``"drift"`` refers to
+                earlier records by fractions of the elapsed time, and to all preceding layers.
             valid: (L, T) bool, as in `forward`.
 
         Returns:
@@ -183,39 +178,41 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
             The predictor, in eval mode, on the CPU.
 
         Raises:
-            ValueError: there is no such predictor, or one of its files is missing or bad.
+            ValueError: there is no such predictor, or one of its files is missing or invalid.
         """
         config_file = locate(source, CONFIG_FILE, download)
         weights_file = locate(source, WEIGHTS_FILE, download)
         try:
-            # Whoever trains with dropout gets the same random numbers with a predictor as without.
+            # Loading a predictor must not change the random numbers of a run, such as its dropout.
             with torch.random.fork_rng(devices=[]):
                 predictor = cls(**json.loads(config_file.read_text(encoding="utf-8")))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{config_file} does not configure a predictor: {error}") from error
+            raise ValueError(
+                f"{config_file} is not a valid predictor configuration: {error}"
+            ) from error
         try:
             predictor.load_state_dict(load_file(weights_file))
         except (SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"{weights_file} does not hold the weights of the predictor that {CONFIG_FILE} "
-                f"beside it describes: {reason}"
+                f"{weights_file} does not match the predictor configuration in {CONFIG_FILE}: "
+                f"{reason}"
             ) from error
         return predictor.eval()
 
     def save_pretrained(self, save_directory: str | Path, **hub: Any) -> str | None:
-        """Writes ``config.json`` and ``model.safetensors``, and no model card.
+        """Writes ``config.json`` and ``model.safetensors``, without a model card.
 
         Args:
-            save_directory: the folder, made if it does not exist.
+            save_directory: the folder, created if it does not exist.
             **hub: as in ``huggingface_hub.PyTorchModelHubMixin.save_pretrained``.
 
         Returns:
-            The URL of the commit, with ``push_to_hub=True``.
+            The URL of the commit if ``push_to_hub=True``, otherwise ``None``.
         """
         card = Path(save_directory) / "README.md"
         had_card = card.exists()
-        # The mixin writes what the predictor was made with; its threshold is chosen after training.
+        # The mixin writes the constructor arguments, but the threshold is chosen after training.
         assert isinstance(self._hub_mixin_config, dict)
         self._hub_mixin_config["threshold"] = self.threshold
         url = super().save_pretrained(save_directory, **hub)
@@ -224,30 +221,30 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         return url
 
     def _checked(self, history: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The arguments on the predictor's device, and the history without gaps."""
+        """Returns the validated arguments on the predictor's device, gaps in the history filled."""
         if history.ndim != 3 or history.shape[1] < 1 or history.shape[2] != self.size:
             raise ValueError(
-                f"history must be (layers, records, {self.size}) with at least one record, "
+                f"history must have shape (layers, records, {self.size}) with at least one record, "
                 f"not {tuple(history.shape)}."
             )
         weight = next(self.parameters())
-        # Less than float32 is too little to tell how far weights moved.
+        # Less than float32 is too imprecise to measure displacements.
         history = history.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         if valid is None:
             return history, torch.ones(history.shape[:2], dtype=torch.bool, device=weight.device)
         if valid.shape != history.shape[:2] or valid.dtype != torch.bool:
             raise ValueError(
-                f"valid must be bool and {tuple(history.shape[:2])}, "
+                f"valid must be bool and {tuple(history.shape[:2])} in shape, "
                 f"not {valid.dtype} and {tuple(valid.shape)}."
             )
         if not valid[:, -1].all():
-            raise ValueError("The newest record, the last column of valid, must be valid.")
+            raise ValueError("The newest record of every layer must be valid: valid[:, -1].")
         valid = valid.to(weight.device)
         return fill_gaps(history, valid), valid
 
 
 def has_moved(records: Tensor, before: Tensor) -> Tensor:
-    """Whether a record's weights, all finite, differ from those before: (..., size) -> (...)."""
+    """Whether any of a record's finite weights differs from ``before``: (..., size) -> (...)."""
     return (records - before).abs().amax(dim=-1) > 0
 
 
@@ -257,7 +254,7 @@ def is_finite(records: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor, moved: Tensor, finite: Tensor) -> Tensor:
-    """The probability of class 1 of layers that moved and are finite, 0 of others: (L,)."""
+    """Returns the probability of class 1, or 0 for layers not moved or not finite: (L,)."""
     probability = logits.softmax(dim=-1)[:, 1]
     return torch.where(moved & finite & probability.isfinite(), probability, 0.0)
 

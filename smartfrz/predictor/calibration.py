@@ -1,4 +1,4 @@
-"""From a predictor's scores to probabilities that mean what they say, and where to cut them."""
+"""Calibration of a predictor's probabilities and choice of its freezing threshold."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from smartfrz.predictor.attention import AttentionPredictor
 
 
 def calibrate(predictor: AttentionPredictor, logits: Tensor, labels: Tensor) -> None:
-    """Makes the predictor's probabilities as likely as they say, on data it did not learn from.
+    """Calibrates the predictor's probabilities on held-out examples, by Platt scaling.
 
-    Platt scaling: the difference of the two logits is scaled and shifted so that the cross-entropy
-    is least, and both are folded into the predictor's last layer. The order of its scores does not
-    change. Source: Guo et al. (2017), Sec. 4.1.
+    Scales and shifts the difference of the two logits to minimise the cross-entropy, and folds both
+    into the predictor's last layer. The order of the scores does not change. Source: Guo et al.
+    (2017), Sec. 4.1.
 
     Args:
-        predictor: changed in place.
-        logits: (N, 2) what it says of N examples.
-        labels: (N,) bool.
+        predictor: the predictor, changed in place.
+        logits: (N, 2) its logits for N examples that it was not trained on.
+        labels: (N,) bool, their labels.
 
     Raises:
         ValueError: the examples have only one of the two labels.
     """
     if labels.all() or not labels.any():
-        raise ValueError("Calibration needs examples of both labels.")
+        raise ValueError("Calibration needs examples with both labels, but all labels are equal.")
     margin = (logits[:, 1] - logits[:, 0]).double().detach()
     log_scale, shift = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.LBFGS([log_scale, shift], max_iter=100, line_search_fn="strong_wolfe")
@@ -49,25 +49,25 @@ def calibrate(predictor: AttentionPredictor, logits: Tensor, labels: Tensor) -> 
 def freezing_threshold(
     scores: Sequence[Tensor], labels: Sequence[Tensor], precision: float
 ) -> float:
-    """The lowest score above which to freeze, so that freezing is right as often as asked for.
+    """Returns the lowest threshold at which freezing is correct with the requested precision.
 
-    A layer is frozen once, at the first record whose score is above the threshold, and never comes
-    back. So that is what is counted: not how many records are told right, of which a training has
-    many, but whether the label of that one is "freeze".
+    A layer is frozen permanently at the first record whose score exceeds the threshold. Precision
+    therefore counts one event per layer, whether the label of that record is "freeze", and not the
+    many records that are classified correctly.
 
     Args:
-        scores: of each training (R, L), oldest record first.
-        labels: (R, L) bool each.
-        precision: the part of the layers frozen, over all trainings, that has to be frozen rightly.
+        scores: for each run, (R, L) scores, oldest record first.
+        labels: for each run, (R, L) bool labels.
+        precision: required fraction of correctly frozen layers among the frozen layers of all runs.
 
     Returns:
-        The threshold, one of the scores, or minus infinity, if any will do; if none will, the
-        highest score, above which nothing is frozen.
+        The threshold: one of the scores, or minus infinity if every threshold has the precision. If
+        no threshold that freezes a layer has it, the highest score, above which nothing is frozen.
     """
     events = [_freezing_events(each, right) for each, right in zip(scores, labels, strict=True)]
     lower, upper, is_right = (torch.cat(part) for part in zip(*events, strict=True))
     thresholds = torch.cat([lower.new_tensor([-torch.inf]), upper]).unique()
-    # At a threshold in [lower, upper) a layer freezes at the record that raises it to upper.
+    # At a threshold in [lower, upper), a layer freezes at the record with the score upper.
     frozen = _covering(thresholds, lower, upper)
     rightly = _covering(thresholds, lower[is_right], upper[is_right])
     good = rightly >= precision * frozen.double()
@@ -75,7 +75,11 @@ def freezing_threshold(
 
 
 def _freezing_events(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each record whose score is higher than all before: the highest before, itself, its label."""
+    """Finds the records at which layers can freeze: those that exceed all earlier scores.
+
+    Returns:
+        The highest earlier score, the score and the label of each such record, (N,) each.
+    """
     highest = scores.cummax(dim=0).values
     before = torch.cat([torch.full_like(highest[:1], -torch.inf), highest[:-1]])
     rises = highest > before
@@ -83,7 +87,7 @@ def _freezing_events(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def _covering(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """How many of the intervals [lower, upper) each point is in."""
+    """Returns the number of intervals [lower, upper) that contain each point."""
     begun = torch.searchsorted(lower.sort().values, points, right=True)
     ended = torch.searchsorted(upper.sort().values, points, right=True)
     return begun - ended

@@ -1,4 +1,4 @@
-"""What the predictor sees of a weight record: the weights themselves, or how far they moved."""
+"""Encodings of weight records as predictor inputs: raw weights or displacements."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ _SMALLEST, _LARGEST = 1e-5, 1e5
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a record of weights becomes an input of the predictor.
+    """An encoding of weight records as inputs of the predictor.
 
-    It is causal: a record is encoded once, when it is made, from itself and earlier ones, and what
-    comes later makes no difference to it.
+    It is causal: a record is encoded once, when it is made, from itself and earlier records. Later
+    records do not change it.
 
     Attributes:
-        encode: maps records (..., size), and as many earlier weights, to (..., size) inputs.
-        fractions: of the time so far, at which the earlier weights are taken that the record is
-            compared with; see `WeightHistory.earlier`.
-        cumulative: whether what it says of a layer is about the layers in front of it as well.
+        encode: maps records (..., size) and earlier weights of the same shape to (..., size)
+            inputs.
+        fractions: fractions of the elapsed time from which the earlier weights are taken; see
+            `WeightHistory.earlier`. Empty if records are not compared with earlier ones.
+        cumulative: whether the encoding of a layer also depends on all preceding layers.
     """
 
     encode: Callable[[Tensor, Tensor], Tensor]
@@ -31,7 +32,7 @@ class Encoding:
 
     @property
     def compares(self) -> bool:
-        """Whether it compares a record with earlier ones, so that the first one tells nothing."""
+        """Whether records are compared with earlier ones; the first is then uninformative."""
         return bool(self.fractions)
 
     def __call__(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -39,8 +40,8 @@ class Encoding:
 
         Args:
             history: (L, T, size) tailored weights, oldest first, T >= 1.
-            valid: (L, T) bool, which records there are, by default all; at least one of each
-                layer. See `fill_gaps` for the others.
+            valid: (L, T) bool, whether each record is present, by default all; at least one per
+                layer. `fill_gaps` replaces missing records.
 
         Returns:
             (L, T, size).
@@ -50,7 +51,7 @@ class Encoding:
         return self.encode(history, self._earlier(history))
 
     def _earlier(self, history: Tensor) -> Tensor:
-        """What `WeightHistory.earlier` would be at every record."""
+        """Returns the value of `WeightHistory.earlier` at every record."""
         earlier = torch.zeros_like(history)
         for i, fraction in enumerate(self.fractions):
             part = history[..., i :: len(self.fractions)]
@@ -65,11 +66,11 @@ class Encoding:
 
 
 def fill_gaps(history: Tensor, valid: Tensor) -> Tensor:
-    """Takes a missing record for a repetition of the one before it, or of the first one.
+    """Replaces each missing record by the preceding one, or else by the first one present.
 
     Args:
-        history: (L, T, size); what stands in missing records makes no difference.
-        valid: (L, T) bool, which records there are; at least one of each layer.
+        history: (L, T, size); the contents of missing records are ignored.
+        valid: (L, T) bool, whether each record is present; at least one per layer.
 
     Returns:
         (L, T, size).
@@ -81,64 +82,65 @@ def fill_gaps(history: Tensor, valid: Tensor) -> Tensor:
 
 
 def raw(weights: Tensor, earlier: Tensor) -> Tensor:
-    """The weights themselves: the paper's input (Eq. 1)."""
+    """Returns the weights unchanged, the paper's input (Eq. 1)."""
     return weights
 
 
 def standardised(weights: Tensor, earlier: Tensor) -> Tensor:
-    """The weights with mean 0 and standard deviation 1: whatever their scale."""
+    """Returns the weights with mean 0 and standard deviation 1, independent of their scale."""
     centred = weights - weights.mean(dim=-1, keepdim=True)
     return centred / _rms(centred)
 
 
 def displacement(weights: Tensor, earlier: Tensor) -> Tensor:
-    """The last step, in hundredths of the weights' root mean square."""
+    """Returns the change since the previous record, in hundredths of the weights' RMS."""
     return 100 * (weights - earlier) / _rms(weights)
 
 
 def log_displacement(weights: Tensor, earlier: Tensor) -> Tensor:
-    """How far the weights moved since seven moments of the training so far, and along what path.
+    """Computes logarithms of displacements since seven earlier times, and of path lengths.
 
-    An eighth of the sampled weights tells of each moment, from the first record to a sixteenth of
-    the time ago: their distances ``|w_t - w_s|``; the last eighth tells how long the path was
-    since the first record, ``sum |w_j - w_(j - 1)|``; relative to the root mean square of ``w_t``,
-    sorted, as logarithms of order 1. So neither the scale of the weights, nor the order in which
-    they were sampled, nor how often they were recorded matters much, and layers of any
-    architecture look alike. Not in the paper, which feeds the weights themselves.
+    The seven times range from the first record to one sixteenth of the elapsed time ago. An eighth
+    of the sampled weights is used for each time, as distances ``|w_t - w_s|``, and the last eighth
+    for path lengths since the first record, ``sum |w_j - w_(j - 1)|``. The values are divided by
+    the root mean square (RMS) of ``w_t``, sorted, and converted to logarithms of order 1. The
+    encoding therefore depends little on the scale of the weights, the order in which they were
+    sampled and the recording interval, and it is comparable between architectures. Not in the
+    paper, which uses the weights themselves.
 
     Args:
         weights: (..., size) records.
-        earlier: (..., size), each weight as it was at its moment.
+        earlier: (..., size) earlier weights, each at the time that it is compared with.
 
     Returns:
-        (..., size): for each moment its sorted values, ``log10(ratio) + 2.5`` with the ratio
-        clamped to [1e-5, 1e5]. Finite for finite weights.
+        (..., size): for each time its sorted values, ``log10(ratio) + 2.5`` with the ratio clamped
+        to [1e-5, 1e5]. Finite for finite weights.
     """
     return _log(_sorted_ratios(weights, earlier))
 
 
 def drift(weights: Tensor, earlier: Tensor) -> Tensor:
-    """How far a layer's features can have drifted: its displacement, and that of all before it.
+    """Computes a layer's `log_displacement`, combined with that of all preceding layers.
 
-    A layer's output changes with its own weights and with its input, so with the weights of every
-    layer in front of it: so does the CKA that the labels are made of. What `log_displacement`
-    sorts is therefore accumulated over the layers, as the root of the sum of squares, before the
-    logarithm. A layer that is frozen moves no more, but how far it moved before stays in view: who
-    forgot it would take the layers behind for done as well. Not in the paper.
+    A layer's output changes with its own weights and with its input, hence with the weights of all
+    preceding layers, and so does the CKA from which the labels are derived. The sorted values of
+    `log_displacement` are therefore accumulated over the layers, as the root of the sum of squares,
+    before the logarithm. A frozen layer no longer moves, but its earlier displacements still count;
+    without them, the layers behind it would appear to have converged. Not in the paper.
 
     Args:
         weights: (L, ..., size) records of L layers, in execution order.
-        earlier: (L, ..., size), each weight as it was at its moment.
+        earlier: (L, ..., size) earlier weights, as in `log_displacement`.
 
     Returns:
         (L, ..., size), as `log_displacement`.
     """
     squares = _sorted_ratios(weights, earlier).square().movedim(0, -1).contiguous()
-    return _log(squares.cumsum(dim=-1).movedim(-1, 0).sqrt())  # along memory, twice as fast
+    return _log(squares.cumsum(dim=-1).movedim(-1, 0).sqrt())  # contiguous, twice as fast
 
 
 def _sorted_ratios(weights: Tensor, earlier: Tensor) -> Tensor:
-    """Relative displacements, those since the same moment side by side and in ascending order."""
+    """Returns relative displacements, grouped by earlier time and ascending within each group."""
     ratio = (weights - earlier).abs() / _rms(weights)
     moments = len(_FRACTIONS)
     return torch.cat([_sorted(ratio[..., i::moments]) for i in range(moments)], dim=-1)
@@ -149,7 +151,7 @@ def _log(ratio: Tensor) -> Tensor:
 
 
 def _rms(weights: Tensor) -> Tensor:
-    """Root mean square over the last dimension, safe from overflow and never zero."""
+    """Computes the root mean square over the last dimension, without overflow and never zero."""
     tiny = torch.finfo(weights.dtype).tiny
     largest = weights.abs().amax(-1, keepdim=True).clamp_min(tiny)
     return (largest * (weights / largest).square().mean(-1, keepdim=True).sqrt()).clamp_min(tiny)
@@ -158,7 +160,7 @@ def _rms(weights: Tensor) -> Tensor:
 def _sorted(values: Tensor) -> Tensor:
     """Sorts the last dimension, NaNs last."""
     if values.device.type == "cpu" and not values.requires_grad:
-        # Thirty times as fast as PyTorch's own, which would take longer than Eqs. 1-4.
+        # Thirty times as fast as PyTorch's sort, which would take longer than Eqs. 1-4.
         values = values.clone(memory_format=torch.contiguous_format)
         values.numpy().sort(axis=-1)
         return values
@@ -174,4 +176,4 @@ ENCODINGS = {
     "log_displacement": Encoding(log_displacement, fractions=_FRACTIONS),
     "drift": Encoding(drift, fractions=_FRACTIONS, cumulative=True),
 }
-"""By name; ``raw`` is the paper's."""
+"""The encodings by name; ``raw`` is that of the paper."""

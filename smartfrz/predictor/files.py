@@ -1,4 +1,4 @@
-"""Locating a predictor's files: bundled, in a folder, or on the Hugging Face Hub."""
+"""Location of a predictor's files: bundled, in a folder, or on the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def locate(source: str | Path | None, filename: str, download: dict[str, Any]) -> Path:
-    """The file of a predictor: bundled, in a folder, or fetched from the Hub."""
+    """Returns the path of a predictor's file: bundled, in a folder, or downloaded from the Hub."""
     bundled = sorted(config.parent.name for config in _BUNDLED.glob(f"*/{CONFIG_FILE}"))
     if source is None:
         folder = _BUNDLED / "drift"
@@ -25,7 +25,7 @@ def locate(source: str | Path | None, filename: str, download: dict[str, Any]) -
         return _fetch(source, filename, download)
     if not (folder / filename).is_file():
         raise ValueError(
-            f"There is no {folder / filename}. Give a folder with {CONFIG_FILE} and "
+            f"There is no {folder / filename}. Pass a folder with {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}, a Hub id user/name, or the name of a bundled predictor: {bundled}."
         )
     return folder / filename
@@ -36,6 +36,6 @@ def _fetch(repo_id: str, filename: str, download: dict[str, Any]) -> Path:
         return Path(hf_hub_download(repo_id, filename, **download))
     except (OSError, EntryNotFoundError) as error:
         raise ValueError(
-            f"{repo_id!r} is no folder, and {filename} can't be had from the Hugging Face Hub "
-            f"under that name: {error}"
+            f"{repo_id!r} is not a folder, and {filename} cannot be downloaded from the Hugging "
+            f"Face Hub repository of that name: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""The attention window of past weights (Sec. 3.2): what is kept of a training, and of what time."""
+"""The history of tailored weights (Sec. 3.2), thinned out evenly over time."""
 
 import math
 from collections.abc import Sequence
@@ -11,29 +11,29 @@ from smartfrz.layers import Layer
 from smartfrz.predictor.tailoring import Tailor
 
 KEPT = 32
-"""How many records of the past are kept, evenly spaced from the first to the newest."""
+"""Maximum number of records that are kept, evenly spaced from the first to the newest."""
 
 PREVIOUS = 1.0
-"""As a fraction of the time so far: the record before the newest, however many there are."""
+"""Special fraction of the elapsed time: the record before the newest."""
 
 PATH = math.inf
-"""In place of a fraction: as far from the newest weights as their path since the first record is
-long, ``sum |w_j - w_(j - 1)|``."""
+"""Special fraction: the newest weights minus the length of their path since the first record,
+``sum |w_j - w_(j - 1)|``."""
 
 
 def kept_before(record: int, fraction: float) -> int:
-    """Which of the records that are kept was made after a fraction of the time so far.
+    """Returns the index of the kept record at a fraction of the elapsed time.
 
-    Every second record that is kept is dropped whenever there would be more than `KEPT`. So
-    the spacing of those that remain grows with time, and whoever looks back by fractions of it
-    sees much the same, however often records are made.
+    Whenever there would be more than `KEPT` records, every second one is dropped. The spacing of
+    the remaining records therefore grows with time, and the record at a given fraction depends
+    little on the recording interval.
 
     Args:
-        record: index of the newest record; the first has 0.
-        fraction: of the time from the first record to the newest, or `PREVIOUS`.
+        record: index of the newest record, from 0.
+        fraction: fraction of the time from the first record to the newest, or `PREVIOUS`.
 
     Returns:
-        The index of a record before the newest one (of the first, if there is no other).
+        The index of a record before the newest one, or 0 if there is no other.
     """
     if fraction == PREVIOUS:
         return max(0, record - 1)
@@ -41,25 +41,25 @@ def kept_before(record: int, fraction: float) -> int:
 
 
 def spacing(record: int) -> int:
-    """Records from one that is kept to the next, when ``record`` is the newest."""
+    """Returns the distance between kept records, in records, if ``record`` is the newest."""
     return 1 << (record // KEPT).bit_length()
 
 
 class WeightHistory:
-    """The tailored weights of all layers of a training, from its first record on.
+    """The tailored weights of all layers of a run, from its first record on.
 
-    A layer that is recorded no more is frozen: it is taken to stay as it was, since what it did
-    before still tells of the layers behind it. Takes ``(KEPT + 3) * size * 4`` bytes per layer, on
-    the device of its weights (about 7 MB for ResNet-50 with 1024 weights; with the paper's window
-    of 30 records 6 MB, Appendix C). All layers' records are in one tensor, so that one operation
-    reads or writes them all.
+    A layer that is no longer recorded is frozen. It keeps its last weights in the history, because
+    its earlier displacements still matter for the layers behind it. The history takes
+    ``(KEPT + 3) * size * 4`` bytes per layer, on the device of the weights (about 7 MB for
+    ResNet-50 with 1024 weights; 6 MB with the paper's window of 30 records, Appendix C). The
+    records of all layers are in one tensor, which one operation reads or writes.
 
     Args:
-        size: how many weights of a layer to record.
+        size: number of weights to record per layer.
 
     Attributes:
-        names: of all L layers, those of the first record.
-        rows: which of them were recorded last.
+        names: the names of all L layers, those of the first record.
+        rows: the indices of the layers recorded last.
     """
 
     def __init__(self, size: int = 1024) -> None:
@@ -75,16 +75,17 @@ class WeightHistory:
         """Adds the current weights of ``layers``.
 
         Args:
-            layers: at first all, later those that still train, in the same order; at least one.
+            layers: all layers at first, later those that still train, in the same order; at least
+                one.
 
         Returns:
             The weights of all layers, (L, size) float32.
         """
         tailored = [self._tailor(layer) for layer in layers]
-        # A model may be spread over several devices.
+        # The layers of a model may be on several devices.
         current = torch.stack([weights.to(tailored[0].device) for weights in tailored])
         if self._record < 0:
-            # Before its first record, a layer is taken to have been as it is then.
+            # A layer's weights before its first record are taken to equal those of the first.
             self.names = [layer.name for layer in layers]
             self._kept = current[:, None].repeat(1, KEPT, 1)
             self._newest, self._path = current, torch.zeros_like(current)
@@ -110,16 +111,16 @@ class WeightHistory:
 
     @property
     def is_first(self) -> bool:
-        """Whether there is no record before the newest."""
+        """Whether the newest record is the first."""
         return self._record == 0
 
     def earlier(self, fractions: Sequence[float]) -> Tensor:
-        """The weights of the layers last recorded, each as it was some time before.
+        """Returns earlier weights of all layers, each weight from its own time.
 
         Args:
-            fractions: of the time so far: weight p is taken from the record that
-                `kept_before` tells for ``fractions[p % len(fractions)]``; `PREVIOUS`
-                and `PATH` are allowed.
+            fractions: fractions of the elapsed time, `PREVIOUS` and `PATH` included. Weight p is
+                taken from the record that `kept_before` returns for
+                ``fractions[p % len(fractions)]``.
 
         Returns:
             (L, size).
@@ -137,7 +138,7 @@ class WeightHistory:
         return earlier
 
     def state_dict(self) -> dict[str, Any]:
-        """The records and the names of their layers."""
+        """Returns the records and the names of their layers."""
         return {
             "names": list(self.names),
             "rows": list(self.rows),
@@ -149,15 +150,18 @@ class WeightHistory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the records of another history, on whichever device they are.
+        """Restores the records of another history, on the device on which they are.
+
+        Args:
+            state: returned by `state_dict`.
 
         Raises:
-            ValueError: they were recorded with another ``size``.
+            ValueError: the records have another ``size``.
         """
         if state["newest"].shape[1] != self.size:
             raise ValueError(
-                f"This history has {state['newest'].shape[1]} weights per record, not "
-                f"{self.size}: resume with the size that it was recorded with."
+                f"The saved history has {state['newest'].shape[1]} weights per record, not "
+                f"{self.size}. Resume with the size that it was recorded with."
             )
         self.names, self.rows = list(state["names"]), list(state["rows"])
         self._record = state["record"]

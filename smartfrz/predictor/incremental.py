@@ -1,4 +1,4 @@
-"""A predictor that is asked record by record, as training goes on."""
+"""Incremental evaluation of a predictor, record by record during a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from smartfrz.predictor.history import PREVIOUS, WeightHistory
 
 
 class IncrementalPredictor:
-    """Says what ``predictor.freeze_probability`` says of all records so far, at a fixed cost.
+    """Computes ``predictor.freeze_probability`` of all records so far at a fixed cost.
 
-    A record is encoded once. Its key and value (Eq. 1) are kept while it is in the window, as a
-    transformer keeps those of past tokens, so that a decision costs one record's work, not 30.
+    Each record is encoded once. Its key and value (Eq. 1) are kept while it is in the window, like
+    the key-value cache of a transformer, so a decision costs the work of one record and not of 30.
 
     Args:
         predictor: the trained predictor; it moves to the device of the weights.
@@ -26,19 +26,19 @@ class IncrementalPredictor:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
         self.history = WeightHistory(predictor.size)
-        # What is kept of each record in the window, for the layers recorded last. A record takes
-        # the place of the oldest one, as in the history: attention knows no order.
+        # Cached results of the records in the window, for the layers recorded last. A new record
+        # replaces the oldest one, because attention does not depend on their order.
         self._window = self._empty_window(0)
         self._slot = -1
         self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
 
     @torch.no_grad()
     def record(self, layers: Sequence[Layer]) -> None:
-        """Takes in the current weights of ``layers``.
+        """Adds the current weights of ``layers``.
 
         Args:
-            layers: at first all, later those that still train, in the same order; at least one,
-                their weights on one device. See `WeightHistory.record`.
+            layers: all layers at first, later those that still train, in the same order; at least
+                one, their weights on one device. See `WeightHistory.record`.
         """
         rows_before = self.history.rows
         weights = self.history.record(layers)
@@ -58,7 +58,7 @@ class IncrementalPredictor:
         new = {
             "keys": self.predictor.mlp_k(self._newest),
             "values": self.predictor.mlp_v(self._newest),
-            # The first record, compared with nothing, is not attended to.
+            # The first record, without an earlier one to compare with, is not attended to.
             "attended": not (self.history.is_first and self.encoding.compares),
             "moved": has_moved(weights, previous),
             "broken": ~is_finite(weights),
@@ -68,15 +68,15 @@ class IncrementalPredictor:
 
     @torch.no_grad()
     def freeze_probability(self) -> Tensor:
-        """The confidence that each of the layers last recorded can be frozen, in [0, 1]."""
-        # Weights on another device may have asked the same predictor since.
+        """Returns the confidence in [0, 1] that each of the layers recorded last can be frozen."""
+        # Another run on another device may have moved the predictor since.
         self._follow(self._newest.device)
         keys, values, attended, moved, broken = self._window.values()
         logits = self.predictor.decide(self._newest, keys, values, attended)
         return confidence(logits, moved.any(dim=1), ~broken.any(dim=1))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was made of the records so far."""
+        """Returns the history and the cached results of its records."""
         return {
             "history": self.history.state_dict(),
             "window": {name: kept.clone() for name, kept in self._window.items()},
@@ -85,7 +85,10 @@ class IncrementalPredictor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from the records of another one with the same predictor.
+        """Restores the records of another instance with the same predictor.
+
+        Args:
+            state: returned by `state_dict`.
 
         Raises:
             ValueError: its predictor has another ``size``, ``window`` or ``features``.
@@ -93,8 +96,8 @@ class IncrementalPredictor:
         expected, found = self._window["keys"].shape[1:], state["window"]["keys"].shape[1:]
         if found != expected:
             raise ValueError(
-                f"This predictor keeps (records, features) = {tuple(found)}, not "
-                f"{tuple(expected)}: resume with the one that was used before."
+                f"The state was saved with a predictor of (window, features) = {tuple(found)}, not "
+                f"{tuple(expected)}. Resume with the predictor that was used before."
             )
         self.history.load_state_dict(state["history"])
         device = next(self.predictor.parameters()).device
@@ -113,7 +116,7 @@ class IncrementalPredictor:
         }
 
     def _follow(self, device: torch.device) -> None:
-        """Moves all to the device of the weights."""
+        """Moves the predictor and the cached results to the device of the weights."""
         if next(self.predictor.parameters()).device != device:  # .to() walks all parameters
             self.predictor.to(device)
         self._window = {name: kept.to(device) for name, kept in self._window.items()}

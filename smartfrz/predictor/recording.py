@@ -1,4 +1,4 @@
-"""Recording the histories that the predictor is trained on (Section 3.4)."""
+"""Recording of the histories that the predictor is trained on (Section 3.4)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from smartfrz.predictor.tailoring import Tailor
 
 @dataclass(frozen=True)
 class History:
-    """One training, recorded: R records of L layers.
+    """The recording of one run: R records of L layers.
 
     Attributes:
         weights: (R, L, size) tailored weights, oldest first.
-        cka: (R, L) similarity of each layer's output to what it is at the last record.
-        gradient: (R, L) L1 norm of each layer's gradient, summed over the steps since the record
-            before; the record's own step, the only one of the first record, is included.
-        loss: (R,) the mean training loss of the same steps.
+        cka: (R, L) CKA between each layer's output and its output at the last record.
+        gradient: (R, L) L1 norm of the sum of each layer's gradients over the steps since the
+            previous record. The record's own step is included; the first record has no other.
+        loss: (R,) mean training loss over the same steps.
     """
 
     weights: Tensor
@@ -32,15 +32,15 @@ class History:
 
 
 class HistoryRecorder:
-    """A policy that freezes nothing and records what the predictor learns from.
+    """Policy: freezes nothing, and records the training data of the predictor.
 
-    The paper's "well-trained model" (Sec. 3.4), to which the layers are compared, is here the model
-    that the training itself ends with. So no other one is needed: of every record the Gram matrices
-    are kept, and compared with the last record's once the training is over.
+    The paper's "well-trained model" (Sec. 3.4), to which the layers are compared, is here the final
+    model of the recorded run itself, so no other model is needed. The Gram matrices of every record
+    are kept and compared with those of the last record at the end of the run.
 
     Args:
-        model: the model that trains.
-        probe: batches of inputs on which its layers are compared.
+        model: the model to train.
+        probe: batches of inputs on which the layers are compared.
         interval: steps between two records.
         size: sampled weights per layer.
     """
@@ -56,7 +56,7 @@ class HistoryRecorder:
         self._tailor = Tailor(size)
 
     def is_due(self, step: int) -> bool:
-        """Whether this step records."""
+        """Whether a record is made at this step."""
         return step % self.interval == 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
@@ -68,13 +68,13 @@ class HistoryRecorder:
         return []
 
     def observe_loss(self, loss: float) -> None:
-        """Takes the training loss of a step; to be called once after every step."""
+        """Adds the training loss of a step. Must be called once after every step."""
         self._losses.append(loss)
 
     def history(self) -> History:
-        """What has been recorded so far."""
+        """Returns the records so far."""
         weights, grams, gradient = (torch.stack(rows) for rows in self._records.values())
-        # The first record, of step 0, comes after one loss, the next ones after an interval each.
+        # The first record, at step 0, covers one loss, and each later one an interval of losses.
         losses = torch.tensor(self._losses)
         ends = [1 + record * self.interval for record in range(len(weights))]
         means = [losses[max(0, end - self.interval) : end].mean() for end in ends]
@@ -82,12 +82,12 @@ class HistoryRecorder:
         return History(weights, cka, gradient, torch.stack(means))
 
     def state_dict(self) -> dict[str, Any]:
-        """The records, the losses, and the gradient summed since the last record."""
+        """Returns the records, the losses, and the gradient summed since the last record."""
         records = {name: list(rows) for name, rows in self._records.items()}
         return {**records, "losses": list(self._losses), "gradients": dict(self._gradients)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from earlier records."""
+        """Restores a state returned by `state_dict`."""
         self._records = {name: [row.cpu() for row in state[name]] for name in self._records}
         self._losses = list(state["losses"])
         self._gradients = dict(state["gradients"])
@@ -109,6 +109,6 @@ class HistoryRecorder:
         self._gradients = {}
 
     def _summed(self, layer: Layer) -> Tensor:
-        """L1 norm of a layer's summed gradient, as in AutoFreeze's own code."""
+        """Computes the L1 norm of a layer's summed gradient, as in AutoFreeze's code."""
         parts = [self._gradients.get(f"{layer.name}.{i}") for i in range(len(layer.params))]
         return sum((g.abs().sum().cpu() for g in parts if g is not None), torch.zeros(()))

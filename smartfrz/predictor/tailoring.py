@@ -1,4 +1,4 @@
-"""Layer tailoring (Sec. 3.2): a random subset of a layer's weights, as many of every layer."""
+"""Layer tailoring (Sec. 3.2): random subsets of a fixed size from each layer's weights."""
 
 import random
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from smartfrz.layers import Layer
 
 
 def sample_indices(name: str, numel: int, size: int = 1024) -> Tensor:
-    """Which weights stand for a layer: drawn at random, but always the same for the same name.
+    """Draws the indices of the weights that represent a layer.
 
-    Only the layer's name seeds the draw, so that every process, platform and resumed run follows
-    the same weights.
+    The layer's name is the only seed of the draw, so every process, platform and resumed run
+    samples the same weights.
 
     Args:
         name: the layer's name.
-        numel: how many weights it has.
-        size: how many to sample.
+        numel: the number of weights of the layer.
+        size: the number of weights to sample.
 
     Returns:
-        (size,) int64, ascending: distinct indices below ``numel``, or, where the layer has fewer
-        weights than ``size``, every index equally often (up to one).
+        (size,) int64, ascending. The indices are below ``numel`` and distinct. If the layer has
+        fewer weights than ``size``, every index occurs equally often, up to a difference of one.
     """
     if numel < size:
         return torch.arange(size) * numel // size
@@ -31,14 +31,14 @@ def sample_indices(name: str, numel: int, size: int = 1024) -> Tensor:
 
 
 def sample_positions(layer: Layer, size: int = 1024) -> list[Tensor]:
-    """Splits a layer's sampled indices over its weight matrices.
+    """Splits a layer's sampled indices by weight matrix.
 
     Args:
-        layer: its weight matrices, seen as one flat vector, are sampled from.
-        size: how many weights to sample.
+        layer: the layer, whose weight matrices are sampled as one flat vector.
+        size: the number of weights to sample.
 
     Returns:
-        For each weight matrix the sampled indices into it (int64, on its device); ``size`` in all.
+        For each weight matrix, the sampled indices into it (int64, on its device); ``size`` in all.
     """
     weights = _weights(layer)
     indices = sample_indices(layer.name, sum(weight.numel() for weight in weights), size)
@@ -51,30 +51,15 @@ def sample_positions(layer: Layer, size: int = 1024) -> list[Tensor]:
     return positions
 
 
-def tailor(layer: Layer, size: int = 1024) -> Tensor:
-    """Tailors a layer to a fixed size: a random subset of its weights.
-
-    The subset is drawn from the parameters of two or more dimensions (from all, if there are
-    none). Only the sampled weights are read, whatever the memory format of a parameter.
-
-    Args:
-        layer: the layer.
-        size: how many weights to sample.
-
-    Returns:
-        (size,) float32 on the device of the weights: a copy.
-    """
-    pairs = zip(_weights(layer), sample_positions(layer, size), strict=True)
-    return torch.cat([weight.detach().take(positions) for weight, positions in pairs]).float()
-
-
 class Tailor:
-    """Tailors layers many times: as `tailor`, but the subset of each is drawn once.
+    """Tailors layers to a fixed size: reads a random subset of each layer's weights.
 
-    It is read by offsets into memory, which takes half the time of reading by positions.
+    The subset is drawn from the parameters of two or more dimensions, or from all parameters if
+    there are none. It is drawn once per layer and read by memory offsets, for any memory format of
+    the parameters, which takes half the time of indexing by position.
 
     Args:
-        size: how many weights to sample.
+        size: the number of weights to sample.
     """
 
     def __init__(self, size: int = 1024) -> None:
@@ -82,7 +67,7 @@ class Tailor:
         self._offsets: dict[str, tuple[list[Any], list[Tensor]]] = {}
 
     def __call__(self, layer: Layer) -> Tensor:
-        """A layer's sampled weights, (size,) float32: a copy."""
+        """Returns a copy of a layer's sampled weights, (size,) float32, on their device."""
         weights = _weights(layer)
         layout = [(weight.stride(), weight.device) for weight in weights]
         known, offsets = self._offsets.get(layer.name, (None, []))
@@ -94,15 +79,18 @@ class Tailor:
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
 
-def judged_by(layers: Sequence[Layer]) -> list[int]:
-    """For each layer the index of the one whose weights tell whether it is done.
+def deciding_layers(layers: Sequence[Layer]) -> list[int]:
+    """Returns, for each layer, the index of the layer whose weights decide whether to freeze it.
 
-    That is its own, but for embeddings: the first layer behind it that is none. Most rows of an
-    embedding are of words that are seldom seen, so that most of its weights stand still from the
-    start, however much it has to learn. Not in the paper.
+    This is the layer itself, except for embeddings, which freeze with the first layer behind them
+    that is not an embedding. Most rows of an embedding belong to rare words, so most of its weights
+    hardly move from the start, even if it has not converged. Not in the paper.
 
     Args:
-        layers: in execution order.
+        layers: the layers, in execution order.
+
+    Returns:
+        One index into ``layers`` per layer. Embeddings at the very end use the last layer.
     """
     indices = list(range(len(layers)))
     for i in reversed(indices[:-1]):
@@ -112,7 +100,7 @@ def judged_by(layers: Sequence[Layer]) -> list[int]:
 
 
 def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
-    """Where in memory the weights at these positions are, in elements."""
+    """Returns the memory offsets of the weights at these positions, in elements."""
     indices = torch.unravel_index(positions, weight.shape)
     strides = weight.stride()
     return sum(
@@ -122,11 +110,11 @@ def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
 
 
 def _memory(weight: Tensor) -> Tensor:
-    """The weight's memory, from its first element to its last."""
+    """Returns a flat view of the weight's memory, from its first element to its last."""
     sizes = zip(weight.shape, weight.stride(), strict=True)
     return weight.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
 
 
 def _weights(layer: Layer) -> list[nn.Parameter]:
-    """The layer's weight matrices; all its parameters, if it has none."""
+    """Returns the layer's weight matrices, or all its parameters if it has none."""
     return [p for p in layer.params if p.ndim >= 2] or list(layer.params)

@@ -1,4 +1,4 @@
-"""Training the predictor on labelled histories (Section 3.4)."""
+"""Training of the predictor on labelled histories (Section 3.4)."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,33 +23,37 @@ def train_predictor(
 ) -> None:
     """Trains a predictor on labelled histories.
 
-    Each step draws some histories, some layers of each, and how many records to skip between two,
-    so that the predictor learns to work at any recording interval. All records but the first are
-    examples, each with the window that ends there. Labels occur as often as they do, so that the
-    probabilities are those of the data. AdamW with a learning rate that falls to zero along a
-    cosine: with SGD, which the paper names (Sec. 4.1), it takes far longer to the same loss.
-    Reproducible to the bit on one thread of a CPU.
+    Each step draws some histories, some layers of each, and a stride between records, from which
+    the predictor learns to work at any recording interval. All records except the first are
+    examples, each with the window that ends there. Labels are not rebalanced, so the probabilities
+    are those of the data. The optimizer is AdamW with cosine annealing to zero. SGD, which the
+    paper names (Sec. 4.1), takes far longer to reach the same loss. The result is bitwise
+    reproducible on a single CPU thread.
 
     Args:
-        predictor: what is trained, in place; left in eval mode.
-        histories: the recorded trainings, of at least four records each.
-        tolerance: of the label, see `stabilised`.
-        steps: how many batches.
-        lr: base learning rate.
-        weight_decay: of AdamW.
-        seed: of the order of the examples.
+        predictor: the predictor, trained in place and left in eval mode.
+        histories: the recorded runs, with at least four records each.
+        tolerance: the tolerance of the labels, see `stabilised`.
+        steps: the number of optimizer steps.
+        lr: the base learning rate.
+        weight_decay: the weight decay of AdamW.
+        seed: the seed for drawing the examples.
         on_step: called with the step and the loss.
 
     Raises:
-        ValueError: the histories hold only one of the two labels, or one holds too few records.
+        ValueError: the histories contain only one of the two labels, or one is too short.
     """
     least = 2 * min(STRIDES)
     if any(len(history.weights) < least for history in histories):
-        raise ValueError(f"Histories of less than {least} records are too short to learn from.")
+        raise ValueError(
+            f"Histories with less than {least} records are too short to learn from. Record longer "
+            "runs or more often."
+        )
     labels = [stabilised(history.cka, tolerance) for history in histories]
     if len({bool(each) for label in labels for each in label[1:].unique()}) < 2:
         raise ValueError(
-            f"With tolerance {tolerance} all records have the same label: nothing can be learned."
+            f"With tolerance {tolerance}, all records have the same label and nothing can be "
+            "learned. Choose another tolerance."
         )
     optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -74,13 +78,13 @@ _HISTORIES_PER_STEP, _LAYERS_PER_HISTORY = 2, 8
 
 
 STRIDES = (2, 5, 10)
-"""Every how many-th record of a history a predictor sees while it is trained."""
+"""Strides between the records of a history from which a predictor is trained."""
 
 
 def _loss(
     predictor: AttentionPredictor, weights: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Cross-entropy over some layers of a history, thinned out."""
+    """Computes the cross-entropy over some layers of a history, at a random stride."""
     strides = [stride for stride in STRIDES if len(weights) // stride >= 2]
     stride = strides[int(torch.randint(len(strides), (1,), generator=generator))]
     offset = int(torch.randint(stride, (1,), generator=generator))

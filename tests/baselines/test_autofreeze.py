@@ -1,4 +1,4 @@
-"""AutoFreeze: its example, and its decisions against a naive one in double precision."""
+"""Tests of AutoFreeze: an example, and decisions against a naive version in double precision."""
 
 import copy
 import io
@@ -33,7 +33,7 @@ def test_next_start_of_the_example(make):
     assert next_start(make(PREVIOUS), make(CURRENT), 0, percentile=50.0) == 6
 
 
-def test_only_the_front_freezes():
+def test_only_a_prefix_freezes():
     current = list(CURRENT)
     current[3] = 20.0
     assert next_start(PREVIOUS, current, 0) == 3
@@ -42,7 +42,7 @@ def test_only_the_front_freezes():
 
 
 def test_a_frozen_prefix_stays_and_its_norms_do_not_count():
-    """The authors' code searches the frozen blocks too, and can thaw them."""
+    """The authors' code, in contrast, also searches the frozen blocks and can thaw them."""
     nan = float("nan")
     current = [nan, 1e9, 0.0, *CURRENT[3:]]
     previous = [nan, 0.0, 0.0, *PREVIOUS[3:]]
@@ -109,7 +109,7 @@ def test_settings_out_of_range_are_refused(arguments, message):
 
 
 def make_layers(dtype=torch.float32):
-    """Six layers of two parameters each and, in their midst, the head."""
+    """Six layers of two parameters each, with the head between them."""
     shapes = [
         ((3, 4), (3,)),
         ((2, 2), (5,)),
@@ -127,7 +127,7 @@ def make_layers(dtype=torch.float32):
 
 
 def random_gradients(num_steps, seed):
-    """By step and layer name; now and then one is None. The first layers' change the least."""
+    """Gradients by step and layer name, some of them None; those of the first layers vary least."""
     generator = torch.Generator().manual_seed(seed)
     layers = make_layers()
     means = {
@@ -149,7 +149,7 @@ def random_gradients(num_steps, seed):
 
 
 def run(policy, layers, gradients, first_step=0):
-    """Feeds a policy the gradients, as a freezer would; which layers froze at which step."""
+    """Calls a policy with gradients as a freezer would; the step at which each layer froze."""
     frozen = {}
     for step, grads in enumerate(gradients, start=first_step):
         for layer in layers:
@@ -162,7 +162,7 @@ def run(policy, layers, gradients, first_step=0):
 
 
 def summed(interval, name):
-    """One layer's gradients added up, flat; a missing one adds nothing."""
+    """One layer's summed gradients as a flat array; a missing one adds nothing."""
     parts = [
         sum(
             0.0 if grads[name][i] is None else grads[name][i].double().numpy() for grads in interval
@@ -173,7 +173,7 @@ def summed(interval, name):
 
 
 def naive(gradients, steps_per_epoch, intervals_per_epoch, percentile, norm):
-    """AutoFreeze as its paper tells it: lists, numpy, double precision."""
+    """AutoFreeze according to its paper, in NumPy and double precision."""
     names = [name for name in gradients[0] if name != "head"]
     ends = [k * steps_per_epoch // intervals_per_epoch for k in range(1, intervals_per_epoch + 1)]
     frozen, start, previous, interval = {}, 0, None, []
@@ -210,7 +210,7 @@ def test_nothing_freezes_in_the_first_interval_and_never_the_head():
 
 
 def test_norms_disagree_where_they_should():
-    """From one big entry to many small ones: the same L1 norm, another L2 norm."""
+    """From one large entry to many small ones: the same L1 norm, but another L2 norm."""
     layers = make_layers()
     spread = {layer.name: [torch.ones_like(p) for p in layer.params] for layer in layers}
     gathered = {name: [torch.zeros_like(g) for g in grads] for name, grads in spread.items()}
@@ -226,11 +226,11 @@ def test_norms_disagree_where_they_should():
 
 
 def test_half_precision_gradients_are_summed_in_single_precision():
-    """256 + 1 is 256 in bfloat16: summed there, nothing would have changed."""
+    """256 + 1 is 256 in bfloat16, in which the sums would not have changed."""
     layers = make_layers(torch.bfloat16)
 
-    def gradients(front, others):
-        sizes = {layer.name: front if layer.name == "layer0" else others for layer in layers}
+    def gradients(first, others):
+        sizes = {layer.name: first if layer.name == "layer0" else others for layer in layers}
         return {
             layer.name: [torch.full(p.shape, sizes[layer.name]) for p in layer.params]
             for layer in layers
@@ -265,7 +265,7 @@ def test_sums_of_frozen_layers_are_dropped():
     assert set(policy.state_dict()["sums"]) == {layer.name for layer in active if not layer.is_head}
 
 
-def test_a_model_trains_and_freezes_from_the_front_and_resumes():
+def test_a_model_trains_and_freezes_in_order_and_resumes():
     def prepared():
         torch.manual_seed(0)
         model = nn.Sequential(

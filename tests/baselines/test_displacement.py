@@ -1,4 +1,4 @@
-"""The rule without learning: its numbers, and its decisions against a naive one."""
+"""Tests of the displacement rule: an example, and decisions against a naive version."""
 
 import io
 from itertools import islice
@@ -14,7 +14,7 @@ from smartfrz.predictor.tailoring import sample_indices
 
 
 def make_layers(sizes=(30, 2000, 7), dtype=torch.float32):
-    """Layers of so many weights each, drawn at random, and a head."""
+    """Layers of the given numbers of random weights, and a head."""
     generator = torch.Generator().manual_seed(0)
     layers = [
         Layer(
@@ -36,7 +36,7 @@ def shift(layer, by):
 
 
 def walk(layers, num_steps, seed=1):
-    """Random moves, smaller and smaller; the weights after each step, by layer name."""
+    """Moves the weights at random by smaller and smaller steps; yields them by layer name."""
     generator = torch.Generator().manual_seed(seed)
     for step in range(num_steps):
         yield step, {layer.name: layer.params[0].detach().clone().flatten() for layer in layers}
@@ -46,7 +46,7 @@ def walk(layers, num_steps, seed=1):
 
 
 def run(policy, layers, steps):
-    """Asks at every step, as a freezer would; which layers froze at which step."""
+    """Calls a policy at every step as a freezer would; the step at which each layer froze."""
     frozen = {}
     for step, _ in steps:
         for layer in policy.layers_to_freeze(layers, step):
@@ -56,7 +56,7 @@ def run(policy, layers, steps):
 
 
 def naive(steps, interval, threshold, size):
-    """The rule in numpy and double precision."""
+    """The rule in NumPy and double precision."""
     frozen, previous = {}, {}
     for step, weights in steps:
         if step % interval:
@@ -82,7 +82,7 @@ def test_decisions_match_a_naive_version(interval, threshold, seed):
 
 
 def test_freezes_below_the_threshold_and_not_at_it():
-    """From (3, 0) to (3, 4): 4 / 5 exactly."""
+    """From (3, 0) to (3, 4), the relative displacement is exactly 4 / 5."""
     for threshold, is_frozen in ((0.8, False), (0.800001, True)):
         layer, head = (make_layers(sizes=(2,))[i] for i in (0, -1))
         layer.params[0].data = torch.tensor([[3.0, 0.0]])

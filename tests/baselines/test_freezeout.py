@@ -1,4 +1,4 @@
-"""FreezeOut: its numbers, its schedule, and a run against one whose rates are set by hand."""
+"""Tests of FreezeOut: an example, the schedule, and a run against manually set rates."""
 
 import copy
 import io

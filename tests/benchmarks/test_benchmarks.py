@@ -1,7 +1,7 @@
-"""The benchmarks: what they freeze, measure and write, on small networks."""
+"""Tests of the benchmarks on small networks, with a fake clock."""
 
-import time
 from functools import partial
+from itertools import cycle
 
 import pandas as pd
 import pytest
@@ -14,6 +14,7 @@ from benchmarks import (
     peak_memory,
     saved_activations,
     step_time,
+    timing,
     whole_runs,
 )
 from benchmarks.report import parser, present
@@ -21,6 +22,26 @@ from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, MODELS, make_workload
 from smartfrz.cost.flops import forward_macs
 from tests.helpers.digits import save_random_predictor, tiny_run
+
+
+class Clock:
+    """Replaces the module ``time``: the actions timed last the given seconds, in turn."""
+
+    def __init__(self, seconds):
+        self.seconds, self.now, self.calls = cycle(seconds), 0.0, 0
+
+    def perf_counter(self):
+        """Advances by the next duration at every second call, which ends an action."""
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.now += next(self.seconds)
+        return self.now
+
+
+@pytest.fixture
+def use_clock(monkeypatch):
+    """Sets the durations of the actions that benchmarks time."""
+    return lambda *seconds: monkeypatch.setattr(timing, "time", Clock(seconds))
 
 
 @pytest.fixture
@@ -53,16 +74,58 @@ def test_a_ratio_is_of_what_was_measured_in_the_same_turn():
     assert median_ratio([1.0, 20.0, 3.0], [2.0, 40.0, 3.0]) == 0.5
     taken = take_turns({"a": lambda: 1.0, "b": lambda: 2.0}, repeats=3)
     assert taken == {"a": [1.0] * 3, "b": [2.0] * 3}
-    assert seconds(lambda: time.sleep(0.01)) >= 0.01
 
 
-def test_step_times_have_all_ratios(workload):
+def test_seconds_are_the_time_between_the_start_and_the_end_of_an_action(monkeypatch):
+    clock, done = Clock([0.25, 0.5]), []
+    monkeypatch.setattr(timing, "time", clock)
+    assert seconds(lambda: done.append(clock.calls)) == 0.25
+    assert seconds(lambda: done.append(clock.calls)) == 0.5
+    assert done == [1, 3]  # each between two calls of the clock
+
+
+def test_turns_after_the_warmup_are_kept():
+    calls = {"a": 0, "b": 0}
+
+    def timed(name):
+        calls[name] += 1
+        return float(calls[name])
+
+    actions = {name: partial(timed, name) for name in calls}
+    assert take_turns(actions, repeats=2) == {"a": [3.0, 4.0], "b": [3.0, 4.0]}
+
+
+def test_step_times_have_all_ratios(workload, use_clock):
+    """If each timed action takes 10 ms, the ideal, of two actions, takes 20 ms."""
+    use_clock(0.01)
     row = step_time.step_times(workload, "prefix", 0.5, repeats=1)
     assert 0.5 < row["compute"] < 1
     assert set(step_time.COLUMNS) - {"model", "layout", "fraction"} <= row.keys()
-    assert all(value > 0 for value in row.values())
-    ratio = row["stock_ms"] / row["ideal_ms"]
-    assert row["stock_over_ideal"] == pytest.approx(ratio)
+    single = ("ours", "lean", "stock", "forward", "backward", "full")
+    assert [row[f"{name}_ms"] for name in single] == pytest.approx([10.0] * 6)
+    assert row["ideal_ms"] == pytest.approx(20.0)
+    for name in ("stock", "ours", "lean"):
+        assert row[f"{name}_over_ideal"] == pytest.approx(0.5)
+        assert row[f"{name}_over_full"] == pytest.approx(1.0)
+
+
+def test_step_times_are_medians_over_turns(workload, monkeypatch):
+    taken = {
+        **{"ours": [3.0, 4.0, 9.0], "lean": [4.0, 6.0, 9.0], "stock": [6.0, 8.0, 9.0]},
+        **{"forward": [1.0, 1.0, 2.0], "backward": [2.0, 3.0, 4.0], "full": [6.0, 16.0, 9.0]},
+    }
+
+    def turns(actions, repeats):
+        assert actions.keys() == taken.keys() and repeats == 3
+        return taken
+
+    monkeypatch.setattr(step_time, "take_turns", turns)
+    row = step_time.step_times(workload, "prefix", 0.5, repeats=3)
+    assert (row["ours_ms"], row["ideal_ms"], row["full_ms"]) == (4000.0, 4000.0, 9000.0)
+    # Ratios are taken within a turn: the ideals are 3, 4 and 6.
+    assert (row["ours_over_ideal"], row["ours_over_full"]) == (1.0, 0.5)
+    assert (row["stock_over_ideal"], row["stock_over_full"]) == (2.0, 1.0)
+    assert row["lean_over_ideal"] == 1.5
 
 
 def test_saved_activations_are_fewer_with_ours(monkeypatch):
@@ -75,7 +138,7 @@ def test_saved_activations_are_fewer_with_ours(monkeypatch):
 
 
 def test_peaks_are_of_steps_without_and_with_ours(workload, monkeypatch):
-    """On the CPU with what the forward pass keeps in place of the allocator's peak."""
+    """On the CPU, the memory saved by the forward pass replaces the allocator's peak."""
     kept = partial(saved_activations.kept, workload, workload.model)
     monkeypatch.setattr(peak_memory, "step_gib", lambda workload: kept())
     row = peak_memory.peaks(workload, "scattered", 0.5)
@@ -99,16 +162,27 @@ def test_the_peak_falls_with_what_is_frozen():
 
 
 @pytest.mark.parametrize("method", bookkeeping.METHODS)
-def test_bookkeeping_is_a_small_part(method, workload):
-    assert 0 < bookkeeping.idle_seconds(method, 10, steps=5) < 0.1
-    assert 0 < bookkeeping.share(workload, method, intervals=1) < 1
+def test_bookkeeping_is_a_share_of_the_time(method, workload, use_clock):
+    """Backward pass 60 ms, ``Freezer.step`` 10 ms, optimizer 30 ms, after a slower warmup."""
+    warmup, timed = [9.0] * (3 * bookkeeping.INTERVAL), [0.06, 0.01, 0.03] * bookkeeping.INTERVAL
+    use_clock(*warmup, *timed)
+    assert bookkeeping.share(workload, method, intervals=1) == pytest.approx(0.1)
 
 
-def test_idle_steps_have_a_column_for_each_method(monkeypatch):
+@pytest.mark.parametrize("method", bookkeeping.METHODS)
+def test_idle_steps_are_medians(method, use_clock):
+    use_clock(0.5, 0.1, 0.4, 0.2, 0.3)
+    assert bookkeeping.idle_seconds(method, 10, steps=5) == pytest.approx(0.3)
+
+
+def test_idle_steps_have_a_column_for_each_method(monkeypatch, use_clock):
+    use_clock(0.25)
     monkeypatch.setattr(bookkeeping, "LAYERS", (2, 3))
     frame = bookkeeping.idle_steps()
     assert list(frame) == list(bookkeeping.IDLE) == ["layers", *bookkeeping.METHODS]
     assert frame["layers"].tolist() == [2, 3]
+    microseconds = frame[list(bookkeeping.METHODS)].to_numpy()
+    assert microseconds == pytest.approx(250_000.0)
 
 
 def test_what_is_reduced_goes_with_what_trains(monkeypatch):
@@ -134,7 +208,7 @@ def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
     assert made == [1]
     assert "| ResNet50 | 1.23 | not run |" in capsys.readouterr().out
     text = (tmp_path / "bench-example" / "table.md").read_text()
-    assert text.startswith("An example. Measured: ")
+    assert text.startswith("An example. Measured on ")
     assert f"torch {torch.__version__}" in text
     assert "benchmarks.example --models resnet50 --repeats 1." in text
 
@@ -151,7 +225,8 @@ def test_whole_runs_are_those_of_the_tables(model, dataset):
     assert (config.method, config.dataset, config.seed) == ("smartfrz", dataset, 0)
 
 
-def test_compiled_steps_compile_once_for_each_freeze(monkeypatch):
+def test_compiled_steps_compile_once_for_each_freeze(monkeypatch, use_clock):
+    use_clock(0.002)
     small = make_workload("residual", batch_size=2, size=16)
     monkeypatch.setattr(compiled_steps, "as_in_table_2", lambda model: small)
     eager_backend = partial(torch.compile, backend="eager")
@@ -161,10 +236,14 @@ def test_compiled_steps_compile_once_for_each_freeze(monkeypatch):
     assert by_kind.loc["eager", "compilations"].eq(0).all()
     assert by_kind.loc["compiled", "compilations"].tolist() == [1, 2, 3, 4, 5]
     assert by_kind.loc["eager", "frozen"].tolist() == [0, 3, 5, 7, 9]
-    assert (frame["ms"] > 0).all()
+    assert frame["ms"].to_numpy() == pytest.approx(2.0)
+    assert frame["over_full"].to_numpy() == pytest.approx(1.0)
+    assert frame["first_s"].to_numpy() == pytest.approx(0.002)
 
 
-def test_whole_runs_train_side_by_side(tmp_path, monkeypatch):
+def test_whole_runs_train_side_by_side(tmp_path, monkeypatch, use_clock):
+    """Each step of full training takes 4 ms, each one of SmartFRZ 3 ms."""
+    use_clock(0.004, 0.003)
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
     config = tiny_run("smartfrz", options=save_random_predictor(tmp_path / "predictor"))
     monkeypatch.setattr(whole_runs, "smartfrz_run", lambda model: config)
@@ -173,7 +252,8 @@ def test_whole_runs_train_side_by_side(tmp_path, monkeypatch):
     assert row["features"] == "computed"
     assert 0 < row["compute"] < 1
     assert row["freezes"] > 0
-    assert row["time_over_compute"] == pytest.approx((1 - row["time"]) / (1 - row["compute"]))
+    assert row["time"] == pytest.approx(0.75)
+    assert row["time_over_compute"] == pytest.approx(0.25 / (1 - row["compute"]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The rows that a sceptic asks for, in any table."""
+"""Optional rows of tables: compute-matched controls, and methods with a budget."""
 
 import copy
 from dataclasses import replace
@@ -101,6 +101,6 @@ def test_simfreeze_compares_with_the_model_at_the_start() -> None:
 def test_simfreeze_freezes_what_has_stabilised() -> None:
     options = {"looks": 6, "tolerance": 1.0}
     run, _ = train(tiny_run("simfreeze", options=options), ignore, ignore)
-    # Any change is within a tolerance of 1: the second look, after step 9, freezes all.
+    # Any change is within a tolerance of 1: the second measurement, after step 9, freezes all.
     assert set(run.freezer.frozen.values()) == {9}
     assert len(run.freezer.frozen) == len(run.freezer.layers) - 1

@@ -1,4 +1,4 @@
-"""A config is validated, and its id is a hash of all that it says."""
+"""Run configs: validation, and the id as a hash of all fields."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ PRETRAINED = {
     "epochs": 10,
     "pretraining": {"dataset": "cifar100", "epochs": 3, "batch_size": 64, "lr": 0.05},
 }
-# Finished runs are found by their ids: with other ids, every result would be measured again.
+# Finished runs are found by their ids: if ids changed, all runs would be executed again.
 GOLDEN = {
     "full": "22b0f361fb08",
     "linear": "1934ca1b57d0",

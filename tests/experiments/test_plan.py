@@ -1,4 +1,4 @@
-"""From a spec to its runs: their order, what they inherit, and what a mistake in a spec says."""
+"""Expansion of specs into runs: order, inheritance, and errors for mistakes."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ METHODS = ["full", "smartfrz", "linear"]
 
 @pytest.fixture(autouse=True)
 def bundled_predictor(tmp_path, monkeypatch):
-    """Bundled predictors, whether or not they are made already; and no published weights."""
+    """Bundled predictors with random weights, and no published weights."""
     for name in ("drift", "raw"):
         save_random_predictor(tmp_path / name)
     monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", tmp_path)
@@ -115,7 +115,7 @@ scales.demo.model.residual.lr = 0.3
 
 
 def load_other(folder, monkeypatch, more=""):
-    """A spec with another's scales."""
+    """Loads a spec that inherits another spec's scales."""
     (folder / "one.toml").write_text(ONE)
     (folder / "other.toml").write_text(OTHER + more)
     monkeypatch.setattr("experiments.spec.SPECS", folder)
@@ -123,7 +123,7 @@ def load_other(folder, monkeypatch, more=""):
 
 
 def test_a_spec_with_another_s_scales_sets_only_what_differs(tmp_path, monkeypatch):
-    """And needs nothing of its parts for models and data sets that it leaves out."""
+    """Entries for models and data sets that it leaves out are not inherited."""
     runs = plan(load_other(tmp_path, monkeypatch), "demo")
     assert [(c.seed, c.method) for c in runs] == [
         (seed, method) for seed in (0, 1) for method in ("full", "autofreeze")
@@ -135,12 +135,12 @@ def test_a_spec_with_another_s_scales_sets_only_what_differs(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
-        ("scales.demo.model.plain.lr = 0.1", "model.plain is for nothing here"),
+        ("scales.demo.model.plain.lr = 0.1", "model.plain is not used here"),
         ("scales.demo.run = 3", "scales.demo.run = 3 is not of type dict"),
         ("scales.demo.seeds = 3", "scales.demo.seeds = 3 is not of type list"),
         ("scales.small = 3", "scales.small = 3 is not a table"),
         ("scales.small.seeds = [0]", "scales.small: .* missing"),
-        ("scales.tiny = {}", "scales.tiny is for nothing here"),
+        ("scales.tiny = {}", "scales.tiny is not used here"),
     ],
 )
 def test_a_mistake_in_a_spec_with_another_s_scales_is_named(tmp_path, monkeypatch, mistake, says):
@@ -303,5 +303,5 @@ def test_a_scale_has_options_of_its_own_which_other_tables_do_not_inherit():
 def test_options_of_a_scale_for_no_method_of_the_table_are_refused():
     spec = small_spec()
     spec.scales["demo"]["options"] = {"linear": {"t0": 0.3}}
-    with pytest.raises(ValueError, match=r"scales\.demo\.options\.linear is for nothing here"):
+    with pytest.raises(ValueError, match=r"scales\.demo\.options\.linear is not used here"):
         plan(spec, "demo")

@@ -1,4 +1,4 @@
-"""Tiny, randomly initialised models of many architectures, to be trained for a few steps."""
+"""Tiny, randomly initialised models of many architectures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model to build, and what to call it with: an image batch's shape, or names of token ids."""
+    """A model's constructor, and its inputs: the shape of an image batch, or names of token ids."""
 
     build: Callable[[], nn.Module]
     image: tuple[int, ...] = ()
@@ -29,7 +29,7 @@ CLASSES = 5
 
 
 def loss_of(model: nn.Module, inputs: Any) -> Tensor:
-    """Cross-entropy of every output (auxiliary heads too) against a fixed labelling."""
+    """Computes the sum of the cross-entropies of all outputs, including auxiliary heads."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     logits = getattr(output, "logits", output)
     every = [logits] + [o for o in output if o is not logits] if is_multiple(output) else [logits]
@@ -63,7 +63,7 @@ def bottleneck_resnet() -> nn.Module:
 def vgg() -> nn.Module:
     from torchvision.models.vgg import VGG, make_layers
 
-    with torch.device("meta"):  # its own classifier has 10^8 weights
+    with torch.device("meta"):  # the original classifier has 10^8 weights
         model = VGG(nn.Identity(), init_weights=False)
     model.features = make_layers([8, "M", 16, "M"], batch_norm=True)
     model.classifier = nn.Sequential(

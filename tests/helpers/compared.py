@@ -1,4 +1,4 @@
-"""Made-up evidence: scores of all candidates, for two families."""
+"""Synthetic scores of convergence predictors for two network families."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def row(candidate: str, family: str, seed: int = 0, tolerance: float = 0.02, pac
 
 
 def rows() -> list[dict]:
-    """All that the evidence asks for."""
+    """The scores of all candidates, ablations, regressions and rules."""
     seeds, paces = EVIDENCE.seeds, EVIDENCE.records_per_epoch
     jobs = [(name, seed, 0.02) for name in EVIDENCE.candidates for seed in seeds]
     jobs += [(name, 0, by.get("tolerance", 0.02)) for name, by in EVIDENCE.ablations.items()]
@@ -55,13 +55,13 @@ def rows() -> list[dict]:
 
 
 def comparison(change: Callable[[dict], dict | None] = lambda each: each) -> Comparison:
-    """The evidence with each row changed, or left out for ``None``."""
+    """The scores with each row replaced by ``change(row)``, or left out for None."""
     found = [new for each in rows() if (new := change(each)) is not None]
     return Comparison(pd.DataFrame(found), EVIDENCE, 0.02, FAMILIES)
 
 
 def with_auroc(found: dict[tuple[str, str], float]) -> Comparison:
-    """The evidence with other AUROCs for some candidates and families."""
+    """The scores with the given AUROCs for some candidates and families."""
     return comparison(
         lambda each: each | {"auroc": found.get((each["candidate"], each["family"]), each["auroc"])}
     )

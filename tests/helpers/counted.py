@@ -1,4 +1,4 @@
-"""A small convolutional network that counts what passes it, and a freezer that has frozen some."""
+"""A small convolutional network that counts its forward passes, and a freezer for it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ BATCH = [0, 1, 2, 3]
 
 
 class Net(nn.Module):
-    """Convolutions with a norm and dropout between them; counts the forward passes of each."""
+    """Two convolutions with norms, dropout between them, and a count of the images in each."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 
 class Deeper(Net):
-    """With a third convolution, of one pixel."""
+    """The same with a third convolution, of one pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def images(count: int = 12) -> Tensor:
 
 
 def frozen(model: nn.Module, names: list[str], **layers: Any) -> Freezer:
-    """A freezer that has frozen these layers."""
+    """A freezer that has frozen the layers ``names``; ``layers`` are arguments of `Freezer`."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     freezer = Freezer(model, optimizer, Scripted({0: names}), **layers)
     freezer.step()
@@ -57,6 +57,6 @@ def frozen(model: nn.Module, names: list[str], **layers: Any) -> Freezer:
 
 
 def seen(model: Net, name: str = "first") -> int:
-    """How many images a convolution has seen since it was asked last."""
+    """Number of images in a convolution's forward passes since the last call."""
     count, model.images[name] = model.images[name], 0
     return count

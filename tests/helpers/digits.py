@@ -1,4 +1,4 @@
-"""Runs of about a second: a small network on some of the digits."""
+"""Runs of about one second: a small network on five classes of digits."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from smartfrz.predictor.attention import AttentionPredictor
 
 
 def tiny_run(method: str = "full", **changes: Any) -> RunConfig:
-    """Three epochs of ten steps; ``changes`` are fields of the config."""
+    """A run of three epochs of ten steps; ``changes`` are fields of the config."""
     values = {
         "model": "residual",
         "dataset": "digits[5:10]",
@@ -25,9 +25,10 @@ def tiny_run(method: str = "full", **changes: Any) -> RunConfig:
 
 
 def save_random_predictor(folder: Path) -> dict[str, Any]:
-    """Saves a predictor with random weights; the options of a run in which it freezes some layers.
+    """Saves a predictor with random weights, which are large to make its outputs vary.
 
-    The weights are large, so that its opinion of one layer differs from that of the next.
+    Returns:
+        Options of SmartFRZ with which it freezes some layers of a `tiny_run`.
     """
     torch.manual_seed(0)
     predictor = AttentionPredictor(window=5, encoding="log_displacement")
@@ -44,4 +45,4 @@ def save_random_predictor(folder: Path) -> dict[str, Any]:
 
 
 def ignore(*_: object) -> None:
-    """What to call after a step or an epoch."""
+    """A callback that does nothing."""

@@ -1,4 +1,4 @@
-"""A disk that is full."""
+"""Simulation of a full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def files_at_most(size: int) -> Iterator[None]:
-    """No file may grow past ``size`` bytes: not for a whole test, pytest's own output is one."""
+    """Limits the size of files in bytes; also of pytest's output, so not for a whole test."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

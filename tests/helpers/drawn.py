@@ -1,4 +1,4 @@
-"""What holds of every figure."""
+"""Checks that apply to all figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from experiments.reporting.style import save
 
 
 def assert_reproducible(draw: Callable[[], Figure], folder: Path) -> None:
-    """Drawn and saved twice, a figure has the same bytes."""
+    """Asserts that a figure has the same bytes if it is drawn and saved twice."""
     for name in ("a", "b"):
         save(draw(), folder / name)
     for suffix in ("png", "pdf"):

@@ -1,4 +1,4 @@
-"""Pictures in folders, laid out on disk as ImageNet is."""
+"""Synthetic images on disk in ImageNet's folder layout."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_folders(root: Path, classes: int = 3, train: int = 16, val: int = 6) -> None:
-    """Writes ``root/{train,val}/<class>/*.png``; a class has pictures of a colour of its own."""
+    """Writes ``root/{train,val}/<class>/*.png``; the images of a class share a colour."""
     noise = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for label in range(classes):

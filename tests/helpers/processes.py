@@ -1,4 +1,4 @@
-"""Processes that start at once: they fork from one that has imported what is slow to import."""
+"""Processes that start quickly, forked from a server that has imported the slow packages."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -9,7 +9,7 @@ CONTEXT.set_forkserver_preload(["scripts.table", "timm", "sklearn.datasets"])
 
 
 def in_processes(count: int, work: Callable[..., None], *arguments: Any, exitcode: int = 0) -> None:
-    """Calls ``work(rank, *arguments)`` in each; all have to end with the exit code."""
+    """Calls ``work(rank, *arguments)`` in each process, and asserts their exit code."""
     processes = [
         CONTEXT.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(count)
     ]

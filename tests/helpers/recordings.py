@@ -1,4 +1,4 @@
-"""Recordings of trainings that never were."""
+"""Synthetic histories of layers."""
 
 import torch
 
@@ -6,7 +6,7 @@ from smartfrz.predictor.recording import History
 
 
 def made_up(seed: int = 0, records: int = 20, layers: int = 4, size: int = 16) -> History:
-    """Layers that move less and less, each at its own pace, and their CKA with them."""
+    """A history of layers whose changes, CKA and gradients decay at different rates."""
     generator = torch.Generator().manual_seed(seed)
     pace = torch.linspace(0.5, 2, layers)
     left = torch.exp(-3 * pace * torch.arange(records)[:, None] / records)  # (R, L), from 1 to 0

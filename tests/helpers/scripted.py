@@ -1,4 +1,4 @@
-"""A policy that follows a script, and what freezing is when it is done by hand."""
+"""A policy with a fixed script, and freezing without a freezer."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,7 +8,11 @@ from smartfrz import Layer
 
 
 class Scripted:
-    """Freezes, at given steps, the layers of given names."""
+    """Freezes layers by their names at given steps.
+
+    Args:
+        script: names of layers to freeze, by step.
+    """
 
     def __init__(self, script: Mapping[int, Collection[str]]) -> None:
         self.script = script
@@ -18,12 +22,12 @@ class Scripted:
 
 
 def freeze_by_hand(model: nn.Module, layers: Collection[Layer], like: nn.Module) -> None:
-    """Freezes in ``model`` what ``layers`` are in its twin ``like``. Lasts until ``model.train()``.
+    """Freezes layers of a model without a freezer, until ``model.train()`` is called.
 
     Args:
-        model: the model to freeze layers of.
-        layers: layers of another model of the same architecture.
-        like: that other model.
+        model: the model.
+        layers: the corresponding layers of ``like``.
+        like: another model of the same architecture.
     """
     params = {param for layer in layers for param in layer.params}
     norms = {norm for layer in layers for norm in layer.norms}
@@ -36,7 +40,7 @@ def freeze_by_hand(model: nn.Module, layers: Collection[Layer], like: nn.Module)
 
 
 def freeze(layers: list[Layer]) -> None:
-    """Freezes layers without a freezer. Lasts until ``model.train()``."""
+    """Freezes layers without a freezer, until ``model.train()`` is called."""
     for layer in layers:
         for param in layer.params:
             param.requires_grad_(False)

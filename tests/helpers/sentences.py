@@ -1,4 +1,4 @@
-"""Sentences that are made up, laid out on disk as GLUE and BERT's vocabulary are."""
+"""Synthetic sentences on disk in the layout of GLUE and of BERT's vocabulary."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ _SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 
 
 def write_sentences(root: Path, count: int = 96) -> None:
-    """Writes MRPC, CoLA and SST-2, whose label is whether w0 is in the (first) sentence."""
+    """Writes MRPC, CoLA and SST-2; the label is whether w0 is in the (first) sentence."""
     vocabulary = [_SPECIAL.get(i, f"[unused{i}]") for i in range(30_522)]
     vocabulary[1000 : 1000 + len(WORDS)] = WORDS
     (root / "bert-base-uncased").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A folder with a small table2 of our own, in which the table command is called."""
+"""A folder with the spec of a small table2, for calling the table command."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ fields."smartfrz 60%".budget = 0.6
 
 
 def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
-    """A table2 of our own, with a predictor of random weights."""
+    """Writes the specs, with a predictor of random weights unless another is given."""
     if predictor is None:
         save_random_predictor(folder / "predictor")
         predictor = folder / "predictor"
@@ -67,7 +67,7 @@ def write_spec(folder: Path, methods=METHODS, lr=0.05, predictor=None) -> None:
 
 
 def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Makes the command take specs, cache and results from this folder."""
+    """Redirects the command's specs, cache and results to this folder."""
     patch.setattr("experiments.spec.SPECS", folder / "specs")
     patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
     patch.chdir(folder)
@@ -77,7 +77,7 @@ def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def run_table(patch: pytest.MonkeyPatch, *arguments: str, name: str = "table2") -> int:
-    """The command's exit code."""
+    """Executes the table command and returns its exit code."""
     patch.setattr(sys, "argv", ["table", name, "--scale", "demo", *arguments])
     try:
         run_command(table.main)
@@ -88,6 +88,6 @@ def run_table(patch: pytest.MonkeyPatch, *arguments: str, name: str = "table2") 
 
 
 def files_in(folder: Path) -> dict[str, int]:
-    """All files, and when they were last written."""
+    """All files of a folder, and the times of their last changes."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts: each on a GPU of its own."""
+"""Processes that torchrun starts: one GPU per process."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from experiments.runs.processes import join_processes
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is set up on a machine with two GPUs."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The set-up calls on a machine with two GPUs."""
     calls: list[Any] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -25,17 +25,17 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_process_takes_its_own_gpu_before_it_joins(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     join_processes()
-    assert told == [1, ("nccl", {"device_id": torch.device("cuda", 1)})]
+    assert calls == [1, ("nccl", {"device_id": torch.device("cuda", 1)})]
 
 
 def test_more_processes_than_gpus_get_a_sentence(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="There are 2 GPUs here: GPUS=2 is the most"):
+    with pytest.raises(ValueError, match="This machine has 2 GPUs: set GPUS to at most 2"):
         join_processes()
-    assert told == []
+    assert calls == []

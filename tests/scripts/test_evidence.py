@@ -1,4 +1,4 @@
-"""``make evidence`` from end to end, on digits: what it writes, and what it does not do again."""
+"""End-to-end tests of ``make evidence`` on digits: output files, and resuming."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ SPECS = {
         | {"ablations": {"tolerance 0.002": {"tolerance": 2e-3}}},
     ),
 }
-# For each family two candidates with two seeds, an ablation, six rivals.
+# For each family: two candidates with two seeds, one ablation, six baselines.
 JOBS = 2 * (2 * 2 + 1 + 6)
 
 
@@ -60,7 +60,7 @@ def contents(folder):
 
 
 def refuse(monkeypatch):
-    """From now on nothing may be recorded or fitted."""
+    """Makes recording and fitting fail."""
     for name in ("record_all", "do"):
         monkeypatch.setattr(comparing, name, None)
 
@@ -69,14 +69,14 @@ def test_writes_scores_tables_figures_and_verdict(made):
     files = contents(made)
     tables = {f"{x}.{y}" for x in ("table", "ablations", "paces") for y in ("csv", "md", "tex")}
     figures = {f"{x}.{y}" for x in ("auroc", "tolerances", "reliability") for y in ("png", "pdf")}
-    assert set(files) == {"scores.csv", "verdict.md"} | tables | figures
+    assert set(files) == {"scores.csv", "verdict.md", "provenance.json"} | tables | figures
     scores = read_scores(made / "results" / "evidence-demo" / "scores.csv")
     assert scores["job"].nunique() == JOBS and len(scores) == 2 * JOBS
     assert set(scores["family"]) == {"residual", "plain"}
     assert set(scores["command"]) == {"make evidence SCALE=demo"}
     table = files["table.md"].decode()
     assert "| predictor | drift |" in table and "not run" not in table
-    assert "mobile" not in table and "0.001" in table  # a family of which there is nothing here
+    assert "mobile" not in table and "0.001" in table  # no scores of this family
 
 
 def test_without_the_cache_it_draws_from_the_scores_alone(copied, monkeypatch):
@@ -120,15 +120,15 @@ def test_does_only_what_is_missing(copied, monkeypatch):
     file.unlink()
     done, original = [], comparing.do
     monkeypatch.setattr(comparing, "do", lambda job, *a: (done.append(job), original(job, *a))[1])
-    monkeypatch.setattr(queue, "record_history", None)  # nor is anything recorded
+    monkeypatch.setattr(queue, "record_history", None)  # makes recording fail
     run(monkeypatch, copied)
     (job,) = done
     assert [job.id, job.candidate, job.family] == [lost[x] for x in ("job", "candidate", "family")]
     again = contents(copied)
-    assert again["table.csv"] == before["table.csv"]  # the same numbers, at another time
+    assert again["table.csv"] == before["table.csv"]  # the date is in other files
 
 
-def test_scores_of_another_training_are_not_its_own(copied, monkeypatch):
+def test_scores_with_other_training_settings_are_not_reused(copied, monkeypatch):
     shutil.rmtree(copied / "cache")
     learned, judged = (plan(SPECS[name], "demo") for name in ("predictor", "evidence"))
     training = training_at("demo", SPECS["predictor"].predictor)

@@ -1,4 +1,4 @@
-"""``make fig3 fig4 attention overhead`` from end to end: what they write, and that once."""
+"""End-to-end tests of ``make fig3 fig4 fig5 attention overhead``: output files, and resuming."""
 
 import json
 import shutil
@@ -43,14 +43,14 @@ SMARTFRZ = '[options.smartfrz]\npredictor = "{}"\nrecords_per_epoch = 5\n'
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder in which all commands were run once."""
+    """A folder in which all commands were executed once."""
     folder = tmp_path_factory.mktemp("made")
     save_random_predictor(folder / "predictor")
     run, runs = RUN.format(models="plain", seeds=[0]), RUN.format(models="plain", seeds=[0, 1])
     specs = {
         "fig3": TITLES.format(["full"]) + run,
         "fig4": TITLES.format(["record"]) + RECORD + runs,
-        # The trainings of Figure 4, so that they are recorded when attention is asked for.
+        # The runs of Figure 4, which are recorded before attention is measured.
         "evidence": TITLES.format(["record"]) + RECORD + runs,
         "predictor": TITLES.format(["record"]) + RECORD + LABEL + run,
         "table2": TITLES.format(["smartfrz"]) + SMARTFRZ.format(folder / "predictor") + run,
@@ -68,14 +68,14 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def workplace(made, tmp_path, monkeypatch):
-    """A copy of that folder, in use."""
+    """A copy of that folder, with the commands redirected to it."""
     shutil.copytree(made, tmp_path / "copy")
     use(tmp_path / "copy", monkeypatch)
     return tmp_path / "copy"
 
 
 def use(folder, patch):
-    """Makes the commands take specs and cache from a folder."""
+    """Redirects the commands' specs and cache to a folder."""
     patch.setattr("experiments.spec.SPECS", folder / "specs")
     patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
     patch.setattr(warnings, "showwarning", warnings.showwarning)  # the commands set their own
@@ -106,20 +106,20 @@ def contents(folder):
     ("name", "frames", "found"),
     [
         ("fig3", {"layers", "histogram"}, "of the 5 layers with more weights"),
-        ("fig4", {"curves", "layers", "order"}, "of 2 trainings"),
+        ("fig4", {"curves", "layers", "order"}, "of 2 runs"),
         ("fig5", {"memory"}, "plain: PyTorch's freezing"),
-        ("attention", {"ages", "runs", "example"}, "in 2 trainings of plain"),
+        ("attention", {"ages", "runs", "example"}, "in 2 runs of plain"),
         ("overhead", {"quantities", "by_layers"}, "| Predictor: size | MB | 4 | 4.15 |"),
     ],
 )
 def test_writes_tables_figure_and_caption(made, name, frames, found):
     folder = made / "results" / f"{name}-demo"
-    drawn = {f"{name}.png", f"{name}.pdf", f"{name}.md", "facts.json"}
+    drawn = {f"{name}.png", f"{name}.pdf", f"{name}.md", "facts.json", "provenance.json"}
     drawn |= {"fig5b.png", "fig5b.pdf"} if name == "fig5" else set()
     assert {file.name for file in folder.iterdir()} == drawn | {f"{each}.csv" for each in frames}
     text = (folder / f"{name}.md").read_text()
     assert text.startswith(f"![{name}]({name}.png)\n\n") and found in text
-    assert f"command make {name} SCALE=demo" in text and "1 thread;" in text
+    assert f": make {name} SCALE=demo." in text and ", 1 thread, torch " in text
 
 
 @pytest.mark.parametrize("name", ["fig3", "fig4", "fig5", "attention", "overhead"])
@@ -132,7 +132,7 @@ def test_a_dry_run_says_what_is_to_do_and_does_nothing(workplace, monkeypatch, c
 
     shutil.rmtree(workplace / "results")
     shutil.rmtree(workplace / "cache" / "weights")
-    runs = {"fig3": 1, "fig5": 3}.get(name, 0)  # those of Figure 4 are recorded
+    runs = {"fig3": 1, "fig5": 3}.get(name, 0)  # the runs of Figure 4 are recorded
     assert call(monkeypatch, workplace, name, "--dry") == 0
     said = capsys.readouterr().out
     assert "To be " in said and f"{runs} runs to do" in said
@@ -147,7 +147,7 @@ def test_a_dry_run_says_why_it_can_t_be_started(workplace, monkeypatch, capsys):
     assert "Measured already." in capsys.readouterr().out
     shutil.rmtree(workplace / "results")
     assert call(monkeypatch, workplace, "attention", "--dry") == 0
-    assert "Not to be started here: No run is recorded" in capsys.readouterr().out
+    assert "Cannot be started: No run is recorded" in capsys.readouterr().out
 
 
 def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypatch):
@@ -165,7 +165,7 @@ def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypat
         assert contents(folder) == before
 
 
-@pytest.mark.filterwarnings("ignore:.*is no run file")
+@pytest.mark.filterwarnings("ignore:.*is not a complete run file")
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("{")])
 def test_a_run_that_is_lost_is_not_left_out_of_figure_5b(workplace, monkeypatch, capsys, damage):
     for file in (workplace / "results" / "runs").iterdir():
@@ -182,19 +182,19 @@ def test_gradients_are_of_the_run_after_its_pretraining(made):
     assert [run["config"]["dataset"] for run in runs].count("digits[0:5]") == 1
 
 
-def test_other_trainings_are_looked_at_again(workplace, monkeypatch, capsys):
+def test_other_runs_are_measured_again(workplace, monkeypatch, capsys):
     first, second = plan(load_spec("evidence"), "demo")
     history_file(first).unlink()
     assert call(monkeypatch, workplace, "attention") == 0
     said = capsys.readouterr().out
-    assert "in 1 training of" in said and "(one training)" in said
+    assert "in 1 run of" in said and "(one run)" in said
     history_file(second).unlink()
     assert call(monkeypatch, workplace, "attention") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: No run is recorded at scale demo: make evidence")
 
 
-def test_without_evidence_the_predictor_s_own_trainings_are_looked_at(workplace, monkeypatch):
+def test_without_evidence_the_predictor_s_own_runs_are_measured(workplace, monkeypatch):
     spec = workplace / "specs" / "evidence.toml"
     spec.write_text(spec.read_text().replace("scales.demo", "scales.small"))
     configs = figure_plans.recordings("demo")[1]

@@ -1,4 +1,4 @@
-"""``make predictor`` from end to end, on digits: what it writes, and what it does not do again."""
+"""End-to-end tests of ``make predictor`` on digits: output files, and resuming."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from scripts.cli import run_command
 from smartfrz import AttentionPredictor
 
 SPEC = Spec(
-    title="Two trainings of four steps.",
+    title="Two runs of four steps.",
     methods=["record"],
     scales={
         "demo": {
@@ -56,7 +56,7 @@ def run_histories(patch, folder, *options):
 
 
 def count(monkeypatch, module, name):
-    """Counts the calls of a function that a command uses."""
+    """Collects the arguments of a function's calls by a command."""
     calls, original = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *a, **k: (calls.append(a), original(*a, **k))[1])
     return calls
@@ -94,7 +94,7 @@ def test_keeps_histories_and_no_checkpoints(made, monkeypatch):
         assert load_history(config, size=4096).weights.shape[2] == 4096
         assert history.cka.shape == load_size(vars(config)) and history.cka.isfinite().all()
     assert not list((made / "cache" / "checkpoints").iterdir())
-    assert len(list((made / "results" / "runs").iterdir())) == 2  # what they were pretrained by
+    assert len(list((made / "results" / "runs").iterdir())) == 2  # the pretraining runs
 
 
 def test_done_again_it_does_nothing(copied, monkeypatch, capsys):
@@ -102,7 +102,7 @@ def test_done_again_it_does_nothing(copied, monkeypatch, capsys):
     before = contents(copied)
     run(monkeypatch, copied)
     assert contents(copied) == before
-    assert capsys.readouterr().out.count("How good it is") == 2
+    assert capsys.readouterr().out.count("## Evaluation") == 2
 
 
 def test_a_dry_run_says_what_is_to_do_and_does_nothing(copied, monkeypatch, capsys):
@@ -127,8 +127,8 @@ def test_does_again_only_what_is_lost(copied, monkeypatch):
     shutil.rmtree(copied / "cache" / "weights")
     recordings = count(monkeypatch, queue, "record_history")
     runs = count(monkeypatch, queue, "execute")
-    fits = count(monkeypatch, command, "fit")
-    with pytest.warns(UserWarning, match="can't be read"):
+    fits = count(monkeypatch, making, "fit")
+    with pytest.warns(UserWarning, match="cannot be read"):
         run(monkeypatch, copied)
     assert [config for config, _ in recordings] == [plain]
     assert [config.dataset for config, *_ in runs] == ["digits[0:5]"]

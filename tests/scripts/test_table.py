@@ -1,4 +1,4 @@
-"""The table command, from a spec to the drawn table."""
+"""End-to-end tests of the table command: runs, drawn files, resuming."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from experiments.runs.run_frame import read_csv
 from tests.helpers.table_folder import METHODS, files_in, run_table, use, write_spec
 
 DRAWN = {
-    *("runs.csv", "claims.md", "table.csv", "table.md", "table.tex"),
+    *("runs.csv", "provenance.json", "claims.md", "table.csv", "table.md", "table.tex"),
     *("accuracy_against_compute.png", "accuracy_against_compute.pdf"),
     *("layers_frozen_over_time.png", "layers_frozen_over_time.pdf"),
 }
@@ -20,7 +20,7 @@ DRAWN = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A folder in which the table was run, for one of its two models."""
+    """A folder in which the table was executed for one of its two models."""
     folder = tmp_path_factory.mktemp("done")
     write_spec(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -31,21 +31,21 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def workplace(done, monkeypatch):
-    """That folder, in use."""
+    """The same folder, with the command redirected to it."""
     use(done, monkeypatch)
     return done
 
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A folder with a spec and nothing else, in use."""
+    """A folder with specs only, with the command redirected to it."""
     write_spec(tmp_path)
     use(tmp_path, monkeypatch)
     return tmp_path
 
 
 def recorded_runs(folder: Path) -> dict[str, dict]:
-    """The runs of the table, by method; and the pretraining."""
+    """The runs of the table by method, and the pretraining run."""
     runs = [read_run(file) for file in (folder / "results" / "runs").glob("*.json")]
     names = {"digits[0:5]": "pretraining"}
     return {
@@ -126,7 +126,7 @@ def test_a_dry_run_without_the_data_says_so_and_all_else(empty, monkeypatch, cap
     assert run_table(monkeypatch, "--dry") == 0
     said = capsys.readouterr().out
     assert "  residual imagefolder full seed 0, 6 epochs" in said
-    assert "Not to be started here: imagefolder was looked for" in said
+    assert "Cannot be started: The data set imagefolder is missing" in said
     assert run_table(monkeypatch) == 2
 
 
@@ -165,7 +165,7 @@ run = {{ epochs = 3, train_images = 320 }}
 
 
 def test_variants_of_a_method_are_rows_of_their_own(empty, monkeypatch, capsys):
-    """And the oracle's reference, here full training itself, is run once, and before the oracle."""
+    """The oracle's reference, here full training itself, is executed once, before the oracle."""
     predictor = f'predictor = "{empty / "predictor"}", records_per_epoch = 2'
     smartfrz = f"{{ {predictor}, records_per_decision = 1, threshold = 0.87 }}"
     text = VARIANTS.format(smartfrz=smartfrz, idle=f"{{ {predictor}, threshold = 1.0 }}")
@@ -203,7 +203,7 @@ def test_rows_that_were_added_stay_in_the_table(tmp_path, monkeypatch, capsys):
     use(tmp_path, monkeypatch)
     assert run_table(monkeypatch, "--models", "residual", "--controls") == 0
     said = capsys.readouterr().out
-    assert "Without shorter: matched with what this table doesn't have." in said
+    assert "Left out: shorter, because this table lacks the row they require." in said
     drawn = tmp_path / "results" / "table2-demo" / "table.md"
     with_controls = drawn.read_text()
     assert "Displacement rule" in with_controls and "Shorter training" not in with_controls
@@ -213,20 +213,20 @@ def test_rows_that_were_added_stay_in_the_table(tmp_path, monkeypatch, capsys):
 
 
 def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):
-    told = []
+    calls = []
 
     def start_tracking(config, name, label):
-        told.append((name, label))
-        return lambda run, curves: told.append(curves.step), lambda: told.append("end")
+        calls.append((name, label))
+        return lambda run, curves: calls.append(curves.step), lambda: calls.append("end")
 
     monkeypatch.setattr("experiments.tables.table.start_tracking", start_tracking)
     for arguments in ([], ["--wandb"]):
         old = recorded_runs(workplace)["autofreeze"]
         (workplace / "results" / "runs" / f"{old['id']}.json").unlink()
         assert run_table(monkeypatch, "--models", "residual", *arguments) == 0
-        assert bool(told) == bool(arguments)
+        assert bool(calls) == bool(arguments)
     ends = [step * old["steps_per_epoch"] for step in range(1, 7)]
-    assert told == [("table2", "autofreeze"), *ends, "end"]
+    assert calls == [("table2", "autofreeze"), *ends, "end"]
 
 
 def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
@@ -238,7 +238,7 @@ def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
         (drawn / name).write_text("of runs that are gone")
     assert run_table(monkeypatch, "--models", "plain") == 0
     assert {path.name for path in drawn.iterdir()} == {
-        *("runs.csv", "table.csv", "table.md", "table.tex"),
+        *("runs.csv", "provenance.json", "table.csv", "table.md", "table.tex"),
     }
     said = capsys.readouterr().out
     assert "Not run: plain digits[5:10] linear seed 0" in said

@@ -1,4 +1,4 @@
-"""What the table command says to a user's mistakes, and to a disk that is full."""
+"""Error messages of the table command: mistakes of the user, and a full disk."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.helpers.table_folder import files_in, run_table, use, write_spec
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A folder with a spec and nothing else, in use."""
+    """A folder with specs only, with the command redirected to it."""
     write_spec(tmp_path)
     use(tmp_path, monkeypatch)
     return tmp_path
@@ -92,7 +92,7 @@ def test_an_interrupt_says_how_to_go_on(empty, monkeypatch, capsys):
 
     monkeypatch.setattr("experiments.tables.table.execute", interrupt)
     assert run_table(monkeypatch) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
 
 
 def test_an_unknown_table_gets_a_sentence_from_the_real_command(tmp_path):

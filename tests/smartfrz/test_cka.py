@@ -1,4 +1,4 @@
-"""CKA against its definitions, its invariances and bias, and layer-wise CKA of two models."""
+"""Tests of CKA: definitions, invariances, bias, and CKA of the layers of two models."""
 
 import copy
 import math
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smartfrz.cka import gram_vectors, layer_cka, linear_cka
+from smartfrz.cka import gram_vectors, linear_cka
 from smartfrz.layers import Layer, find_layers
+from tests.helpers.reference import layer_cka
 
 
 def products(f):
-    """The Gram matrix of the features as they are, sample by sample."""
+    """The uncentred Gram matrix of the features, (n, n)."""
     return [[sum(a * b for a, b in zip(u, v, strict=True)) for v in f.tolist()] for u in f.tolist()]
 
 
@@ -47,7 +48,7 @@ def naive_hsic_1(x, y):
 
 
 def u_statistic(x, y):
-    """What HSIC_1 is by definition: a mean over all ordered quadruples of distinct samples."""
+    """HSIC_1 by its definition: a mean over all ordered quadruples of distinct samples."""
     k, l_ = products(x), products(y)
     return mean(
         k[i][j] * (l_[i][j] + l_[q][r] - 2 * l_[i][q])
@@ -104,7 +105,7 @@ def test_invariances(unbiased, shape, scale, offset):
 
 
 def test_few_samples_of_many_features_look_alike_unless_the_bias_is_taken_out():
-    """HSIC of independent features is 0; the biased CKA of 16 samples is near 1 all the same."""
+    """HSIC of independent features is 0, but the biased CKA of 16 samples is near 1."""
     pairs = [(randn(16, 2000, seed=2 * i), randn(16, 2000, seed=2 * i + 1)) for i in range(50)]
     assert min(linear_cka(x, y) for x, y in pairs) > 0.98
     assert abs(mean(linear_cka(x, y, unbiased=True).item() for x, y in pairs)) < 0.05
@@ -118,7 +119,7 @@ def test_is_not_invariant_to_a_general_linear_map():
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_feature_form_and_gram_form_agree_despite_a_large_mean(offset):
-    """Zero columns change nothing but which form is cheaper. In float32 the offset eats digits."""
+    """Zero columns only change which form is cheaper. In float32 the offset costs precision."""
     x = (randn(50, 6) + offset).float()
     y = (randn(50, 5, seed=1) + x[:, :5] * 0.3).float()
     wide = torch.cat([x, torch.zeros(50, 200)], dim=1)
@@ -148,7 +149,7 @@ def test_many_samples_take_no_matrix_of_samples_by_samples():
 @pytest.mark.parametrize("columns", [2, 50])
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1e-9, 1e9 / 3])
 def test_constant_features_are_undefined(unbiased, columns, value):
-    """Although the mean of seven times 0.1 is not 0.1."""
+    """Even where rounding makes the mean of equal values differ from them, as for 0.1."""
     constant = torch.full((7, columns), value, dtype=torch.float64)
     assert linear_cka(constant, randn(7, 3), unbiased).isnan()
     assert linear_cka(randn(7, 3), constant, unbiased).isnan()
@@ -203,7 +204,7 @@ def layers_of(net, names=NAMES):
 
 
 def features_of(net, *inputs):
-    """Each layer's flattened outputs, calls side by side, by hand."""
+    """Each layer's flattened outputs from hooks, those of several calls concatenated."""
     net = copy.deepcopy(net).eval()
     outputs = {name: [] for name in NAMES}
     for name in NAMES:
@@ -253,7 +254,7 @@ def test_several_batches_average_the_terms_before_dividing(nets):
 
 
 def test_the_size_of_the_batches_hardly_matters():
-    """It does to biased CKA: of 256 samples of 512 features it is 0.78, of 8 it is 0.98."""
+    """Biased CKA depends on it: for 512 features it is 0.78 with 256 samples and 0.98 with 8."""
     reference = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512))
     model = copy.deepcopy(reference)
     with torch.no_grad():
@@ -298,7 +299,7 @@ def test_inputs_may_be_arguments_or_keywords(nets):
 def test_leaves_both_models_as_they_were(nets):
     model, reference = nets
     model.norm.eval()  # as a freezer leaves a frozen norm, whose train() it also overrides
-    model.norm.train = lambda mode=True: pytest.fail("layer_cka called train()")
+    model.norm.train = lambda mode=True: pytest.fail("CKA called train()")
     before = [copy.deepcopy(net.state_dict()) for net in nets]
     flags = [[module.training for module in net.modules()] for net in nets]
     layer_cka(model, reference, layers_of(model), [torch.randn(8, 1, 4, 4)])
@@ -340,7 +341,7 @@ def test_an_output_that_does_not_depend_on_the_sample_is_undefined(nets):
 
 
 class Tokens(nn.Module):
-    """Position embeddings as in BERT: one row for all samples."""
+    """Position embeddings as in BERT, with one row for all samples."""
 
     def __init__(self):
         super().__init__()
@@ -351,7 +352,7 @@ class Tokens(nn.Module):
 
 
 def test_a_single_row_for_all_samples_is_undefined():
-    """Alone or among others, in a vector that is as long as any."""
+    """Alone and among other layers, in a vector of the full length."""
     model, reference = Tokens(), Tokens()
     layers, batches = layers_of(model, ["token", "position"]), torch.randint(9, (2, 8, 5)).unbind()
     assert layer_cka(model, reference, layers, batches).isnan().tolist() == [False, True]

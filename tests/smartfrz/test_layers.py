@@ -1,4 +1,4 @@
-"""Which layers a model has: found in execution order, each parameter at most once."""
+"""Tests of layer discovery: execution order, grouping, and each parameter at most once."""
 
 import copy
 
@@ -21,13 +21,13 @@ def names(layers: list[Layer]) -> list[str]:
 
 
 def layer_of(model: nn.Module, layers: list[Layer]) -> dict[str, str]:
-    """The layer that each parameter of a model is in."""
+    """The name of the layer of each parameter of a model."""
     homes = {param: layer.name for layer in layers for param in layer.parameters()}
     return {name: homes[param] for name, param in model.named_parameters() if param in homes}
 
 
 class Backwards(nn.Module):
-    """Registers its modules in the opposite order to that of their use."""
+    """Registers its modules in the reverse order of their use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ class OwnNorm(nn.Module):
 
 
 class NormalizedLinear(nn.Linear):
-    """A weight module, whatever its name says."""
+    """A weight module in spite of its name."""
 
 
 class PreNorm(nn.Module):
-    """A block, whatever its name says."""
+    """A block in spite of its name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def test_layer_used_many_times_is_one_layer():
 
 
 def test_bias_shared_with_its_parent_is_in_one_layer():
-    """As in BertForMaskedLM: the parent of the last linear layer owns its bias as well."""
+    """As in BertForMaskedLM, where the parent of the last linear layer also owns its bias."""
 
     class Parent(nn.Module):
         def __init__(self) -> None:
@@ -168,7 +168,7 @@ def test_bias_shared_with_its_parent_is_in_one_layer():
 
 
 class Attention(nn.Module):
-    """A block with everything that is not a weight module or a norm."""
+    """A block with bare parameters of all kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def test_bare_parameters_join_the_layer_before_and_attention_is_one_layer():
 
 
 def test_pytorchs_transformer_has_each_norm_behind_its_weight():
-    """Its fused version, for inference, names all parameters in a single call."""
+    """Its fused version for inference uses all parameters in a single call."""
     block = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     layers = find_layers(block, torch.zeros(1, 3, 4))
     assert names(layers) == ["self_attn", "linear1", "linear2"]
@@ -222,7 +222,7 @@ def test_parametrized_weights_belong_to_their_module():
 
 
 def test_weights_frozen_beforehand_open_no_layer_but_keep_their_norm():
-    """What the norm of a frozen weight is grouped with must not be the layer before."""
+    """The norm of a frozen weight must not be grouped with the preceding layer."""
     model = nn.Sequential(
         nn.Linear(3, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Linear(2, 2)
     )
@@ -255,7 +255,7 @@ def test_low_rank_adapters_are_the_layers_of_a_frozen_model():
 
 @every_architecture
 def test_every_trainable_parameter_has_one_layer(architecture: Architecture):
-    """Of the auxiliary heads, which run in training only, GoogLeNet's are in none."""
+    """The exceptions are GoogLeNet's auxiliary heads, which run in training mode only."""
     model = architecture.build()
     layers = find_layers(model, architecture.inputs())
     placed = [param for layer in layers for param in layer.parameters()]

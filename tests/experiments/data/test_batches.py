@@ -1,4 +1,4 @@
-"""Batches are those of the seed and the epoch, shared out among processes, cropped and flipped."""
+"""Image batches: order by seed and epoch, shares of processes, crops and flips."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def numbered_data(train=37, test=11):
-    """Images of 16 pixels a side whose first pixel is their number."""
+    """Images of 16 x 16 pixels whose first pixel is their index."""
     images = torch.randint(0, 256, (train + test, 3, 16, 16), dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(train + test)
     labels = torch.arange(train + test)

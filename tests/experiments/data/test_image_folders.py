@@ -1,4 +1,4 @@
-"""Images in folders: found, transformed, mixed, shared out among processes, read by a run."""
+"""Image folders: loading, transforms, mixup, shares of processes, training on them."""
 
 import random
 import shutil
@@ -72,7 +72,7 @@ def test_random_changes_depend_on_seed_epoch_and_example_alone() -> None:
         assert not torch.equal(first[0].inputs, other[0].inputs)
 
 
-def test_no_random_number_of_the_training_is_used_up() -> None:
+def test_the_global_random_number_generators_are_not_advanced() -> None:
     def state() -> tuple:
         return random.random(), float(np.random.rand()), torch.rand(1).item()
 
@@ -140,16 +140,16 @@ def test_deit_s_recipe_trains() -> None:
 
 def test_a_missing_folder_is_an_error_that_says_where(root: Path) -> None:
     shutil.rmtree(root)
-    with pytest.raises(ValueError, match="imagefolder was looked for"):
+    with pytest.raises(ValueError, match=r"imagefolder is missing: .*shared\) has no imagefolder"):
         load(run_of())
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda root: shutil.rmtree(root / "val"), "val is not whole"),
-        (lambda root: shutil.rmtree(root / "val" / "n00000001"), "1 classes are in train or in"),
-        (lambda root: [f.unlink() for f in (root / "train" / "n00000002").iterdir()], "not whole"),
+        (lambda root: shutil.rmtree(root / "val"), "val is incomplete"),
+        (lambda root: shutil.rmtree(root / "val" / "n00000001"), "1 classes are in only one of"),
+        (lambda root: [f.unlink() for f in (root / "train" / "n00000002").iterdir()], "incomplete"),
     ],
 )
 def test_a_partial_folder_is_an_error_that_says_what_is_missing(
@@ -162,7 +162,7 @@ def test_a_partial_folder_is_an_error_that_says_what_is_missing(
 
 def test_imagenet_has_a_thousand_classes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root.rename(root.parent / "imagenet")
-    with pytest.raises(ValueError, match="it has 3 classes of 1000"):
+    with pytest.raises(ValueError, match="it has 3 of 1000 classes"):
         load(run_of(dataset="imagenet"))
     monkeypatch.setitem(folders.FOLDERS, "imagenet", 3)
     assert load(run_of(dataset="imagenet")).num_classes == 3

@@ -1,4 +1,4 @@
-"""Data sets: the digits, some of their classes, CIFAR from parquet files, and a missing one."""
+"""Image data sets: digits, subsets of classes, CIFAR from parquet files, missing data."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ REAL = os.environ.get("SMARTFRZ_DATA")
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache of our own, and nothing remembered from other tests."""
+    """An empty cache on disk and in memory."""
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     load_data.cache_clear()
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def write_parquet(folder, split, images, label):
-    """CIFAR's layout: the images as PNG, and a label under the name that the data set gives it."""
+    """Writes images in CIFAR's format: PNG images, and labels in the column ``label``."""
     features = datasets.Features({"img": datasets.Image(), label: datasets.Value("int64")})
     values = {"img": [Image.fromarray(image) for image in images], label: range(len(images))}
     table = datasets.Dataset.from_dict(values, features=features)
@@ -58,7 +58,7 @@ def test_no_digit_is_in_both_training_and_test():
     data = load_data("digits")
     train = {image.numpy().tobytes() for image in data.train_images}
     test = [image.numpy().tobytes() for image in data.test_images]
-    # A few digits were drawn alike to the pixel.
+    # A few digits are identical in all pixels.
     assert sum(image in train for image in test) <= 2
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_cache_is_set_aside_and_made_again(parquet, cache):
     load_data.cache_clear()
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match=r"renamed to .*\.corrupt"):
         data = load_data("cifar100")
     assert torch.equal(data.train_images, parquet[:6])
     assert sorted(path.suffix for path in cache.iterdir()) == [".corrupt", ".safetensors"]
@@ -136,7 +136,7 @@ def test_a_bad_file_gets_a_sentence(parquet, tmp_path, fault):
     else:
         write_parquet(folder, "test", np.zeros((3, 32, 32, 3), np.uint8), "label")
         write_parquet(folder, "train", np.zeros((3, 32, 32, 3), np.uint8), "label")
-    said = {"damaged": "can't be read", "column": "has no column 'fine_label'"}
+    said = {"damaged": "cannot be read", "column": "has no column 'fine_label'"}
     with pytest.raises(ValueError, match=f"cifar100 in .*cifar100-jpeg {said[fault]}"):
         load_data("cifar100")
 
@@ -164,13 +164,13 @@ def test_a_missing_data_set_gets_a_sentence_on_how_to_get_it(tmp_path):
     )
     assert done.returncode == 2
     (said,) = done.stderr.splitlines()
-    assert said.startswith("error: The data set cifar10 is missing. $SMARTFRZ_DATA is ")
+    assert said.startswith("error: The data set cifar10 is missing: $SMARTFRZ_DATA (")
     for part in (str(tmp_path / "empty"), "train-00000.parquet", "uoft-cs/cifar10", "go online"):
         assert part in said
     assert list((tmp_path / "cache" / "data").iterdir()) == []
 
 
-@pytest.mark.skipif(not REAL, reason="about the real data: SMARTFRZ_DATA says where it is")
+@pytest.mark.skipif(not REAL, reason="needs the real data in $SMARTFRZ_DATA")
 def test_the_real_cifar_10(tmp_path, cache):
     data = load_data("cifar10")
     assert data.train_images.shape == (50_000, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""GLUE's metrics, against their formulas."""
+"""GLUE's metrics, compared with their formulas."""
 
 import math
 

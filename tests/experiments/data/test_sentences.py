@@ -1,4 +1,4 @@
-"""Sentences: from files to WordPieces, to batches, masked or not, to a BERT that learns."""
+"""Text data sets: tokenising, batches, masking, and training BERT on them."""
 
 import math
 import os
@@ -86,7 +86,7 @@ def test_sentences_to_predict_words_in_hold_every_word_once_and_no_padding() -> 
     assert (ids[:, 0] == CLS).all()
     assert (ids > 0).all()
     assert (data.train_types == 0).all()
-    # The end of each sentence is kept apart.
+    # Every sentence ends with [SEP].
     assert (ids == SEP).sum() > 96
 
 
@@ -129,7 +129,7 @@ def test_masks_depend_on_seed_and_epoch_alone_and_test_masks_on_nothing() -> Non
 
 
 def test_all_of_the_masked_model_that_trains_has_a_part_in_its_output() -> None:
-    """DDP waits for the gradient of every parameter that trains."""
+    """DDP waits for the gradients of all trainable parameters."""
     model = masked_bert("bert_tiny")
     model(torch.tensor([[1, 2]]), input_ids=torch.arange(8)[None]).sum().backward()
     assert all(param.grad is not None for param in model.parameters() if param.requires_grad)
@@ -223,14 +223,14 @@ def test_missing_sentences_are_an_error_that_says_where(
 ) -> None:
     (made_up / "glue" / "mrpc" / "train-00000.parquet").unlink()
     monkeypatch.setattr(datasets, "load_dataset", _fail_for("nyu-mll/glue"))
-    with pytest.raises(ValueError, match=r"train-00000\.parquet was looked for"):
+    with pytest.raises(ValueError, match=r"has no glue/mrpc/train-00000\.parquet"):
         load_text(dataset, LENGTH)
 
 
 def test_a_wrong_column_is_an_error_that_names_the_right_ones(made_up: Path) -> None:
     file = made_up / "glue" / "mrpc" / "train-00000.parquet"
     pd.read_parquet(file).rename(columns={"sentence2": "text"}).to_parquet(file)
-    with pytest.raises(ValueError, match=r"no column 'sentence2', but .*text.* sentence1 and"):
+    with pytest.raises(ValueError, match=r"no column 'sentence2': .*text.* but sentence1 and"):
         load_text("mrpc", LENGTH)
 
 

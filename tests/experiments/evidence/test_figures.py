@@ -1,4 +1,4 @@
-"""Figures of the evidence show the numbers that they are given."""
+"""Tests of the figures of the comparison of convergence predictors."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_every_candidate_has_a_dot_for_each_family_and_a_mean():
     assert labels[5] == "last displacement" and mobile[5] == pytest.approx(0.8)
     means = ax.containers[0].lines[0].get_xdata().astype(float)
     np.testing.assert_allclose(means, (plain + mobile) / 2)
-    assert legend(fig) == [*FAMILIES, "Mean, 95%"]
+    assert legend(fig) == [*FAMILIES, "Mean, 95% interval"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first candidate on top
 
 

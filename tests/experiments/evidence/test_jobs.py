@@ -1,4 +1,4 @@
-"""What is compared with what, and that nobody is judged on what it has learned from."""
+"""Tests of the jobs: no candidate is evaluated on data from which it was trained."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ JOBS = jobs(COMPARED, TRAINING, LEARNED, JUDGED)
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_no_data_that_candidates_are_judged_on_is_learned_from(scale):
-    """The project's own specs: neither the runs nor the classes, whatever they pretrain on."""
+    """In the project's own specs, neither runs nor classes overlap, pretraining included."""
     learned = plan(load_spec("predictor"), scale)
     judging = load_spec("evidence")
     judged = plan(judging, scale) if scale in judging.scales else []
@@ -50,13 +50,13 @@ def test_no_data_that_candidates_are_judged_on_is_learned_from(scale):
     sources = [each.pretraining.dataset for each in judged if each.pretraining]
     learned_classes = classes(each.dataset for each in learned)
     assert not learned_classes & classes([*sources, *(each.dataset for each in judged)])
-    # What is judged at any scale is learned from at none.
+    # Evaluation data of any scale is not training data at another scale.
     assert learned_classes <= classes(["cifar100", "digits[5:10]"])
     assert classes(each.dataset for each in judged) <= classes(["cifar10", "digits[0:5]"])
 
 
 def classes(datasets):
-    """(data set, class) of all classes in some data sets."""
+    """Returns (data set, class) for all classes in some data sets."""
     parsed = [parse_name(name) for name in datasets]
     return {(whole, each) for whole, first, end in parsed for each in range(first, end)}
 
@@ -101,7 +101,7 @@ def test_a_job_s_id_is_that_of_all_that_its_outcome_depends_on():
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Made-up histories instead of recorded ones; the configs and sizes asked for."""
+    """Replaces recorded histories by generated ones; collects the requested configs and sizes."""
     asked = []
 
     def load(config, size):
@@ -121,7 +121,7 @@ def test_who_is_judged_on_a_family_has_learned_from_the_others(loaded, candidate
     configs = [config for config, _ in loaded]
     assert [c for c in configs if c in LEARNED] == [c for c in LEARNED if not is_of(c, left_out)]
     assert [c for c in configs if c in JUDGED] == [c for c in JUDGED if is_of(c, left_out)]
-    # Of 20 records of 4 layers every second one, then all, without the first.
+    # Of 20 records of 4 layers: every second one, then all, each time without the first.
     judged = len([config for config in JUDGED if is_of(config, left_out)])
     assert [row["examples"] for row in rows] == [judged * 9 * 4, judged * 19 * 4]
     for row, pace in zip(rows, [10, 20], strict=True):
@@ -153,7 +153,7 @@ def test_a_thinned_history_is_one_that_was_recorded_less_often():
 
 
 def test_labels_are_those_of_all_records_though_few_are_judged():
-    """A CKA that is far off between two of the records judged makes those before it unstable."""
+    """A deviating CKA between two evaluated records makes the earlier ones unstable."""
     history = made_up(records=9, layers=2)
     history.cka[:] = 0.5
     history.cka[3, 0] = 0.9

@@ -1,4 +1,4 @@
-"""Scores survive their file; means and intervals are those of the right rows."""
+"""Tests of storing scores, and of the means and intervals in their summaries."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tests.helpers.compared import EVIDENCE, FAMILIES, comparison, row, rows
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
-    """Bins, infinities, gaps, ids like numbers, and every bit of every number."""
+    """Bins, infinities, missing values, ids that look like numbers, and all digits survive."""
     write_scores(rows(), tmp_path / "scores.csv")
     frame = read_scores(tmp_path / "scores.csv")
     assert frame.to_json() == comparison().scores.to_json()

@@ -1,4 +1,4 @@
-"""What the predictor is compared with, against plain loops."""
+"""Tests of the baseline predictors, against plain loops."""
 
 import math
 
@@ -22,7 +22,7 @@ RECORDS, LAYERS = HISTORY.cka.shape
 
 
 def each_record(describe, history=HISTORY):
-    """What a function of a layer's weights so far, oldest first, says of each record and layer."""
+    """Evaluates a function of a layer's weights so far, oldest first, at each record and layer."""
     weights = history.weights.double().numpy()
     rows = [
         [describe(weights[: t + 1, layer]) for layer in range(weights.shape[1])]
@@ -32,7 +32,7 @@ def each_record(describe, history=HISTORY):
 
 
 def assert_same(found, expected, first=1):
-    """Of all records but the first ones, which no one is judged on."""
+    """Compares all records but the first ones, which are not evaluated."""
     torch.testing.assert_close(found[first:], expected[first:], atol=2e-4, rtol=1e-4)
 
 
@@ -65,10 +65,10 @@ def test_progress_and_depth_know_nothing_else():
 
 
 def hand_made(w):
-    """The sixteen numbers of the newest record."""
+    """Returns the sixteen features of the newest record."""
 
     def moved(t, lag=1):
-        t = max(t, 1)  # before it there was no step
+        t = max(t, 1)  # no step precedes record 1
         return log(relative(w[t] - w[max(0, t - lag)], w[t]))
 
     def cosine(t):
@@ -97,7 +97,7 @@ def test_sixteen_features_describe_a_record():
 
 
 def drift(w):
-    """The numbers of the newest record of one layer alone, squared."""
+    """Returns the squared features of the newest record of a single layer."""
     t = len(w) - 1
     moments = [w[int(f * t)] for f in (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 15 / 16)]
     path = sum(np.linalg.norm(w[s] - w[s - 1]) for s in range(1, t + 1))

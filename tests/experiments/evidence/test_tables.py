@@ -1,4 +1,4 @@
-"""Tables of the evidence: every word of some cells."""
+"""Tests of the tables of the comparison of convergence predictors."""
 
 import math
 
@@ -50,10 +50,9 @@ def test_latex_has_the_same_cells_and_a_rule_between_kinds():
 
 def test_the_caption_says_where_the_numbers_come_from():
     caption = candidates(comparison()).caption
-    assert "at 4 records an epoch and with a tolerance of the label of 0.02" in caption
+    assert "at 4 records per epoch and with a label tolerance of 0.02" in caption
     assert caption.endswith(
-        "Measured: machine a processor; torch 2.10; commit 00123; seeds 0, 1, 2; "
-        "command make evidence SCALE=demo."
+        "Measured on a processor, torch 2.10, seeds 0, 1, 2: make evidence SCALE=demo."
     )
 
 

@@ -1,4 +1,4 @@
-"""The verdict follows the numbers, to either side of every bound."""
+"""Tests of the verdict, on either side of every bound."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def holds(compared):
 def test_all_claims_may_hold():
     assert holds(comparison()) == [True] * 10
     text = verdict(comparison())
-    assert text.count("- **Holds:**") == 10 and text.endswith("command make evidence SCALE=demo.\n")
+    assert text.count("- **Holds:**") == 10 and text.endswith(": make evidence SCALE=demo.\n")
     assert "It is 0.9700 ± 0.0000; plain 0.9700, mobile 0.9700." in text
 
 
@@ -49,7 +49,7 @@ def test_calibration_and_paces_have_bounds_too():
             lambda r, by=lower: r | {"auroc": r["auroc"] - by[r["records_per_epoch"]]}
         )
         assert holds(paces)[7] is expected
-    assert "At 2, 4, 20 records an epoch it is 0.9800, 0.9700, 0.9499." in verdict(paces)
+    assert "At 2, 4, 20 records per epoch it is 0.9800, 0.9700, 0.9499." in verdict(paces)
 
 
 def test_whoever_does_better_anywhere_is_named():
@@ -57,17 +57,17 @@ def test_whoever_does_better_anywhere_is_named():
     text = verdict(with_auroc(found))
     assert (
         "- **Does not hold:** No rule and no regression is better for any family. progress is "
-        "better for plain (0.9800 to 0.9700); depth is better for mobile (0.9900 to 0.9700). The "
-        "best of them on average: depth, 0.9450.\n"
+        "better for plain (0.9800 vs. 0.9700); depth is better for mobile (0.9900 vs. 0.9700). "
+        "Best of these on average: depth, 0.9450.\n"
     ) in text
-    assert "raw is better for plain (1.0000 to 0.9700)." in text
+    assert "raw is better for plain (1.0000 vs. 0.9700)." in text
 
 
 def test_what_is_not_run_is_not_claimed_but_what_fails_without_it_fails():
     compared = comparison(lambda r: None if r["family"] == "mobile" else r)
     assert holds(compared) == [None] * 10
     text = verdict(compared)
-    assert text.count("Not known, since not all is run") == 10 and "mobile not run" in text
+    assert text.count("Unknown, results are missing") == 10 and "mobile not run" in text
     compared = comparison(
         lambda r: None if r["family"] == "mobile" else r | {"auroc": 1 - 0.5 * (r["seed"] >= 0)}
     )

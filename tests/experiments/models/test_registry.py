@@ -1,4 +1,4 @@
-"""The networks of the tables: what is different from torchvision's and timm's own."""
+"""Networks: outputs of all entries, and differences from torchvision's and timm's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A predictor is trained on some trainings and calibrated on others, the same way each time."""
+"""Tests of training and calibrating a predictor on recorded runs."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from experiments.predictor.metrics import metrics
 from smartfrz.predictor.calibration import freezing_threshold
 from smartfrz.predictor.labels import stabilised
 from tests.helpers.recordings import made_up
+from tests.helpers.reference import attention_weights
 
 TRAINING = Training(
     **{"encoding": "drift", "tolerance": 0.1, "steps": 4, "lr": 3e-3, "weight_decay": 0.0},
@@ -32,7 +33,7 @@ def test_a_quarter_is_held_out_and_nothing_is_lost(count, held_out):
     assert split(histories, seed=0) == parts
 
 
-def test_one_training_alone_cannot_be_split():
+def test_one_run_alone_cannot_be_split():
     with pytest.raises(ValueError, match="record more"):
         split(HISTORIES[:1], seed=0)
 
@@ -63,7 +64,7 @@ def test_it_learns_from_nothing_that_it_is_calibrated_on(monkeypatch):
 
 
 def test_it_is_calibrated_on_what_it_did_not_learn_from():
-    """There its mean probability is the rate, and it freezes rightly as often as asked for."""
+    """On the held-out run, the mean probability is the rate and the precision is as required."""
     steps = []
     training = dataclasses.replace(TRAINING, steps=120)
     predictor = fit(HISTORIES, training, 0, lambda step, loss: steps.append(step))
@@ -96,7 +97,7 @@ def test_mean_pooling_weighs_all_records_alike(encoding):
     predictor = fit(HISTORIES, training, seed=0)
     history = HISTORIES[0].weights[:8].transpose(0, 1)
     with torch.no_grad():
-        weights = predictor.attention_weights(history)
+        weights = attention_weights(predictor, history)
     assert weights[:, :3].eq(0).all()
     torch.testing.assert_close(weights[:, 3:], torch.full((4, 5), 1 / 5))
 

@@ -1,4 +1,4 @@
-"""Metrics of scores, against plain loops and by hand."""
+"""Tests of the metrics of scores, against plain loops and by hand."""
 
 import math
 
@@ -19,7 +19,7 @@ def share(values):
 
 
 def naive(examples, threshold):
-    """Pairs and cuts, one by one."""
+    """Computes the metrics by looping over pairs of examples and over thresholds."""
     yes, no = ([s for label, s in examples if label == which] for which in (True, False))
     precision, recall = (
         share(label for label, s in examples if s > threshold),
@@ -44,7 +44,7 @@ def naive(examples, threshold):
 @given(EXAMPLES)
 def test_metrics_are_what_loops_find(examples):
     labels, scores = (torch.tensor(each) for each in zip(*examples, strict=True))
-    # Two trainings, of a single layer each.
+    # Two runs, of a single layer each.
     parts = ([each[:5, None], each[5:, None]] for each in (labels, scores))
     found = metrics(*([x for x in part if len(x)] for part in parts), 0.3, are_probabilities=False)
     expected = {**naive(examples, 0.3), "examples": len(examples), "calibration_error": math.nan}
@@ -53,7 +53,7 @@ def test_metrics_are_what_loops_find(examples):
 
 @given(st.lists(st.lists(st.tuples(st.booleans(), SCORE), min_size=3, max_size=3), min_size=1))
 def test_a_layer_is_frozen_once(layers):
-    """At its first record with a score above the threshold, and from then on."""
+    """Freezing happens at the first record above the threshold and lasts to the end."""
     labels, scores = (
         torch.tensor([[each[i] for each in layer] for layer in layers]).T for i in (0, 1)
     )
@@ -68,7 +68,7 @@ def test_a_layer_is_frozen_once(layers):
 
 
 def test_the_calibration_error_is_the_mean_distance_weighted_by_examples():
-    """Bins from 0.2 to 0.3, and from 0.9 to 1 with both ends of what is possible there."""
+    """Bins from 0.2 to 0.3 and from 0.9 to 1, the latter with a probability of exactly 1."""
     probability = torch.tensor([0.2, 0.29, 0.92, 1.0, 1.0])
     labels = torch.tensor([False, True, True, True, False])
     bins = [(2, 0.245, 0.5), (3, 2.92 / 3, 2 / 3)]

@@ -1,4 +1,4 @@
-"""The model card says what the facts say."""
+"""Tests of the model card."""
 
 from experiments.predictor.model_card import model_card
 
@@ -44,14 +44,17 @@ def test_says_data_label_training_scores_and_limits():
     text = " ".join(card.split())
     for fact in (
         "AdamW, 200 steps, learning rate 0.0003, weight decay 1,",
-        "the threshold, 0.41, was chosen: the lowest at which at least 80% of the layers that it "
-        "freezes are labelled so at that moment. On a processor, torch 2.14.1, "
-        "commit c0ffee, 2026-01-01; job 0123456789ab.",
-        "held out for calibration, at 4 records an epoch",
+        "to choose the threshold, 0.41: the lowest at which at least 80% of the frozen layers are "
+        'labelled "freeze" at the record at which they are frozen. Trained on a processor, torch '
+        "2.14.1, commit c0ffee, 2026-01-01; recipe 0123456789ab.",
+        "During each run, 20 times per epoch,",
+        "measured on 128 test images",
+        "held out for calibration, at 4 records per epoch",
         "AUROC 0.859, average precision 0.750, calibration error 0.012, F1 0.800, "
         'labelled "freeze" 0.550.',
         "results/evidence-small/.",
-        "It has seen digits[5:10] with residual, plain and nothing else",
+        "Trained on runs of residual, plain on digits[5:10] only",
+        "Trained for 2 to 10 records per epoch, and calibrated at 4.",
         "(not in the paper)",
     ):
         assert fact in text
@@ -63,5 +66,5 @@ def test_names_the_gpu_where_there_is_one_and_the_paper_s_encoding():
     card = model_card(
         FACTS | {"machine": machine, "training": {**FACTS["training"], "encoding": "raw"}}
     )
-    assert "On a GPU, torch" in " ".join(card.split())
+    assert "Trained on a GPU, torch" in " ".join(card.split())
     assert "as in the paper" in card and "not in the paper" not in card

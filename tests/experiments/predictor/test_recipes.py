@@ -1,4 +1,4 @@
-"""Predictors that are made for a table: once, from recorded trainings, before the runs."""
+"""Tests of predictors that are trained for a table, once, from recorded runs."""
 
 import shutil
 import sys
@@ -9,7 +9,6 @@ import pytest
 
 from experiments import methods
 from experiments import plan as planning
-from experiments.methods import SmartFRZOptions
 from experiments.plan import plan, recipes
 from experiments.predictor import making
 from experiments.predictor.cache import keep, kept, load_predictor
@@ -21,7 +20,7 @@ from smartfrz import AttentionPredictor
 from tests.helpers.digits import save_random_predictor
 
 LEARNING = """
-title = "Two trainings of four steps."
+title = "Two runs of four steps."
 methods = ["record"]
 options.record = { records_per_epoch = 10, probe_images = 16 }
 
@@ -69,11 +68,11 @@ run = { epochs = 3 }
 """
 OWN = ["drift window 3", "drift size 512"]
 SIZES = [(3, 1024), (30, 512)]
-"""Their windows and sizes."""
+"""Windows and sizes of the predictors in `OWN`."""
 
 
 def use(folder, patch):
-    """Makes the commands take specs, cache and results from a folder."""
+    """Sets the folder of specs, cache and results for the commands."""
     patch.setattr("experiments.spec.SPECS", folder / "specs")
     patch.setenv("SMARTFRZ_CACHE", str(folder / "cache"))
     patch.chdir(folder)
@@ -81,7 +80,7 @@ def use(folder, patch):
 
 
 def write_specs(folder):
-    """A table, what its predictors learn from, and a predictor that is there already."""
+    """Writes the specs of a table and of the recorded runs, and an existing predictor."""
     save_random_predictor(folder / "predictor")
     (folder / "specs").mkdir()
     (folder / "specs" / "predictor.toml").write_text(LEARNING)
@@ -90,7 +89,7 @@ def write_specs(folder):
 
 
 def run_table(patch, *arguments):
-    """The command's exit code."""
+    """Returns the command's exit code."""
     patch.setattr(sys, "argv", ["table", "table4", "--scale", "demo", *arguments])
     try:
         run_command(table.main)
@@ -100,7 +99,7 @@ def run_table(patch, *arguments):
 
 
 def watch(patch):
-    """What is fitted, and the predictors that runs get: windows and sizes."""
+    """Returns lists that collect the fitted predictors and those of runs: windows and sizes."""
     fitted, used = [], []
 
     def fit(histories, training, **others):
@@ -118,7 +117,7 @@ def watch(patch):
 
 
 def run_files(folder, method):
-    """The files of the runs of a method, as the table has it."""
+    """Returns the run files of a method of the table."""
     found = planning.labelled_plan(load_spec("table4"), "demo").items()
     ids = [config.id for config, label in found if label == method]
     return [folder / "results" / "runs" / f"{each}.json" for each in ids]
@@ -126,7 +125,7 @@ def run_files(folder, method):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with specs and nothing else, in use."""
+    """A folder that contains only specs, set for the commands."""
     write_specs(tmp_path)
     use(tmp_path, monkeypatch)
     return tmp_path
@@ -134,7 +133,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder in which the table was run; what was fitted for it, and used."""
+    """A folder in which the table was run; the predictors fitted and used for it."""
     folder = tmp_path_factory.mktemp("made")
     write_specs(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -146,20 +145,20 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def done(made, tmp_path, monkeypatch):
-    """A copy of that folder, in use; its predictor is still the original's."""
+    """A copy of that folder, set for the commands; its predictor is still the original's."""
     shutil.copytree(made[0], tmp_path / "done")
     use(tmp_path / "done", monkeypatch)
     return tmp_path / "done"
 
 
 def fingerprints(spec, scale="demo"):
-    """By predictor."""
+    """Returns the fingerprints, by predictor."""
     options = [config.options for config in plan(spec, scale)]
     return {each.predictor: each.fingerprint for each in options if each is not None}
 
 
 def test_a_plan_knows_the_predictors_by_what_they_will_be_made_from(folder):
-    """Not one of them is made, or recorded for, and nothing is cached."""
+    """No predictor is trained, no run is recorded and nothing is cached."""
     spec = load_spec("table4")
     own = recipes(spec, "demo")
     assert [(each.training.window, each.training.size) for each in own.values()] == SIZES
@@ -188,7 +187,7 @@ def test_a_predictor_made_from_something_else_makes_another_run(folder):
 @pytest.mark.parametrize(
     ("predictors", "says"),
     [
-        ({"drift window 4": {"window": 4}}, "'?drift window 4'? is for nothing here"),
+        ({"drift window 4": {"window": 4}}, "drift window 4 is not used here"),
         ({"drift window 3": {"windows": 3}}, "windows in predictors.drift window 3"),
         ({"drift window 3": 3}, "predictors.drift window 3 = 3 is not a table"),
         ({}, "There is no drift window 3"),
@@ -202,7 +201,7 @@ def test_a_mistake_in_a_table_s_predictors_is_named(folder, predictors, says):
 def test_a_dry_run_names_the_predictors_and_makes_none(folder, monkeypatch, capsys):
     assert run_table(monkeypatch, "--dry") == 0
     said = capsys.readouterr().out
-    assert "Predictors to make first: drift window 3, drift size 512.\n4 cells, 4 runs" in said
+    assert "Predictors to train first: drift window 3, drift size 512.\n4 cells, 4 runs" in said
     assert not [file for file in (folder / "cache").rglob("*") if file.is_file()]
     assert not (folder / "results").exists()
 
@@ -227,14 +226,14 @@ def test_a_predictor_is_made_once(done, monkeypatch, capsys):
     assert run_table(monkeypatch) == 0
     assert (fitted, used) == ([], [(3, 1024)])
     said = capsys.readouterr().out
-    assert "4 cells, 1 runs to do" in said and "Predictors to make" not in said
+    assert "4 cells, 1 runs to do" in said and "Predictors to train" not in said
 
 
 @pytest.mark.parametrize(
     ("lost", "made_again"), [([], []), (["full"], []), (["full", "smartfrz size 512"], [(30, 512)])]
 )
 def test_only_what_a_missing_run_needs_is_made_again(done, monkeypatch, lost, made_again):
-    """Nor is the cache needed to draw what is finished."""
+    """The cache is not needed to draw finished runs."""
     shutil.rmtree(done / "cache")
     fitted, used = watch(monkeypatch)
     for method in lost:
@@ -270,14 +269,13 @@ def test_what_is_killed_while_it_is_written_is_made_anew(done, monkeypatch):
 
 def test_a_predictor_that_is_not_kept_is_found_by_its_name(folder):
     name = str(folder / "predictor")
-    assert load_predictor(SmartFRZOptions(name)).window == 5
+    assert load_predictor(name, "").window == 5
     recipe = recipes(load_spec("table4"), "demo")["drift window 3"]
-    options = SmartFRZOptions("drift window 3", fingerprint=recipe.id)
     with pytest.raises(ValueError, match="There is no drift window 3"):
-        load_predictor(options)
-    keep(recipe, AttentionPredictor(window=3))
-    assert load_predictor(options).window == 3
-    assert load_predictor(SmartFRZOptions(name)).window == 5
+        load_predictor("drift window 3", recipe.id)
+    keep(recipe.id, AttentionPredictor(window=3))
+    assert load_predictor("drift window 3", recipe.id).window == 3
+    assert load_predictor(name, "").window == 5
 
 
 def test_of_several_processes_one_makes_predictors_and_the_others_wait(done, monkeypatch):
@@ -298,7 +296,7 @@ def test_of_several_processes_one_makes_predictors_and_the_others_wait(done, mon
 
 @pytest.mark.parametrize("name", ["table4", "table5"])
 def test_the_project_s_own_tables_try_what_they_say(name):
-    """Their predictors differ in one value from the bundled one, and are used as in Table 2."""
+    """The predictors differ in one value from the bundled one, and are used as in Table 2."""
     spec = load_spec(name)
     bundled = AttentionPredictor.from_pretrained()
     own = recipes(spec, "small")

@@ -1,4 +1,4 @@
-"""What a table says of the paper's claims: by paired differences and their intervals."""
+"""Tests of the claims: paired differences and their intervals."""
 
 import pandas as pd
 import pytest
@@ -7,7 +7,7 @@ from experiments.reporting.claims import claims
 
 
 def frame(accuracies: dict[str, list[float]], compute: float = 0.5) -> pd.DataFrame:
-    """Runs of ResNet50 on CIFAR-10 with the seeds 0, 1, ...; accuracies are in percent."""
+    """Returns runs of ResNet50 on CIFAR-10 with seeds 0, 1, ...; accuracies are in percent."""
     rows = [
         {
             **{"model": "resnet50", "dataset": "cifar10", "method": method, "seed": seed},
@@ -29,7 +29,7 @@ FULL = [90.0, 91.0, 92.0]
     [
         ([90.1, 91.1, 92.1], "holds for ResNet50 on CIFAR-10 (+0.10 ± 0.00)"),
         ([89.0, 90.0, 91.0], "does not hold for ResNet50 on CIFAR-10 (-1.00 ± 0.00)"),
-        ([89.0, 91.0, 93.0], "can't be told for ResNet50 on CIFAR-10 (+0.00 ± 2.48)"),
+        ([89.0, 91.0, 93.0], "is inconclusive for ResNet50 on CIFAR-10 (+0.00 ± 2.48)"),
     ],
 )
 def test_no_loss_is_told_by_the_interval_of_paired_differences(
@@ -37,32 +37,33 @@ def test_no_loss_is_told_by_the_interval_of_paired_differences(
 ) -> None:
     first, *_ = claims(frame({"full": FULL, "smartfrz": own})).splitlines()
     assert first == (
-        f"- **SmartFRZ loses no more than 0.3 points beside full training:** {verdict}."
+        f"- **SmartFRZ loses at most 0.3 points relative to full training:** {verdict}."
     )
 
 
 def test_one_seed_tells_nothing_of_accuracy() -> None:
     first, *_ = claims(frame({"full": [90.0], "smartfrz": [95.0]})).splitlines()
-    assert "can't be told for ResNet50 on CIFAR-10 (+5.00, one seed)" in first
+    assert "is inconclusive for ResNet50 on CIFAR-10 (+5.00, one seed)" in first
 
 
 @pytest.mark.parametrize(("compute", "verdict"), [(0.603, "holds"), (0.61, "does not hold")])
 def test_compute_is_a_matter_of_its_mean(compute: float, verdict: str) -> None:
     lines = claims(frame({"full": FULL, "smartfrz": FULL}, compute)).splitlines()
-    assert f"compute:** {verdict} for" in lines[1]
+    assert f"SmartFRZ spends at most 60% of full training's compute:** {verdict} for" in lines[1]
 
 
 def test_rivals_are_compared_where_they_were_run() -> None:
     runs = frame({"full": FULL, "smartfrz": FULL, "linear": [89.0, 90.0, 91.5]})
     lines = claims(runs).splitlines()
     assert len(lines) == 4
-    assert "more accurate than Linear freezing:** holds for" in lines[2]
+    assert "**SmartFRZ is more accurate than Linear freezing:** holds for" in lines[2]
 
 
 def test_linear_freezing_is_held_against_a_schedule_cut_short() -> None:
     runs = {"full": FULL, "smartfrz": FULL, "linear": FULL, "shorter": [90.0, 91.5, 91.5]}
     *_, last, _ = claims(frame(runs)).splitlines()
-    assert last.startswith("- **Linear freezing is more accurate than Shorter training:** can't be")
+    start = "- **Linear freezing is more accurate than Shorter training:** is inconclusive"
+    assert last.startswith(start)
     assert last.endswith("for ResNet50 on CIFAR-10 (+0.00 ± 1.24).")
 
 
@@ -77,7 +78,7 @@ def test_the_average_over_workloads_takes_each_as_one_value() -> None:
     first, *_ = claims(pd.concat(parts, ignore_index=True)).splitlines()
     half = 4.303 * 1.0 / 3**0.5  # of 3, 1 and 2
     assert f"the average over these 3 (+2.00 ± {half:.2f})" in first
-    assert "can't be told for" in first.partition("the average")[0]
+    assert "is inconclusive for" in first.partition("the average")[0]
 
 
 def test_without_smartfrz_there_is_nothing_to_say() -> None:
@@ -118,10 +119,10 @@ def test_the_last_line_counts_by_the_means(
 ) -> None:
     runs = {"full": [90.0], "smartfrz": [own], "autofreeze": [90.0], "linear": [90.3]}
     count = {True: "1 (ResNet50 on CIFAR-10)", False: "none"}
-    said = f"- **Going by the means alone**, both of the first two are true of {count[cheap]} of 1"
+    line = f"- **By the means alone:** the first two claims hold for {count[cheap]} of 1 workload"
     *_, last = claims(frame(runs, compute)).splitlines()
-    rivals = f"SmartFRZ is ahead of Linear freezing and AutoFreeze in {count[ahead]}"
-    assert last == f"{said}; {rivals}; all of it is true of {count[both]}."
+    rivals = f"SmartFRZ is more accurate than Linear freezing and AutoFreeze for {count[ahead]}"
+    assert last == f"{line}; {rivals}; all of these hold for {count[both]}."
     del runs["linear"], runs["autofreeze"]
     *_, last = claims(frame(runs, compute)).splitlines()
-    assert last == f"{said}."
+    assert last == f"{line}."

@@ -1,4 +1,4 @@
-"""The wandb dashboard names nothing that runs do not log; its looks take an account to see."""
+"""Tests of the wandb dashboard; its appearance can only be checked with an account."""
 
 import dataclasses
 import subprocess
@@ -20,7 +20,7 @@ from scripts.cli import run_command
 
 
 def named(panel: Any) -> Iterator[Any]:
-    """The metrics and config keys in a panel's fields."""
+    """Yields the metrics and config keys in a panel's fields."""
     for field in dataclasses.fields(panel):
         value = getattr(panel, field.name)
         for each in value if isinstance(value, list) else [value]:
@@ -60,7 +60,7 @@ def test_without_an_account_there_is_a_sentence(
         run_command(dashboard.main)
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: The dashboard can't be saved (api key not configured). Log in")
+    assert said.startswith("error: The dashboard cannot be saved (api key not configured). Log in")
 
 
 def test_the_script_can_be_called_by_its_path() -> None:

@@ -1,4 +1,4 @@
-"""Tables say on which data sets full training is no better than always giving the same answer."""
+"""Tests of the remark on data sets where full training does not exceed the majority class."""
 
 import pandas as pd
 import pytest
@@ -16,10 +16,10 @@ from experiments.reporting.majority_class import not_learned
         ("cifar10", (0.1, 0.1), True),
     ],
 )
-def test_by_the_mean_over_full_trainings(
+def test_by_the_mean_over_runs_of_full_training(
     dataset: str, accuracies: tuple[float, ...], is_learned: bool
 ):
-    """What else is better may be so by chance, and a run that diverged has no accuracy."""
+    """Other methods may be better by chance, and diverged runs have no accuracy."""
     other = 0.1 if is_learned else 0.9
     rows = [("full", "finished", accuracy) for accuracy in accuracies]
     rows += [("smartfrz", "finished", other), ("full", "diverged", other)]
@@ -29,5 +29,7 @@ def test_by_the_mean_over_full_trainings(
 
 def test_says_what_the_same_answer_gives():
     row = {"method": "full", "status": "finished", "final_accuracy": 0.6, "dataset": "mrpc"}
-    expected = " MRPC is not learned: always giving the same answer is right in 68.4%."
+    expected = (
+        " On MRPC, full training is no better than always predicting the majority class (68.4%)."
+    )
     assert not_learned(pd.DataFrame([row])) == expected

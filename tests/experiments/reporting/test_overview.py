@@ -1,4 +1,4 @@
-"""What was run of each result, in one table."""
+"""Tests of the overview of all results."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ HEAD = "dataset,method,n,planned,diverged\n"
 
 
 def rows(results: Path, scale: str = "small") -> dict[str, list[str]]:
-    """The cells behind the heading of each result."""
+    """Returns the cells after the heading of each result."""
     lines = overview(results, scale).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {heading: others for heading, *others in cells}
@@ -25,7 +25,7 @@ def test_runs_are_counted_by_data_set_where_some_are_missing(tmp_path: Path) -> 
     assert found["`table8-small`"][2] == "all 6"
     assert found["`table2-small`"][2] == "CIFAR-10 3 of 3, CIFAR-100 1 of 3"
     assert found["`fig4-small`"] == [
-        *("`make fig4 SCALE=small`", "`fig4-small`", "made"),
+        *("`make fig4 SCALE=small`", "`fig4-small`", "available"),
     ]
     assert found["`table1-small`"][2] == "not run"
 

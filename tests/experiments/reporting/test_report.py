@@ -1,4 +1,4 @@
-"""One page of all results, which asks nobody for anything."""
+"""Tests of the page with all results."""
 
 import re
 from pathlib import Path
@@ -30,8 +30,8 @@ def results(tmp_path: Path) -> Path:
 
 def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
     text = report(results, "small")
-    assert text.index("## At a glance") < text.index("## What was run")
-    assert text.index("## What was run") < text.index("## Table 2") < text.index("## Figure 4")
+    assert text.index("## Summary") < text.index("## Overview")
+    assert text.index("## Overview") < text.index("## Table 2") < text.index("## Figure 4")
     assert "| ResNet50 | 50.8 |" in text
     assert "- **It holds:** or not." in text
     assert "### A heading" in text
@@ -66,7 +66,6 @@ def test_the_project_s_own_report_is_that_of_its_results() -> None:
     assert (results / "overview.md").read_text() == overview(results, "small")
     assert (results / "report.md").read_text() == report(results, "small")
     made = page(report(results, "small"), results)
-    assert (results / "report.html").read_text() == made
     assert "Table 2: four methods, fine-tuning</h2>" in made
     assert not re.search(r'(src|href)="(?!data:|#)', made)
 

@@ -1,4 +1,4 @@
-"""Checkpoints are the old one or the new one, never half; damaged ones are set aside."""
+"""Checkpoints and atomic writes: interruptions, damaged files, full disks."""
 
 import os
 
@@ -19,7 +19,7 @@ STATE = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"], "score
 
 
 class Stop(Exception):
-    """What stops a run."""
+    """An exception that stops a run."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_warning(tmp_path, damage):
     save_checkpoint(STATE, file)
     content = damaged_contents(file.read_bytes())[damage]
     file.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"state.pt can't be read.*set aside as state.pt.corrupt"):
+    with pytest.warns(UserWarning, match=r"state.pt cannot be read.*renamed to state.pt.corrupt"):
         assert load_checkpoint(file, CPU) is None
     assert not file.exists()
     assert (tmp_path / "state.pt.corrupt").read_bytes() == content
@@ -86,13 +86,13 @@ def test_a_checkpoint_that_is_code_is_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "evil"),)
 
     torch.save({"state": Evil()}, tmp_path / "state.pt")
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match=r"renamed to state\.pt\.corrupt"):
         assert load_checkpoint(tmp_path / "state.pt", CPU) is None
     assert not (tmp_path / "evil").exists()
 
 
 def stopped_run():
-    """A run that was stopped in its second epoch, and its checkpoint."""
+    """The config of a run that was stopped in its second epoch, and its checkpoint."""
     config = tiny_run()
 
     def stop(run, curves):
@@ -106,7 +106,7 @@ def stopped_run():
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The finished run, and its curves."""
+    """The same run, uninterrupted, and its curves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMARTFRZ_CACHE", str(tmp_path_factory.mktemp("unbroken")))
         return train(tiny_run(), ignore, ignore)
@@ -126,7 +126,7 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
     else:
         state["run"]["model"].popitem()
         save_checkpoint(state, checkpoint)
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match=r"renamed to .*\.pt\.corrupt"):
         run, again = train(config, ignore, ignore)
     assert again.loss == curves.loss and again.accuracy == curves.accuracy
     for name, weight in run.model.state_dict().items():
@@ -135,22 +135,23 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
 
 
 def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path):
-    too_large = r"state.pt can't be written.*File too large"
+    too_large = r"state.pt cannot be written.*File too large"
     with files_at_most(2000), pytest.raises(OSError, match=too_large):
         save_checkpoint(STATE, tmp_path / "state.pt")
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_a_full_device_is_an_error_that_leaves_nothing(tmp_path):
-    (tmp_path / "state.pt.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"state.pt can't be written.*No space left on device"):
+    partial = tmp_path / f"state.pt.{os.getpid()}.partial"
+    partial.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"state.pt cannot be written.*No space left on device"):
         save_checkpoint(STATE, tmp_path / "state.pt")
-    assert not os.path.lexists(tmp_path / "state.pt.partial")
+    assert not os.path.lexists(partial)
 
 
 def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache):
     config = tiny_run()
-    too_large = r"safetensors can't be written.*File too large"
+    too_large = r"safetensors cannot be written.*File too large"
     with files_at_most(2000), pytest.raises(OSError, match=too_large):
         save_weights(config, torch.nn.Linear(100, 100), 0.5)
     assert not has_weights(config)
@@ -163,7 +164,7 @@ def test_damaged_weights_are_set_aside():
     assert has_weights(config)
     file = weights_file(config)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match=r"renamed to .*\.safetensors\.corrupt"):
         assert not has_weights(config)
     assert not file.exists()
 
@@ -175,13 +176,41 @@ def test_a_run_s_checkpoint_is_gone_once_its_result_is_written(cache, tmp_path):
     assert read_run(tmp_path / "runs" / f"{config.id}.json") is not None
 
 
-def test_replacing_leaves_other_processes_files_alone(tmp_path):
-    file = tmp_path / "data"
-    with replacing(file, ".1") as mine, replacing(file, ".2") as theirs:
+def test_replacing_leaves_other_processes_files_alone(tmp_path, monkeypatch):
+    file, processes = tmp_path / "data", iter([1, 2])
+    monkeypatch.setattr(os, "getpid", lambda: next(processes))
+    with replacing(file) as mine, replacing(file) as theirs:
+        assert [mine.name, theirs.name] == ["data.1.partial", "data.2.partial"]
         mine.write_text("mine")
         theirs.write_text("theirs")
     assert file.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["data"]
+
+
+def test_replacing_writes_a_folder_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "above" / "data"
+
+    def write(partial, last):
+        (partial / "inner").mkdir(parents=True)
+        (partial / "inner" / "first").write_text("first")
+        (partial / "last").write_bytes(last)
+
+    too_large = r"above/data cannot be written.*File too large"
+    with files_at_most(2000), pytest.raises(OSError, match=too_large), replacing(folder) as partial:
+        write(partial, bytes(10_000))
+    assert list(folder.parent.iterdir()) == []
+    with replacing(folder) as partial:
+        write(partial, b"last")
+    assert list(folder.parent.iterdir()) == [folder]
+    assert (folder / "inner" / "first").read_text() == "first"
+
+
+def test_a_checkpoint_removes_what_a_killed_process_left(tmp_path):
+    for name in ("state.pt.1.partial", "other.pt.1.partial"):
+        (tmp_path / name).write_bytes(b"half a checkpoint")
+    save_checkpoint(STATE, tmp_path / "state.pt")
+    files = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert files == ["other.pt.1.partial", "state.pt"]
 
 
 def test_another_number_of_processes_does_not_go_on(cache):
@@ -192,6 +221,6 @@ def test_another_number_of_processes_does_not_go_on(cache):
     save_checkpoint(
         {"run": state | {"rngs": state["rngs"] * 8}, "curves": vars(curves)}, checkpoint
     )
-    with pytest.raises(ValueError, match=r"begun by 8 processes.*1: go on with GPUS=8"):
+    with pytest.raises(ValueError, match=r"from 8 processes.*1: continue with GPUS=8"):
         train(config, ignore, ignore)
     assert checkpoint.exists()

@@ -1,4 +1,4 @@
-"""Eight processes on images in folders: they freeze, are killed, and end as if they were not."""
+"""Eight processes that train on image folders: freezing, and resuming after a kill."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def run_of() -> RunConfig:
 
 
 def work(rank: int, config: RunConfig, folder: Path, name: str, last_step: int) -> None:
-    """Does the run as one of the processes; dies at a step, if it gets there."""
+    """Executes the run as one of the processes; exits at ``last_step``."""
     torch.set_num_threads(1)
     os.environ |= {"SMARTFRZ_CACHE": str(folder / name), "SMARTFRZ_DATA": str(folder / "shared")}
     store = f"file://{folder / f'{name}-{last_step}'}"
@@ -64,6 +64,6 @@ def test_killed_and_resumed_they_end_as_an_unbroken_run(tmp_path: Path) -> None:
             assert torch.equal(found["weights"][name], weight)
             assert torch.equal(end["weights"][name], weight)
         assert torch.equal(found["random"], end["random"])
-    # Each process draws random numbers of its own.
+    # Each process has its own random number generator state.
     assert len({tuple(end["random"].tolist()) for end in ends}) == RANKS
     assert len(load_runs(tmp_path / "runs" / "broken")) == 1

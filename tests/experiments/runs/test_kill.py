@@ -1,4 +1,4 @@
-"""A run that is killed, at any moment and any number of times, ends as one that was not."""
+"""Interrupted and killed runs: they end with the same result as uninterrupted ones."""
 
 import os
 import random
@@ -25,11 +25,11 @@ OUTCOME = (
 
 
 class Stop(Exception):
-    """What stops a run from inside."""
+    """An exception that stops a run."""
 
 
 def run_to_the_end(config, folder: Path, on_step=ignore) -> None:
-    """With a cache and run files of its own, on one thread; first what has to be done before."""
+    """Executes a run and its prerequisites with a separate cache and folder, on one thread."""
     torch.set_num_threads(1)
     os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
     for needed in missing_prerequisites([config], folder / "runs"):
@@ -38,7 +38,7 @@ def run_to_the_end(config, folder: Path, on_step=ignore) -> None:
 
 
 def outcome(config, folder: Path) -> tuple[dict[str, bytes], dict]:
-    """The final weights, byte for byte, and all that is recorded but times and memory."""
+    """The bytes of the final weights, and all measurements except times and memory."""
     os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
     run = read_run(run_file(config, folder / "runs"))
     assert run is not None
@@ -57,7 +57,7 @@ def restored_environment(monkeypatch):
 def make_config(method, folder, **changes):
     options = {
         "smartfrz": save_random_predictor(folder / "predictor"),
-        "autofreeze": {"intervals_per_epoch": 2},  # so that a layer freezes late
+        "autofreeze": {"intervals_per_epoch": 2},  # one layer freezes late
         "displacement": {"threshold": 0.01},
         "similarity": {"tolerance": 0.02},
     }
@@ -65,7 +65,7 @@ def make_config(method, folder, **changes):
 
 
 def one_step_in_each_of(epochs: int) -> list[int]:
-    """Random steps, so that the run goes on from the end of every epoch but the last."""
+    """A random step in each epoch: the run is resumed after every epoch except the last."""
     return [random.randint(10 * epoch + 1, 10 * epoch + 10) for epoch in range(epochs)]
 
 
@@ -96,9 +96,9 @@ def test_a_run_interrupted_at_random_steps_ends_the_same(tmp_path, method):
 
 
 def work(config, folder, progress, dies_while_saving=False) -> None:
-    """In a process of its own: the run, which tells how far it is."""
+    """Executes the run in a separate process, and reports its step in ``progress``."""
 
-    def tell(run, curves):
+    def report(run, curves):
         progress.value = curves.step
 
     def die(_):
@@ -106,7 +106,7 @@ def work(config, folder, progress, dies_while_saving=False) -> None:
 
     if dies_while_saving:
         os.fsync = die
-    run_to_the_end(config, folder, tell)
+    run_to_the_end(config, folder, report)
 
 
 def start(config, folder, **options):
@@ -117,7 +117,7 @@ def start(config, folder, **options):
 
 
 def kill_at(step, config, folder) -> None:
-    """Sends SIGKILL as soon as the run has done this step."""
+    """Sends SIGKILL once the run has completed this step."""
     process, progress = start(config, folder)
     while progress.value < step:
         assert process.exitcode is None, f"ended at step {progress.value}, before step {step}"
@@ -154,7 +154,8 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_weights(tmp_path):
     assert process.exitcode == -signal.SIGKILL
     assert progress.value == 10
     checkpoints = tmp_path / "killed" / "cache" / "checkpoints"
-    assert [path.name for path in checkpoints.iterdir()] == [f"{config.id}.pt.partial"]
+    partial = f"{config.id}.pt.{process.pid}.partial"
+    assert [path.name for path in checkpoints.iterdir()] == [partial]
 
     finish(config, tmp_path / "killed")
     assert outcome(config, tmp_path / "killed") == outcome(config, tmp_path / "unbroken")

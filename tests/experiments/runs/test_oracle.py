@@ -1,4 +1,4 @@
-"""A run of the oracle: the reference that it needs, what it looks at, and what it freezes."""
+"""Runs of the oracle: its reference run, its inputs, and the layers that it freezes."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from experiments.runs.setup import prepare
 from experiments.runs.training_loop import train
 from experiments.tables.queue import missing_prerequisites, prerequisites
 from smartfrz import SimilarityGuided
-from smartfrz.cka import layer_cka
 from tests.helpers.digits import ignore, tiny_run
+from tests.helpers.reference import layer_cka
 
 TOLERANCE = 0.02
 
@@ -35,7 +35,7 @@ def prepared(config, folder):
     return run, run.freezer.policy
 
 
-def test_it_needs_the_pretraining_and_a_full_training_with_another_seed(tmp_path):
+def test_it_needs_the_pretraining_and_a_full_training_run_with_another_seed(tmp_path):
     config = oracle_run()
     pretraining, reference = prerequisites(config)
     assert pretraining == pretraining_run(config) == pretraining_run(reference)
@@ -59,7 +59,7 @@ def test_it_looks_at_training_images_and_a_reference_that_stays_as_it_is(tmp_pat
 
 
 def test_it_freezes_what_has_settled_by_its_own_measure(tmp_path):
-    """Layers whose CKA, measured at each look by the way, first changed by at most 0.02."""
+    """Each layer freezes once its CKA has changed by at most 0.02 between two measurements."""
     config = oracle_run(looks_per_epoch=2)
     run, policy = prepared(config, tmp_path)
     body = [layer for layer in run.freezer.layers if not layer.is_head]
@@ -90,5 +90,5 @@ def test_it_freezes_what_has_settled_by_its_own_measure(tmp_path):
 
 def test_without_its_reference_it_is_an_error_that_names_the_run():
     config = tiny_run("similarity")
-    with pytest.raises(ValueError, match=r"full seed 1000 left no weights"):
+    with pytest.raises(ValueError, match=r"There are no final weights of .*full seed 1000"):
         prepare(config)

@@ -1,4 +1,4 @@
-"""The estimate before a table starts, and the bar over all of its runs."""
+"""Time estimates of runs, and the progress bar of a table."""
 
 import re
 
@@ -81,10 +81,10 @@ def test_the_bar_counts_runs_by_their_estimates_however_early_they_end():
     runs = [tiny_run(epochs=1), tiny_run(epochs=3)]
     bar = TableBar({runs[0].id: Estimate(1.0, 10), runs[1].id: Estimate(1.0, 30)}, quiet=False)
     seen = []
-    tell = bar.for_run(runs[0])
+    update = bar.for_run(runs[0])
 
     def on_step(run, curves):
-        tell(run, curves)
+        update(run, curves)
         seen.append(bar._bar.n)
 
     train(runs[0], on_step, ignore)

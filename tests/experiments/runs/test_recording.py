@@ -1,4 +1,4 @@
-"""Recorded trainings: written, found again, and the file that says what they are."""
+"""Recorded runs: storing and loading histories, and their README."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_training_is_recorded_once_and_found_again(cache):
+def test_a_run_is_recorded_once_and_found_again(cache):
     assert not is_recorded(CONFIG)
     record_history(CONFIG, ignore)
     assert is_recorded(CONFIG)
@@ -47,7 +47,7 @@ def test_a_damaged_history_is_set_aside():
     assert not history_file(CONFIG).exists()
 
 
-def test_the_readme_lists_every_training(cache):
+def test_the_readme_lists_every_run(cache):
     record_history(CONFIG, ignore)
     write_readme([CONFIG], "make predictor SCALE=demo")
     text = (cache / "histories" / "predictor.md").read_text()
@@ -55,8 +55,8 @@ def test_the_readme_lists_every_training(cache):
         assert part in text
 
 
-def test_a_training_that_diverged_is_not_kept():
+def test_a_run_that_diverged_is_not_kept():
     config = replace(CONFIG, lr=1e30)
-    with pytest.raises(ValueError, match="diverged: there is nothing to learn from it"):
+    with pytest.raises(ValueError, match="diverged and has no usable history"):
         record_history(config, ignore)
     assert not is_recorded(config)

@@ -1,4 +1,4 @@
-"""wandb, offline: one run per cell, grouped, with every metric after each evaluation."""
+"""Offline tracking with wandb: grouping of runs, and metrics of each evaluation."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ def offline(tmp_path, monkeypatch):
 
 
 def records(folder):
-    """The records of the one offline run: blocks of 32 KiB as in LevelDB's log format."""
+    """The records of the offline run, stored in LevelDB's log format: blocks of 32 KiB."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content, at, whole = file.read_bytes(), 7, b""
     while at + 7 <= len(content):
@@ -31,7 +31,7 @@ def records(folder):
         _, length, kind = struct.unpack_from("<IHB", content, at)
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # the whole of a record, or its last part
+        if kind in (1, 4):  # a complete record, or the last part of one
             yield Record.FromString(whole)
             whole = b""
 
@@ -51,9 +51,9 @@ def test_every_evaluation_logs_every_metric(tmp_path):
     assert started.run_group == "table2/residual-digits[5:10]"
     assert started.job_type == "autofreeze often"
     assert started.display_name == "residual digits[5:10] autofreeze often seed 0"
-    told = {item.key: json.loads(item.value_json) for item in started.config.update}
-    assert told["method"] == "autofreeze often"
-    assert told["table"] == "table2" and told["seed"] == 0 and told["lr"] == 0.05
+    logged = {item.key: json.loads(item.value_json) for item in started.config.update}
+    assert logged["method"] == "autofreeze often"
+    assert logged["table"] == "table2" and logged["seed"] == 0 and logged["lr"] == 0.05
 
     rows = [
         {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in row.history.item}

@@ -1,4 +1,4 @@
-"""One run: it learns, measures what it says it measures, and records what tables are made of."""
+"""Single runs: learning, measurements, run files, pretrained weights."""
 
 import math
 import re
@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def recorded(config, folder, **options):
-    """Executes a run; what it recorded."""
+    """Executes a run and returns the content of its run file."""
     execute(config, folder, "make test", ignore, ignore, **options)
     run = read_run(run_file(config, folder))
     assert run is not None
@@ -221,7 +221,7 @@ def test_a_compiled_run_is_the_same_run():
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """A run to be fine-tuned, and what its pretraining recorded."""
+    """The config of a fine-tuning run, and the run file of its pretraining."""
     source = Pretraining("digits[0:5]", epochs=2, train_images=320, lr=0.05)
     config = tiny_run(pretraining=vars(source))
     own = pretraining_run(config)
@@ -253,7 +253,8 @@ def test_the_record_says_where_the_first_weights_come_from(pretrained, tmp_path)
 
 def test_fine_tuning_without_pretrained_weights_is_an_error_that_names_the_run():
     config = tiny_run(pretraining={"dataset": "digits[0:5]", "epochs": 2})
-    with pytest.raises(ValueError, match=r"residual digits\[0:5\] full seed 0 left no weights"):
+    no_weights = r"There are no final weights of residual digits\[0:5\] full seed 0"
+    with pytest.raises(ValueError, match=no_weights):
         prepare(config)
 
 
@@ -269,7 +270,7 @@ def test_published_weights_that_cannot_be_had_are_an_error_with_advice(monkeypat
 
 def test_published_position_embeddings_are_resampled_to_the_resolution(monkeypatch):
     published = build_model("deit_tiny", 1000, 224).state_dict()
-    monkeypatch.setattr("experiments.models.pretraining._published", lambda model: published)
+    monkeypatch.setattr("experiments.models.pretraining.published_weights", lambda model: published)
     config = tiny_run(model="deit_tiny", image_size=128, pretraining={"dataset": "imagenet"})
     model = build_model("deit_tiny", 5, 128)
     load_pretrained(config, model, "head")
@@ -282,7 +283,7 @@ def test_published_position_embeddings_are_resampled_to_the_resolution(monkeypat
 
 def test_pretrained_weights_of_another_shape_get_a_sentence(monkeypatch):
     published = build_model("deit_tiny", 1000, 224).state_dict()
-    monkeypatch.setattr("experiments.models.pretraining._published", lambda model: published)
+    monkeypatch.setattr("experiments.models.pretraining.published_weights", lambda model: published)
     config = tiny_run(model="deit_tiny", image_size=32, pretraining={"dataset": "imagenet"})
     model = build_model("deit_tiny", 5, 32)
     with pytest.raises(ValueError, match="do not fit deit_tiny: patch_embed"):

@@ -1,4 +1,4 @@
-"""Two processes on one global batch: they freeze together, end alike, and write one result."""
+"""Two processes that share a batch: same frozen layers and weights, one set of results."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from experiments import plan as planning
+from experiments import spec as specs
 from experiments.runs.execute import execute
 from experiments.runs.run_frame import load_runs
 from experiments.runs.training_loop import train
@@ -40,7 +40,7 @@ pretraining = { dataset = "digits[0:5]", epochs = 1, lr = 0.05 }
 
 
 def run_one(rank: int, config, folder: Path) -> None:
-    """Executes a run as one of the processes; keeps what it ended with."""
+    """Executes a run as one of the processes, and saves its final state."""
     torch.set_num_threads(1)
     os.environ["SMARTFRZ_CACHE"] = str(folder / "cache")
     store = f"file://{folder / 'store'}"
@@ -76,7 +76,7 @@ def test_two_processes_freeze_the_same_layers_at_the_same_steps(tmp_path, method
 
 def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, monkeypatch):
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "alone"))
-    # Without batch norms, which each process would feed with its own half of the batch.
+    # A network without batch norms, whose statistics would be those of half a batch.
     config = tiny_run("autofreeze", model="plain", augment=True)
     alone, curves = train(config, ignore, ignore)
     in_processes(RANKS, run_one, config, tmp_path)
@@ -89,7 +89,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(tmp_path, monk
 
 
 def run_table(rank: int, folder: Path, port: int) -> None:
-    """The table command as ``torchrun`` starts it."""
+    """Executes the table command as ``torchrun`` does."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -97,7 +97,7 @@ def run_table(rank: int, folder: Path, port: int) -> None:
     os.chdir(folder)
     sys.stdout = (folder / f"out{rank}").open("w")
     sys.stderr = (folder / f"err{rank}").open("w")
-    planning.SPECS = folder
+    specs.SPECS = folder
     sys.argv = ["table", "table2", "--scale", "demo"]
     run_command(table.main)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What the predictor attends to, and a made-up history in which the answer is known."""
+"""Tests of the attention study, with generated histories whose effects are known."""
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.encodings import ENCODINGS
 from smartfrz.predictor.recording import History
 from tests.helpers.digits import tiny_run
+from tests.helpers.reference import attention_weights
 
 
 def predictor(window=5, encoding="raw"):
@@ -33,7 +34,7 @@ def made_up(records=30, layers=3):
 
 
 def frame_of(effect, ages=(0, 1, 2), records=200, seed=0):
-    """Attention that falls with age, and is ``effect`` times as much where the loss rose."""
+    """Returns attention that falls with age and is a fraction ``effect`` higher after a rise."""
     rng = np.random.default_rng(seed)
     change = rng.normal(size=records)
     rows = [
@@ -50,7 +51,7 @@ def test_attention_by_age_is_the_predictor_s_own(encoding):
     by_age = attention_by_age(asked, weights)
     assert by_age.shape == (7, 3, 5)
     for window in range(7):
-        own = asked.attention_weights(weights[:, : window + 6])[:, -5:].flip(1)
+        own = attention_weights(asked, weights[:, : window + 6])[:, -5:].flip(1)
         torch.testing.assert_close(by_age[window], own)
 
 
@@ -84,7 +85,7 @@ def test_the_effect_of_a_rise_is_found(effect):
 
 def test_what_comes_with_the_epoch_is_no_effect_of_a_rise():
     frame = frame_of(0.0).assign(epoch=lambda f: f["record"] // 100)
-    # Early on the loss falls more often, and attention is twice as high.
+    # Early in the run the loss falls more often, and attention is twice as high.
     early = frame["epoch"] == 0
     frame.loc[early, "attention"] *= 2
     frame.loc[early, "change"] -= 0.7
@@ -97,7 +98,7 @@ def test_with_nothing_to_compare_there_is_no_effect():
     assert np.isnan(rise_effect(frame[frame["change"] > 0], ["age"]))
 
 
-def test_the_interval_is_over_trainings():
+def test_the_interval_is_over_runs():
     values = pd.Series(np.random.default_rng(0).normal(size=40))
     low, high = bootstrap_interval(values)
     half = 1.96 * values.std() / np.sqrt(40)
@@ -105,20 +106,20 @@ def test_the_interval_is_over_trainings():
     assert np.isnan(bootstrap_interval(values[:1])).all()
 
 
-def test_trainings_are_looked_at_at_smartfrz_s_pace(tmp_path, monkeypatch):
+def test_runs_are_studied_at_smartfrz_s_rate(tmp_path, monkeypatch):
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path))
     config = tiny_run("record", options={"records_per_epoch": 10})
     seen = look(predictor(), config, made_up(), records_per_epoch=5)
     assert seen.attention.shape == (2 * (15 - 5), 3, 5)  # two starts
     assert seen.frame["record"].min() == 2 and seen.frame["record"].max() == 29
     assert set(seen.frame["epoch"]) == {0, 1, 2}
-    # At one record an epoch there would be no full window: as many as it takes.
+    # One record per epoch would give no full window; the rate is raised as far as needed.
     assert len(look(predictor(), config, made_up(), 1).attention) == 2 * (15 - 5)
     with pytest.raises(ValueError, match="30 records, too few for the predictor's window of 30"):
         look(predictor(window=30), config, made_up(), 10)
 
 
-def test_a_summary_has_all_ages_and_trainings_and_the_caption_its_verdict(tmp_path, monkeypatch):
+def test_a_summary_has_all_ages_and_runs_and_the_caption_its_verdict(tmp_path, monkeypatch):
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path))
     configs = [tiny_run("record", seed=seed, options={"records_per_epoch": 10}) for seed in (0, 1)]
     made = summary([look(predictor(), config, made_up(), 10) for config in configs])
@@ -133,8 +134,10 @@ def test_a_summary_has_all_ages_and_trainings_and_the_caption_its_verdict(tmp_pa
 
     less, more, unknown = [-0.1, -0.2], [0.1, 0.2], [-0.1, 0.2]
     assert "differs by -15.0% (-20.0% to -10.0%)" in said(less, more)
-    assert "it gets less, as the paper says" in said(less, less)
-    assert "the opposite of what the paper says" in said(more, more)
+    assert "attention is lower where the loss has risen, as the paper states" in said(less, less)
+    assert "attention is higher where the loss has risen, contrary to" in said(more, more)
     for effects in [(less, more), (less, unknown), (unknown, more)]:
-        assert "no difference can be told" in said(*effects)
-    assert "(one training)" in caption(made["ages"], made["runs"][:1], "a network")
+        assert "the comparison is inconclusive" in said(*effects)
+    assert "in 2 runs of" in said(less, less)
+    text = caption(made["ages"], made["runs"][:1], "a network")
+    assert "(one run)" in text and "in 1 run of" in text

@@ -1,4 +1,4 @@
-"""Figures of layers show the numbers that they are given."""
+"""Tests of the figures of single layers."""
 
 import numpy as np
 import pandas as pd
@@ -75,10 +75,10 @@ def test_times_are_beside_what_would_be_in_proportion():
     np.testing.assert_allclose(points(ax, 3), [[10, 0.9], [100, 9]])
 
 
-def test_attention_is_by_age_beside_the_loss_and_by_training():
+def test_attention_is_by_age_beside_the_loss_and_by_run():
     left, middle, right, beside = attention().axes
     np.testing.assert_allclose(points(left, 0), [[0, 70], [1, 30]])
-    np.testing.assert_allclose(points(left, 1)[:, 1], 50)  # if both were alike
+    np.testing.assert_allclose(points(left, 1)[:, 1], 50)  # uniform attention
     np.testing.assert_allclose(points(middle, 0), [[0, 2], [0.1, 1]])
     np.testing.assert_allclose(points(beside, 0)[1], [0.1, 1.2])
     np.testing.assert_allclose(points(right, 1)[:, 0], 0)

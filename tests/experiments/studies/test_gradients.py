@@ -1,4 +1,4 @@
-"""Figure 3: sampled gradients against all, by a distance and by what chance gives."""
+"""Tests of Figure 3: distances between sampled and all gradients, and their chance level."""
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_next_batch(tmp_path, monkeypatch):
     config = tiny_run(train_images=64)
     once, again = (gradients_after(config, 1, ignore) for _ in range(2))
     before = gradients_after(config, 0, ignore)
-    assert len(once) == 9  # of ten layers, the last is the head
+    assert len(once) == 9  # ten layers without the head
     for a, b, c in zip(once, again, before, strict=True):
         np.testing.assert_array_equal(a.all, b.all)
         assert len(a.sampled) == 1024
@@ -83,11 +83,12 @@ def test_a_row_a_layer_and_a_sentence_about_all():
     assert list(layers["layer"]) == [1, 2, 3]
     assert list(layers["distance"] > layers["chance"]) == [False, True, False]
     text = caption(layers, 1, "after nothing")
-    assert "`fair`: all its 3,000 weights and the 1,024 sampled" in text
-    assert "Above that level: 1 of the 2 layers with more weights" in text
-    assert "as many in 10% of cases" in text and "sampled weights are as good" in text
+    assert "`fair`: all 3,000 weights and the 1,024 sampled" in text
+    assert "1 of the 2 layers with more weights than are sampled exceed the chance level" in text
+    assert "as many would in 10% of cases" in text
+    assert "sampled weights are as representative as a random draw" in text
     four = pd.concat([layers[1:2]] * 4, ignore_index=True).assign(layer=range(1, 5))
-    assert "weights are not as good as a random draw" in caption(four, 1, "")
+    assert "weights are not as representative as a random draw" in caption(four, 1, "")
 
 
 def test_histogram_shares_bins_and_leaves_out_next_to_nothing():

@@ -1,14 +1,15 @@
-"""A measurement is made once for the same inputs, and again where a file of it is lost."""
+"""Tests of measurements: stored once for the same inputs, repeated if a file is lost."""
 
 import pandas as pd
 import pytest
 
-from experiments.studies.measurement import Measurement, measured_once, where_and_when
+from experiments.reporting.provenance import single_source
+from experiments.studies.measurement import Measurement, counted, measured_once
 
 
 @pytest.fixture
 def measure():
-    """What measures, and counts how often."""
+    """A function that measures and counts its calls."""
 
     def measure():
         measure.calls += 1
@@ -44,13 +45,16 @@ def test_what_is_lost_or_damaged_is_measured_again(tmp_path, measure, file, dama
     assert measure.calls == 2
 
 
-def test_the_caption_says_where_and_when():
+def test_the_caption_says_where_and_by_which_command():
     facts = {
         "machine": {"cpu": "Some CPU", "gpu": None, "cores": 1},
         **{"torch": "2.0", "git": "abc", "date": "2030-01-02T03:04:05", "command": "make it"},
     }
-    assert where_and_when(facts) == (
-        "Measured: Some CPU, 1 thread; torch 2.0; commit abc; 2030-01-02; command make it."
-    )
+    assert single_source(facts) == "Measured on Some CPU, 1 thread, torch 2.0: make it."
     facts["machine"] |= {"gpu": "Some GPU", "cores": 4}
-    assert "Measured: Some GPU, 4 threads;" in where_and_when(facts)
+    assert single_source(facts).startswith("Measured on Some GPU, 4 threads, ")
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 run"), (2, "2 runs"), (1562, "1,562 runs")])
+def test_nouns_are_counted(number, words):
+    assert counted(number, "run") == words

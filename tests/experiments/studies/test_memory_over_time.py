@@ -1,4 +1,4 @@
-"""Figure 5a: memory is replayed from the moments at which a run froze its layers."""
+"""Tests of Figure 5a: memory replayed from the steps at which a run froze its layers."""
 
 import json
 
@@ -46,4 +46,6 @@ def test_the_caption_says_what_is_saved(record: dict) -> None:
     frame = memory_over_time(record).assign(stock=100, saved=50, folded=75)
     text = caption(frame, measured_on_gpu=False)
     assert "with save_memory 50% and 50%" in text
-    assert "to save time 25% and 25%" in text
+    assert "with batch norms folded as well (more memory, less time) 25% and 25%" in text
+    assert "counted" in text
+    assert "the allocator's peak" in caption(frame, measured_on_gpu=True)

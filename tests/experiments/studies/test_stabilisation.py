@@ -1,4 +1,4 @@
-"""Figure 4: the moment from which a layer is stable, and whether the front comes first."""
+"""Tests of Figure 4: the epoch from which a layer is stable, and the order of layers."""
 
 import math
 
@@ -67,10 +67,11 @@ def test_a_layer_that_never_stabilises_is_the_last():
     assert math.isnan(still.correlation) and math.isnan(still.back_before_front)
 
 
-def test_the_caption_counts_the_trainings_in_which_the_front_was_first():
+def test_the_caption_counts_the_runs_in_which_the_front_was_first():
     epochs = [x / 10 for x in range(12)]
     layers = pd.concat([moments(*epochs), moments(*epochs[::-1], seed=1)], ignore_index=True)
     text = caption(layers, [2, 5], "while training", 0.02)
-    assert "stabilise first in 1, those in the back in 1 of 2 trainings" in text
+    assert "Front layers stabilise first in 1 and back layers in 1 of 2 runs" in text
     assert "CKA of layers 2, 5 of 12" in text and "within 0.02" in text
-    assert "seed 1: -1.00, and in 100% of the pairs" in text
+    assert "seed 1: -1.00, the later layer first in 100% of the pairs" in text
+    assert "0 of 12 layers never stable" in text

@@ -1,4 +1,4 @@
-"""The compute of the paper's runs, counted without training."""
+"""Compute of the paper's full training runs, counted without training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run gets as many epochs as cost what the run that it is matched with has cost."""
+"""Compute matching: the number of epochs of matched runs."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def spent_tflops(config) -> float:
-    """What a run of linear freezing spends: its freezer's steps, without training."""
+    """Compute of a run of linear freezing: the freezer's steps without training."""
     run, flops = prepare(config), 0
     for _ in range(run.total_steps):
         newly_frozen = run.freezer.step()
@@ -82,7 +82,7 @@ def test_a_step_costs_less_than_in_full_training_and_more_than_a_forward_pass():
 
 @pytest.fixture
 def planned():
-    """All methods of two seeds; two are to be matched with a variant of autofreeze."""
+    """All methods with two seeds; two methods are matched with a variant of autofreeze."""
     options = {
         "shorter": {"match": "autofreeze 50"},
         "autofreeze": {"percentile": 40.0},

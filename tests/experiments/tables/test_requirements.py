@@ -1,4 +1,4 @@
-"""What a plan needs: data, weights, disk, and hours on machines whose speed is known."""
+"""Requirements of planned runs: data, weights, disk space, hours on known machines."""
 
 import pandas as pd
 import pytest
@@ -36,7 +36,7 @@ def test_all_that_is_needed_is_listed() -> None:
     lines = list(requirements([tiny_run(pretraining=PRETRAINING)], measured()))
     assert lines[0] == "Data: digits[5:10]."
     assert lines[1].startswith("Disk: up to ")
-    assert lines[2].startswith("Training, nothing frozen, on one: ")
+    assert lines[2].startswith("Training time without freezing on one: ")
     assert list(requirements([], measured())) == []
 
 
@@ -44,7 +44,7 @@ def test_published_weights_are_listed_and_looked_for(monkeypatch: pytest.MonkeyP
     config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
     assert "Published weights: ResNet50." in list(requirements([config], measured()))
     monkeypatch.setattr(needing, "has_published_weights", lambda model: False)
-    with pytest.raises(ValueError, match="published weights of resnet50 can't be had"):
+    with pytest.raises(ValueError, match="published weights of resnet50 are not available"):
         check_requirements([config])
     monkeypatch.setattr(needing, "has_published_weights", lambda model: True)
     check_requirements([config])
@@ -52,5 +52,5 @@ def test_published_weights_are_listed_and_looked_for(monkeypatch: pytest.MonkeyP
 
 def test_missing_data_is_an_error_before_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMARTFRZ_DATA", raising=False)
-    with pytest.raises(ValueError, match="imagefolder was looked for"):
+    with pytest.raises(ValueError, match=r"imagefolder is missing: \$SMARTFRZ_DATA is not set"):
         check_requirements([tiny_run(), tiny_run(dataset="imagefolder")])

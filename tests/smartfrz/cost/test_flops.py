@@ -1,4 +1,4 @@
-"""Training FLOPs: against published numbers, against hand counts, against PyTorch's counter."""
+"""Tests of training FLOPs against published numbers, hand counts and PyTorch's counter."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from tests.helpers.architectures import ARCHITECTURES, loss_of
 
 
 def imagenet_trace(build: Callable[[], nn.Module]) -> tuple[list[Call], list[nn.Parameter]]:
-    """One image of 224x224 through a model whose weights are shapes only."""
+    """A trace of one image of 224x224 through a model on the meta device, and its parameters."""
     with torch.device("meta"):
         model = build()
         return trace(model, torch.empty(1, 3, 224, 224)), list(model.parameters())
@@ -49,7 +49,7 @@ def test_full_training_in_tflops(
 
 
 def cost(model: nn.Module, inputs: Inputs, trains: list[nn.Module], **how: bool) -> int:
-    """MACs of one training step in which only some modules train."""
+    """MACs of one optimizer step in which only some modules train."""
     params = [param for module in trains for param in module.parameters()]
     flops = training_flops(trace(model, inputs), params, **how)
     assert flops % 2 == 0
@@ -93,7 +93,7 @@ def test_residual_branch():
 
 
 class Parallel(nn.Module):
-    """Two branches on the input, of which one can be frozen without the other."""
+    """Two branches on the input that can be frozen independently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def test_parallel_branches():
 
 
 class Constant(nn.Module):
-    """A frozen branch on a constant, which may come to lie where an earlier tensor was."""
+    """A frozen branch on a constant, which may be allocated in the memory of an earlier tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,14 +174,14 @@ def test_convolutions(convolution: nn.Module, shape: tuple[int, ...], macs: int)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers(layer: type[nn.RNNBase], device: str):
-    """Two layers in both directions: every matrix is multiplied at each of the seven places."""
+    """Two bidirectional layers, whose matrices are all multiplied at each of seven time steps."""
     recurrent = layer(5, 4, num_layers=2, bidirectional=True, batch_first=True, device=device)
     calls = trace(recurrent, torch.zeros(3, 7, 5, device=device))
     gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[layer]
     forward = 3 * 7 * gates * 4 * 2 * ((5 + 4) + (8 + 4))
     assert forward_macs(calls) == forward
     assert training_flops(calls, []) == 2 * forward
-    # The first hidden state is a constant, through which no gradient goes.
+    # The initial hidden state is a constant without a gradient.
     of_the_start = 3 * gates * 4 * 2 * 2 * 4
     full = training_flops(calls, list(recurrent.parameters()))
     assert 2 * (3 * forward - of_the_start) <= full <= 2 * 3 * forward
@@ -226,7 +226,7 @@ def test_agrees_with_pytorchs_counter(name: str, choice: str):
         loss_of(model, inputs).backward()
     calls = trace(model, inputs)
     first = next(product for call in calls for product in call.products if not product.is_norm)
-    # Autograd skips the gradient of the network's input, which 3 x forward has in it.
+    # Autograd skips the gradient of the network's input, which 3 x forward includes.
     skipped = 2 * first.macs if start == 0 else 0
     assert training_flops(calls, training) - skipped == counter.get_total_flops()
 

@@ -1,4 +1,4 @@
-"""Features of the frozen front are remembered: the same outputs and gradients, less work."""
+"""Tests of the feature cache: equal outputs and gradients, and forward passes that are saved."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _Called:
-    """A model seen through a cache, for `loss_of`."""
+    """A model behind a feature cache, for `loss_of`."""
 
     def __init__(self, cache: FeatureCache, keys: list[int]) -> None:
         self.cache, self.keys = cache, keys
@@ -38,17 +38,17 @@ class _Called:
 
 
 @every_architecture
-def test_a_front_of_any_architecture_is_skipped_with_the_same_gradients(
+def test_a_frozen_prefix_of_any_architecture_is_skipped_with_the_same_gradients(
     architecture: Architecture,
 ) -> None:
     torch.manual_seed(0)
     model = architecture.build()
     inputs = architecture.inputs()
     layers = find_layers(model, inputs)
-    front = [layer.name for layer in layers[: (len(layers) + 1) // 2] if not layer.is_head]
+    prefix = [layer.name for layer in layers[: (len(layers) + 1) // 2] if not layer.is_head]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    # In two goes, so that the second features are computed from the first.
-    script = {0: front[: len(front) // 2], 1: front}
+    # In two stages, to compute the second features from the first.
+    script = {0: prefix[: len(prefix) // 2], 1: prefix}
     freezer = Freezer(model, optimizer, Scripted(script), layers)
     cache = FeatureCache(freezer, dropout="eval")
     model.train()
@@ -72,11 +72,11 @@ def test_a_front_of_any_architecture_is_skipped_with_the_same_gradients(
             torch.testing.assert_close(found[name], gradient)
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, after[name])
-    # A head that is tied to the first layer trains, and so does all that is computed with it.
+    # A head tied to the first layer stays active, and nothing computed with it is cached.
     assert bool(cache.cut) is not layers[0].is_head
 
 
-def test_each_sample_passes_the_front_once() -> None:
+def test_each_sample_passes_the_prefix_once() -> None:
     model = Net().train()
     cache = FeatureCache(frozen(model, ["first.0"]))
     x = images()
@@ -111,7 +111,7 @@ def test_the_rest_trains_as_without_a_cache() -> None:
         torch.testing.assert_close(cached, stock)
 
 
-def test_when_the_front_grows_features_are_computed_from_those_that_are_there() -> None:
+def test_when_the_prefix_grows_features_are_computed_from_the_stored_ones() -> None:
     model = Deeper().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     script = {0: ["first.0"], 1: ["third"], 2: ["second.0"]}
@@ -143,7 +143,7 @@ def test_when_the_front_grows_features_are_computed_from_those_that_are_there() 
     assert [step(), step()] == [(0, 4), (0, 0)]
 
 
-def test_it_is_cut_anew_only_when_all_samples_are_remembered() -> None:
+def test_it_is_cut_again_only_when_all_samples_are_stored() -> None:
     model = Deeper().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0", "third"]}))
@@ -162,7 +162,7 @@ def test_it_is_cut_anew_only_when_all_samples_are_remembered() -> None:
         cuts.append((cache.cut, seen(model) - 4))
     assert cuts[:2] == [("first", 2), ("first", 2)]
     assert [cut for cut, _ in cuts[2:]] == ["third"] * 3
-    # What was computed up to the first cut is not computed again.
+    # Features up to the first cut are not computed again.
     assert [images for _, images in cuts[3:]] == [0, 0]
 
 
@@ -239,7 +239,7 @@ def test_augmented_inputs_are_refused() -> None:
     x = images()[BATCH]
     cache(BATCH, x)
     for changed in (x.flip(3), x.roll(1, 2), x + 1e-7):
-        with pytest.raises(ValueError, match="Sample 0 came with other inputs"):
+        with pytest.raises(ValueError, match="Sample 0 has other inputs"):
             cache(BATCH, changed)
     cache(BATCH, x)
 

@@ -1,4 +1,4 @@
-"""Where the network is cut behind its frozen front, whose features are remembered."""
+"""Tests of the cut behind the frozen prefix, and of dropout before and after it."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_dropout_behind_the_last_layer_that_can_freeze_is_no_matter() -> None:
     assert cache.cut == "second"
 
 
-def test_dropout_can_be_switched_off_in_the_frozen_front() -> None:
+def test_dropout_can_be_switched_off_in_the_frozen_prefix() -> None:
     model = Net(dropout=0.5).train()
     cache = FeatureCache(frozen(model, ["first.0", "second.0"]), dropout="eval")
     x = images()[BATCH]

@@ -1,4 +1,4 @@
-"""Gradient accumulation: several backward passes, then one step of the freezer."""
+"""Tests of gradient accumulation, with several backward passes per step of the freezer."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Activation checkpointing: non-reentrant is exact, reentrant above a frozen prefix is refused."""
+"""Tests of activation checkpointing, which must not be reentrant above a frozen prefix."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_reentrant_checkpointing_is_allowed_where_all_it_holds_is_frozen():
 
 
 class Sometimes(nn.Module):
-    """Layers that sit out a step, or whose gradient is zero: nothing is wrong with them."""
+    """Layers that are legitimately skipped for a step, or have a zero gradient."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_layers_that_sit_out_a_step_are_no_error(how: str):
     ("model", "first"), [(Blocks(None), "stem"), (Sometimes("skipped"), "first")]
 )
 def test_evaluation_between_two_steps_is_no_error(model: nn.Module, first: str):
-    """Nor is it where a layer sits out the step that follows."""
+    """This holds even if a layer is skipped in the next step."""
     optimizer = SGD(model.parameters(), lr=0.1)
     freezer = Freezer(model, optimizer, Scripted({0: [first]}), find_layers(model))
     for _ in range(2):

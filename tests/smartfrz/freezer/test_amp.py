@@ -1,4 +1,4 @@
-"""Automatic mixed precision: autocast, and the GradScaler that wants a gradient to inspect."""
+"""Tests of automatic mixed precision: autocast, and GradScaler, which needs a gradient."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_grad_scaler_with_everything_but_the_head_frozen(name: str, unscale_firs
 
 
 def test_a_step_that_the_scaler_skips_freezes_all_the_same():
-    """An infinite gradient in the very step that freezes: nothing moves, and training goes on."""
+    """With an infinite gradient in the step that freezes, nothing moves and training continues."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     freezer = Freezer(model, optimizer, Scripted({1: ["0"]}))

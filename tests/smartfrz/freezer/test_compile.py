@@ -1,4 +1,4 @@
-"""torch.compile: compiled again after each freeze, however many there are, and never given up."""
+"""Tests of torch.compile, which recompiles after each freeze, beyond its limit of 8."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FREEZES = 10
 
 
 class CountingBackend:
-    """Compiles to the traced graph as it is; counts compilations and calls of compiled code."""
+    """Compiles to the unchanged graph; counts compilations and calls of compiled code."""
 
     def __init__(self) -> None:
         self.compilations = 0
@@ -43,7 +43,7 @@ def build() -> nn.Module:
 
 
 def freezer_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Freezer:
-    """Freezes one layer a step, from the second step on, until only the head is left."""
+    """A freezer that freezes one layer per step from the second step on, except the head."""
     layers = find_layers(model)
     script = {step: [layer.name] for step, layer in enumerate(layers[:-1], 1)}
     assert len(script) == FREEZES
@@ -80,7 +80,7 @@ def eager_weights() -> dict[str, Tensor]:
 
 
 def check(model: nn.Module, backend: CountingBackend, eager_weights: dict[str, Tensor]) -> None:
-    """One compilation for each set of layers that train, and every step ran compiled code."""
+    """Checks for one compilation per set of active layers and compiled code in every step."""
     assert backend.compilations == FREEZES + 1
     assert backend.calls == STEPS
     weights = model.state_dict()
@@ -110,7 +110,7 @@ def test_compiled_loss_function_around_the_model(eager_weights: dict[str, Tensor
 
 
 def test_compiled_submodules():
-    """Layers 0-7 are compiled one by one, as repeated blocks often are."""
+    """Layers 0-7 are compiled separately, as repeated blocks often are."""
     model, backend = build(), CountingBackend()
     eager = copy.deepcopy(model)
     for index in range(8):
@@ -123,7 +123,7 @@ def test_compiled_submodules():
 
 
 def test_aot_autograd():
-    """The backward pass is compiled too."""
+    """The backward pass is compiled, too."""
     model, forward, backward = build(), CountingBackend(), CountingBackend()
     backend = aot_autograd(
         fw_compiler=lambda *args: make_boxed_func(forward(*args)),

@@ -1,4 +1,4 @@
-"""DistributedDataParallel: two processes against one, on the same global batch."""
+"""Tests of DistributedDataParallel, two processes against one on the same global batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ OTHER_SCRIPT = {1: ["6", "8"], 2: ["3"], 6: ["0"]}
 
 
 class SeldomDue(Scripted):
-    """Processes talk at the steps of the script only; what is said between does not count."""
+    """Is due only at the steps of rank 0's script; decisions at other steps are ignored."""
 
     def is_due(self, step: int) -> bool:
         return step in SCRIPT
@@ -73,7 +73,7 @@ def train(
     set_to_none: bool = True,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains on a share of each global batch."""
+    """Trains on one process's share of each global batch."""
     for step in range(STEPS):
         parts = global_batch(step)[share].chunk(micro_batches)
         for index, part in enumerate(parts):
@@ -103,7 +103,7 @@ def run_variant(
 ) -> dict[str, Any]:
     model = build()
     inside = torch.compile(model, backend="eager") if compiled == "inside" else model
-    # Many small buckets; when compiled, torch wants at least 1 MB.
+    # Many small buckets; torch.compile requires at least 1 MB.
     ddp = DistributedDataParallel(inside, bucket_cap_mb=1 if compiled else 0.001, **ddp_options)
     sent = [0]
     if is_counted:
@@ -118,7 +118,7 @@ def run_variant(
 
 
 def run_frozen_batch_norm(rank: int) -> dict[str, Any]:
-    """The running statistics of two batch norms at each step, of which the first freezes at 3."""
+    """The running statistics of two batch norms at each step; the first freezes at step 3."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
@@ -152,7 +152,7 @@ def work(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    """What each of two processes found, for every variant."""
+    """The results of both processes for every variant."""
     folder = tmp_path_factory.mktemp("ddp")
     mp.spawn(work, (folder,), nprocs=RANKS)
     yield [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
@@ -200,7 +200,7 @@ def test_only_the_gradients_of_what_trains_are_sent(results: list[dict[str, Any]
 
 
 def test_frozen_batch_norm_stands_still_on_every_process(results: list[dict[str, Any]]):
-    """With process 0's statistics, which DDP would have given the others a step later."""
+    """With rank 0's statistics, which DDP would have copied to the others one step later."""
     first, second = (result["batch norm"]["statistics"] for result in results)
     frozen = first[3][0]
     assert all(torch.equal(mean, frozen) for mean, _ in first[3:] + second[3:])
@@ -208,7 +208,7 @@ def test_frozen_batch_norm_stands_still_on_every_process(results: list[dict[str,
 
 
 def test_power_sgd_forgets_what_it_remembers_by_bucket():
-    """The buckets are others after a freeze. Over gloo PowerSGD waits for itself, for ever."""
+    """The buckets change at a freeze. PowerSGD itself deadlocks with gloo and does not run here."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         model = build()

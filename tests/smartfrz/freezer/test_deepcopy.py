@@ -1,4 +1,4 @@
-"""Copies of a partly frozen model (EMA, snapshots, pickles) are partly frozen themselves."""
+"""Tests of copies of a partly frozen model (EMA, snapshots, pickles)."""
 
 import copy
 import io
@@ -39,7 +39,7 @@ def test_copy_is_frozen_where_the_model_is(copied: Callable[[nn.Module], nn.Modu
     freezer = Freezer(model, optimizer, Scripted({0: ["0"]}))
     model(torch.randn(8, 3)).square().mean().backward()
     freezer.step()
-    twin = copied(model)  # in the very step of the freeze
+    twin = copied(model)  # in the step of the freeze
 
     assert [param.requires_grad for param in twin.parameters()] == [False] * 4 + [True] * 6
     statistics = model[1].running_mean.clone()
@@ -49,7 +49,7 @@ def test_copy_is_frozen_where_the_model_is(copied: Callable[[nn.Module], nn.Modu
     assert not torch.equal(twin[3].running_mean, model[3].running_mean)
     assert not twin[1].training
     assert twin[3].training
-    # The two are independent: the copy's frozen norm is not the model's.
+    # The copy's frozen norm is independent of the model's.
     twin[1].running_mean.zero_()
     assert torch.equal(model[1].running_mean, statistics)
     assert model.train()[1].train() is model[1]

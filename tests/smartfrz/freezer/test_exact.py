@@ -1,4 +1,4 @@
-"""Freezing is exact: what is frozen never changes, what trains gets autograd's own gradients."""
+"""Tests that frozen layers never change and active layers receive autograd's gradients."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ def freezer_at_step(
 
 
 def gradients(model: nn.Module, inputs: object) -> dict[str, Tensor | None]:
-    """Gradients of one step from zero, with the same dropout every time."""
+    """The gradients of one step, with the same dropout every time."""
     model.zero_grad()
     torch.manual_seed(1)
     loss_of(model, inputs).backward()
@@ -96,7 +96,7 @@ def train_and_freeze(
     choose: Callable[[list[Layer]], list[Layer]] = every_other,
     steps: int = 50,
 ) -> None:
-    """Freezes at step 2 and checks that only what trains has changed ``steps`` steps later."""
+    """Freezes at step 2 and checks that only active layers have changed ``steps`` steps later."""
     model = architecture.build()
     optimizer = make_optimizer(model.parameters())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3 + steps)
@@ -183,7 +183,7 @@ def test_no_backward_pass_below_the_first_layer_that_trains(architecture: Archit
 
 
 def note_call(calls: list, is_frozen: bool, module: nn.Module, args: object, output: Any) -> None:
-    """Forward hook: whether a frozen layer was called, and whether its output needs a gradient."""
+    """Forward hook: notes whether the layer is frozen and its output requires a gradient."""
     output = output[0] if isinstance(output, tuple) else output
     calls.append((is_frozen, output.requires_grad))
 
@@ -249,5 +249,5 @@ def test_frozen_statistics_outlive_update_bn():
 
 def test_an_optimizer_that_would_move_frozen_weights_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match="LBFGS takes steps along old directions"):
+    with pytest.raises(ValueError, match="LBFGS is not supported"):
         Freezer(model, LBFGS(model.parameters()))

@@ -1,4 +1,4 @@
-"""What the freezer asks of a policy, and what it makes of the answer."""
+"""Tests of the calls from freezer to policy, and of the decisions that the freezer applies."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,7 +85,7 @@ def test_the_state_of_another_policy_is_refused_before_anything_freezes():
     scripted = freezer_with(Scripted({0: ["0"]}))
     scripted.step()
     other = freezer_with(None)
-    with pytest.raises(ValueError, match="of Scripted, the policy is NoneType"):
+    with pytest.raises(ValueError, match="of Scripted, but the policy is NoneType"):
         other.load_state_dict(scripted.state_dict())
     assert other.frozen == {} and all(p.requires_grad for p in other.model.parameters())
 

@@ -1,4 +1,4 @@
-"""The optimizer keeps its param groups; what it loses is the state of what is frozen."""
+"""Tests of the optimizer's param groups, which are kept, and of the state of frozen layers."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_only_what_trains_has_optimizer_state():
 
 
 def test_optimizer_state_round_trip():
-    """The saved state fits an optimizer that has never heard of freezing, and back again."""
+    """The saved state can be loaded into an optimizer without a freezer."""
     model = build()
     optimizer = AdamW(groups_of(model), lr=0.1)
     train(model, Freezer(model, optimizer, SCRIPT), 5)

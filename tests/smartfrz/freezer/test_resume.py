@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed ends with the same weights as one that was not."""
+"""Tests that a stopped and resumed run ends with the same weights as an unbroken run."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def test_resumed_run_is_bit_identical(
 
 
 def states(optimizer: Optimizer) -> list[tuple[int, str, list[float]]]:
-    """The optimizer's state, comparable."""
+    """The optimizer's state in a form that can be compared."""
     entries = optimizer.state_dict()["state"].items()
     return [(i, key, _numbers(value)) for i, state in entries for key, value in state.items()]
 

@@ -1,4 +1,4 @@
-"""Where a tensor is positive, in one bit an element."""
+"""Tests of bit masks of the positive elements of a tensor."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ shapes = st.lists(st.integers(0, 9), max_size=5).map(tuple)
 
 
 def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    """Random numbers with zeros of both signs, infinities and the bound itself among them."""
+    """Random numbers that include zeros of both signs, infinities and the bound itself."""
     generator = torch.Generator().manual_seed(seed)
     special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 6.0, 1e-30, -1e-30])
     values = 5 * torch.randn(shape, generator=generator)

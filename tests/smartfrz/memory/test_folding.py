@@ -1,4 +1,4 @@
-"""Frozen batch norms folded into frozen convolutions: the same outputs and gradients, undone."""
+"""Tests of folding batch norms: outputs, gradients, updates, hooks and undoing."""
 
 import copy
 import pickle
@@ -37,7 +37,7 @@ def norms_computed(model: nn.Module, inputs: Tensor) -> int:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """The model with running statistics and norm weights that make a difference."""
+    """The model with random running statistics and norm weights."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -58,12 +58,12 @@ def frozen_pair() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("frozen", ["front", "scattered"])
+@pytest.mark.parametrize("frozen", ["prefix", "scattered"])
 @pytest.mark.parametrize("architecture", IMAGES.values(), ids=IMAGES.keys())
 def test_outputs_and_gradients_are_the_same(architecture: Architecture, frozen: str):
     model = with_statistics(architecture.build()).double()
     layers = find_layers(model)
-    freeze(layers[: len(layers) // 2] if frozen == "front" else layers[1:-1:2])
+    freeze(layers[: len(layers) // 2] if frozen == "prefix" else layers[1:-1:2])
     inputs = architecture.inputs().double()
     twin = copy.deepcopy(model)
     for each in (model, twin):

@@ -1,4 +1,4 @@
-"""What modules keep for the backward pass: less than PyTorch's own, with the same gradients."""
+"""Tests of memory saving: gradients, and the bytes that a forward pass keeps."""
 
 import copy
 import gc
@@ -12,8 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from smartfrz import Layer, find_layers, restore_memory, save_memory
-from smartfrz.memory import saving as memory_module
 from smartfrz.memory.activations import activation_bytes
+from smartfrz.memory.kept_tensors import ShapeOnly
 from tests.helpers.architectures import ARCHITECTURES, Architecture, loss_of
 from tests.helpers.scripted import freeze
 
@@ -32,7 +32,7 @@ def all_but_ends(layers: list[Layer]) -> list[Layer]:
 
 
 def gradients(model: nn.Module, inputs: object) -> dict[str, Tensor]:
-    """Gradients of one step from zero, with the same dropout every time."""
+    """The gradients of one step, with the same dropout every time."""
     model.zero_grad()
     torch.manual_seed(1)
     loss_of(model, inputs).backward()
@@ -40,7 +40,7 @@ def gradients(model: nn.Module, inputs: object) -> dict[str, Tensor]:
 
 
 def assert_same_gradients(model: nn.Module, inputs: object, exactly: bool = False) -> None:
-    """With and without; running statistics, which a forward pass moves, are no part of either."""
+    """Compares gradients with and without memory saving, from the same running statistics."""
     before = copy.deepcopy(model.state_dict())
     stock = gradients(model, inputs)
     after = copy.deepcopy(model.state_dict())
@@ -65,9 +65,9 @@ def frozen_batch_norms(model: nn.Module) -> bool:
 @pytest.mark.parametrize("choose", [every_other, all_but_ends])
 @every_architecture
 def test_gradients_are_those_of_autograd(architecture: Architecture, choose, monkeypatch):
-    # What is said not to be read may hold anything.
-    stock = memory_module._Shape.unpacked
-    monkeypatch.setattr(memory_module._Shape, "unpacked", lambda kept: stock(kept).fill_(torch.nan))
+    # Tensors that the backward pass is assumed not to read are filled with NaN.
+    stock = ShapeOnly.unpacked
+    monkeypatch.setattr(ShapeOnly, "unpacked", lambda kept: stock(kept).fill_(torch.nan))
     model = architecture.build()
     freeze(choose(find_layers(model)))
     assert_same_gradients(model, architecture.inputs(), exactly=not frozen_batch_norms(model))
@@ -159,7 +159,7 @@ def test_dropout_drops_the_same_elements(dropout, p):
 
 
 def kept(model: nn.Module, inputs: Tensor) -> float:
-    """MiB that a forward pass keeps, its inputs included."""
+    """MiB that a forward pass keeps, including its inputs."""
     known = [*model.parameters(), *model.buffers()]
     return activation_bytes(lambda: model(inputs.clone()), known) / MIB
 
@@ -171,7 +171,7 @@ def test_a_resnet_50_with_a_frozen_body_keeps_its_stem_s_input_and_signs():
     freeze(all_but_ends(find_layers(model, images)))
     assert kept(model, images) == pytest.approx(13.39, abs=0.02)
     save_memory(model)
-    # The input of the stem's norm, 0.5; the images, 0.09; all signs, 0.19; indices, 0.06.
+    # Input of the stem's norm 0.5, images 0.09, all signs 0.19, indices 0.06.
     assert kept(model, images) == pytest.approx(0.88, abs=0.02)
 
 
@@ -329,7 +329,7 @@ def test_an_activation_that_is_overwritten_is_an_error_as_in_pytorch(train_next)
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1)])
 def test_a_residual_is_added_in_place_where_pytorch_allows_it(activation):
-    """It does for LeakyReLU, in blocks of Darknet; the output of a ReLU it needs itself."""
+    """PyTorch allows it for LeakyReLU, as in Darknet blocks; ReLU needs its output itself."""
     first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
     x, residual = torch.randn(1, 3, 4, 4), torch.randn(1, 4, 4, 4)
 

@@ -1,4 +1,4 @@
-"""Freezes that wait for each other: few of them, of the layers that were chosen, and resumable."""
+"""Tests of gathered freezing: number of freezes, frozen layers, compilations and resuming."""
 
 import math
 
@@ -22,7 +22,7 @@ def build() -> nn.Module:
 
 
 def one_by_one() -> Scripted:
-    """Chooses layer k at step k + 1."""
+    """A policy that selects layer k at step k + 1."""
     return Scripted({step: [str(step - 1)] for step in range(1, BODY + 1)})
 
 
@@ -54,7 +54,7 @@ def test_layers_freeze_once_enough_of_them_wait(part, expected):
     freezer = freezer_of(model, Gathered(one_by_one(), part))
     train(model, freezer)
     assert list(freezer.frozen.values()) == expected
-    assert len(set(expected)) <= math.ceil(1 / part) or part < 0.1
+    assert len(set(freezer.frozen.values())) <= min(BODY, math.ceil(1 / part))
 
 
 def test_what_waits_goes_on_training():
@@ -75,7 +75,7 @@ POLICIES = {
     "scripted": lambda optimizer: one_by_one(),
     "linear": lambda optimizer: FreezeOut(optimizer, STEPS, t0=0.2),
     "autofreeze": lambda optimizer: AutoFreeze(2, 1),
-    "smartfrz": lambda optimizer: SmartFRZ(_predictor(), interval=2, threshold=0.0),
+    "smartfrz": lambda optimizer: SmartFRZ(_predictor(), interval=2, threshold=0.488),
 }
 
 
@@ -95,6 +95,7 @@ def test_every_policy_can_be_gathered_and_resumed(name):
     unbroken, freezer = start()
     train(unbroken, freezer)
     assert freezer.frozen
+    waiting: set[str] = set()
     for stop in (3, 6, 9):
         model, first = start()
         train(model, first, range(stop))
@@ -102,9 +103,12 @@ def test_every_policy_can_be_gathered_and_resumed(name):
         again.load_state_dict(model.state_dict())
         second.optimizer.load_state_dict(first.optimizer.state_dict())
         second.load_state_dict(first.state_dict())
+        waiting |= set(first.state_dict()["policy"]["waiting"])
         train(again, second, range(stop, STEPS))
         assert second.frozen == freezer.frozen
         assert all(map(torch.equal, again.parameters(), unbroken.parameters()))
+    # Else the state of layers that wait would not have been restored.
+    assert waiting
 
 
 def test_compiled_a_handful_of_times():

@@ -1,4 +1,4 @@
-"""SmartFRZ and the similarity-guided oracle, with predictors and references that are known."""
+"""Tests of SmartFRZ and similarity-guided freezing, with stub predictors and known references."""
 
 import copy
 import io
@@ -10,8 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
-from smartfrz.cka import layer_cka
-from smartfrz.predictor.tailoring import tailor
+from tests.helpers.reference import layer_cka, tailored
 
 STEPS = 10
 BODY = ["0", "2", "4"]
@@ -26,7 +25,7 @@ def net(seed=0):
 
 
 def start(policy_for, seed=0):
-    """A model about to be trained with the policy that is made for it."""
+    """A model, its optimizer and its freezer, with the policy ``policy_for(model)``."""
     model = net(seed)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     return model, optimizer, Freezer(model, optimizer, policy_for(model))
@@ -45,7 +44,7 @@ def train(model, optimizer, freezer, steps=range(STEPS), after_step=lambda model
 
 
 def reloaded(parts):
-    """What the parts' states are after a way through a file."""
+    """The states of the parts, saved to a file and loaded again."""
     file = io.BytesIO()
     torch.save([part.state_dict() for part in parts], file)
     file.seek(0)
@@ -66,10 +65,10 @@ def check_resume_equals_unbroken(policy_for, stop):
 
 
 class Stub(AttentionPredictor):
-    """Answers what a function of the windows says, and notes what it was asked.
+    """A predictor whose probabilities are a function of the windows; records its arguments.
 
-    A record is its own key and value, so that the windows are those of the weights themselves:
-    (L, T, 8), in any order, T at most 3.
+    A record is its own key and value, so the windows consist of the weights themselves: (L, T, 8),
+    in any order, T at most 3.
     """
 
     def __init__(self, answer, **options):
@@ -86,7 +85,7 @@ class Stub(AttentionPredictor):
 
 
 def always(*probabilities, **options):
-    """A stub whose answer depends on how many layers it is asked about, and on nothing else."""
+    """A stub whose probabilities depend only on the number of layers."""
     by_layers = {len(each): torch.tensor(each) for each in probabilities}
     return Stub(lambda windows: by_layers[len(windows)], **options)
 
@@ -122,14 +121,14 @@ def test_freezes_the_layers_that_the_predictor_means_in_any_order():
     assert train(*smart(predictor, interval=3)).frozen == {"2": 3, "4": 6}
 
 
-def test_with_a_cumulative_encoding_freezes_from_the_front():
+def test_with_a_cumulative_encoding_freezes_in_order():
     predictor = always([0.9, 0.0, 0.9], [0.0, 0.9], [0.9])
     predictor.encoding = "drift"
     assert train(*smart(predictor, interval=3)).frozen == {"0": 3}
 
 
 class Words(nn.Module):
-    """Two embeddings in front of two linear layers, and a third as the head."""
+    """Two embeddings, two linear layers behind them, and a linear head."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +149,7 @@ class Words(nn.Module):
     ],
 )
 def test_an_embedding_freezes_with_the_first_layer_behind_it(probabilities, frozen):
-    """Its own weights stand still but for those of the few words in the batches."""
+    """The weights of an embedding do not move, except for the few words in the batches."""
     model, ids = Words(), torch.randint(0, 10, (8, 3))
     optimizer = SGD(model.parameters(), 0.1)
     policy = SmartFRZ(always(probabilities), interval=1)
@@ -164,7 +163,7 @@ def test_an_embedding_freezes_with_the_first_layer_behind_it(probabilities, froz
 
 
 def test_freezes_above_the_threshold_only():
-    """The predictor's, or the one that is given."""
+    """The threshold of the predictor, or the one passed to the policy."""
     assert train(*smart(always([0.5, 0.51, 0.7], [0.5]))).frozen == {"2": 4, "4": 4}
     for by_predictor, given in ({"threshold": 0.6}, {}), ({}, {"threshold": 0.6}):
         predictor = always([0.5, 0.51, 0.7], [0.5, 0.51], **by_predictor)
@@ -178,7 +177,7 @@ def test_records_at_intervals_and_decides_in_one_call(interval, records_per_deci
     body, records, expected = find_layers(model)[:-1], [], []
     for step in range(STEPS):
         if step % interval == 0:
-            records.append(torch.stack([tailor(x, 8) for x in body]))
+            records.append(torch.stack([tailored(x, 8) for x in body]))
         is_due = step % (interval * records_per_decision) == 0
         assert freezer.policy.is_due(step) == is_due
         if is_due:
@@ -203,7 +202,7 @@ def test_asks_about_what_still_trains_and_remembers_what_is_frozen():
 
 
 def quiet_layers(windows):
-    """Freezes a layer that has hardly moved over three records."""
+    """Probability 1 for layers that hardly moved over three records, otherwise 0."""
     if windows.shape[1] < 3:
         return torch.zeros(len(windows))
     return ((windows.amax(dim=1) - windows.amin(dim=1)).norm(dim=1) < 0.065).float()
@@ -216,7 +215,7 @@ def test_resumed_equals_unbroken(stop):
 
 
 def test_processes_with_the_same_weights_decide_the_same():
-    """Whatever their random states are, which layers are sampled from included."""
+    """Their random states make no difference, not even to the sampling of the weights."""
     torch.manual_seed(4)
     predictor = AttentionPredictor(8, 4, 4, 4, window=3, encoding="displacement")
     for param in predictor.parameters():
@@ -233,7 +232,7 @@ def test_a_history_of_another_size_is_refused():
     policy = SmartFRZ(Stub(quiet_layers), 1)
     policy.layers_to_freeze(find_layers(net()), 0)
     other = SmartFRZ(AttentionPredictor(size=4), 1)
-    with pytest.raises(ValueError, match="resume with the one that was used before"):
+    with pytest.raises(ValueError, match="Resume with the predictor that was used before"):
         other.load_state_dict(policy.state_dict())
 
 
@@ -251,7 +250,7 @@ PROBE = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
 
 
 def future(steps=STEPS):
-    """What the model that starts from seed 0 becomes."""
+    """The final model of a run from seed 0 without freezing."""
     model, optimizer, freezer = start(lambda model: None)
     train(model, optimizer, freezer, range(steps))
     return model
@@ -263,7 +262,7 @@ def guided(tolerance, reference=None, interval=2):
 
 
 def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
-    """Those, and no others, whose CKA, measured by hand, changed by no more than the tolerance."""
+    """Exactly the layers whose CKA, as measured here, changed by at most the tolerance."""
     reference, curves = future(), []
 
     def measure(model):
@@ -271,7 +270,7 @@ def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
 
     measure(net())
     train(*start(lambda model: None), after_step=measure)
-    # What has been measured after n updates is what step n, the next one, decides on.
+    # The measurement after n updates is the one at step n.
     changes = {name: abs(b - a) for name, a, b in zip(BODY, curves[1], curves[3], strict=True)}
     least, *others = sorted(changes, key=changes.__getitem__)
     freezer = train(*start(guided(tolerance=changes[least])), steps=range(4))
@@ -296,7 +295,7 @@ def test_the_reference_runs_once_per_probe_batch_however_many_looks():
     batches = iter(PROBE.split(16))
     run = start(lambda model: SimilarityGuided(model, reference, batches, 1, tolerance=0.01))
     frozen = train(*run).frozen
-    assert len(set(frozen.values())) > 1  # it looked several times, at fewer and fewer layers
+    assert len(set(frozen.values())) > 1  # several measurements, of fewer and fewer layers
     assert len(runs) == 2
 
 

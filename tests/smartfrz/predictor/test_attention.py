@@ -1,4 +1,4 @@
-"""The predictor against Eqs. 1-4 written as loops; masks, bad input, and its files."""
+"""Tests of the predictor against loops for Eqs. 1-4, and of its masks, errors and files."""
 
 import json
 import math
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from smartfrz.predictor import attention as predictor_module
+from smartfrz.predictor import files
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.encodings import ENCODINGS, fill_gaps
+from tests.helpers.reference import attention_weights
 
 SMALL = {"size": 8, "hidden": 6, "features": 4, "head_hidden": 5, "window": 5}
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -48,7 +49,7 @@ def naive_mlp(mlp, x):
 
 
 def naive_attention_and_logits(predictor, records, attended):
-    """Eqs. 1-4 for one layer: ``records`` is a list of lists, oldest first."""
+    """Eqs. 1-4 for one layer; ``records`` is a list of lists, oldest first."""
     query = naive_mlp(predictor.mlp_q, records[-1])
     scores = [-math.inf] * len(records)
     for j in attended:
@@ -64,8 +65,10 @@ def naive_attention_and_logits(predictor, records, attended):
 
 
 def naive_attended(encoding, valid, window):
-    """Which records count: those that there are, of the window; a first one only if alone, where
-    records are compared with earlier ones."""
+    """The records that are attended to: those present in the window.
+
+    If records are compared with earlier ones, the first counts only if it is alone.
+    """
     present = [j for j, is_valid in enumerate(valid) if is_valid]
     if encoding not in ("raw", "standardised") and len(present) > 1:
         present = present[1:]
@@ -82,7 +85,7 @@ def test_the_paper_s_size():
 @given(data=st.data(), records=st.integers(1, 8))
 @settings(max_examples=15, deadline=None)
 def test_equals_the_equations_written_as_loops(encoding, data, records):
-    """Shorter and longer than the window, and with records missing anywhere but at the end."""
+    """Histories shorter and longer than the window, with records missing except at the end."""
     predictor, history = small(encoding), histories(layers=2, records=records)
     row = st.lists(st.booleans(), min_size=records, max_size=records)
     valid = torch.tensor(data.draw(st.one_of(st.just([[True] * records] * 2), st.tuples(row, row))))
@@ -93,9 +96,9 @@ def test_equals_the_equations_written_as_loops(encoding, data, records):
         for layer, is_valid in zip(encoded, valid.tolist(), strict=True)
     ]
     alpha, logits = (torch.tensor(part, dtype=torch.float64) for part in zip(*naive, strict=True))
-    torch.testing.assert_close(predictor.attention_weights(history, valid), alpha)
+    torch.testing.assert_close(attention_weights(predictor, history, valid), alpha)
     torch.testing.assert_close(predictor(history, valid), logits)
-    # It takes two records to have moved.
+    # With one record, nothing has moved.
     probability = logits.softmax(dim=1)[:, 1] * (valid.sum(dim=1) > 1)
     if records <= 5:
         torch.testing.assert_close(predictor.freeze_probability(history, valid), probability)
@@ -115,7 +118,7 @@ def test_decides_at_every_record_as_on_the_history_up_to_it(encoding):
 @given(data=st.data(), padding=st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padding):
-    """Nor which layers it is asked about together, but where drift adds up over the layers."""
+    """Other layers make no difference either, except for drift, which accumulates over layers."""
     predictor = small(encoding)
     lengths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     longest = max(lengths) + padding
@@ -130,12 +133,12 @@ def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padd
     expected = torch.cat([predictor(*part) for part in parts])
     torch.testing.assert_close(predictor(history, valid), expected)
     assert predictor.freeze_probability(history, valid).isfinite().all()
-    assert (predictor.attention_weights(history, valid)[~valid] == 0).all()
+    assert (attention_weights(predictor, history, valid)[~valid] == 0).all()
 
 
 @pytest.mark.parametrize(("encoding", "needed"), [("raw", 5), ("displacement", 6)])
 def test_records_before_the_window_do_not_count(encoding, needed):
-    """But the one that the oldest in the window is compared with."""
+    """One exception is the record with which the oldest one in the window is compared."""
     predictor, history = small(encoding), histories(records=12)
     whole = predictor.freeze_probability(history)
     history[:, :-needed] = math.nan
@@ -144,7 +147,7 @@ def test_records_before_the_window_do_not_count(encoding, needed):
 
 
 def eager(encoding, **changes):
-    """A predictor that would freeze anything."""
+    """A predictor that would freeze any layer."""
     predictor = small(encoding, **changes)
     nn.init.zeros_(predictor.mlp_z[-1].bias)
     predictor.mlp_z[-1].bias.data[1] = 100.0
@@ -155,7 +158,7 @@ def eager(encoding, **changes):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("record", [0, 3])
 def test_a_layer_that_is_not_finite_is_never_frozen(encoding, bad, record):
-    """Nor are those behind it, if they are told of the drift of all layers in front."""
+    """With a cumulative encoding, the layers behind it are not frozen either."""
     history = histories()
     history[2, record, 2] = bad
     assert eager(encoding).freeze_probability(history).tolist() == [1, 1, 0]
@@ -187,7 +190,7 @@ def test_one_record_alone_freezes_nothing(encoding):
 @every_encoding
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_a_layer_that_did_not_move_in_the_window_is_not_frozen(encoding, value):
-    """It has not begun to train, or a record before the window was the last to move it."""
+    """It has not begun to train, or it last moved before the window."""
     history = torch.full((2, 9, 8), value)
     history[1, :3], history[1, 3:] = 1.0, 2.0  # the window is of 5 records
     assert eager(encoding).freeze_probability(history).tolist() == [0, 0]
@@ -220,7 +223,7 @@ def test_takes_histories_of_any_float_type(encoding, dtype):
 
 @every_encoding
 def test_a_predictor_of_less_precision_sees_how_far_weights_moved(encoding):
-    """Moves of a ten-thousandth, of which bfloat16 weights would know nothing."""
+    """With moves of a ten-thousandth, which would be lost in bfloat16 weights."""
     history = 1 + 1e-4 * histories()
     expected = ENCODINGS[encoding](history.float())
     seen, _ = small(encoding).bfloat16().encode(history)
@@ -228,7 +231,7 @@ def test_a_predictor_of_less_precision_sees_how_far_weights_moved(encoding):
     torch.testing.assert_close(seen.float(), expected, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("method", ["__call__", "freeze_probability", "attention_weights"])
+@pytest.mark.parametrize("method", ["__call__", "freeze_probability", "encode"])
 @pytest.mark.parametrize(
     ("history", "valid", "message"),
     [
@@ -290,13 +293,13 @@ def test_saving_keeps_a_model_card_that_is_there(saved):
 
 
 def test_bundled_predictors_load_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictor_module, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(files, "_BUNDLED", tmp_path)
     small("raw").save_pretrained(tmp_path / "raw")
     small("drift").save_pretrained(tmp_path / "drift")
     assert AttentionPredictor.from_pretrained().encoding == "drift"
     assert AttentionPredictor.from_pretrained(None).encoding == "drift"
     assert AttentionPredictor.from_pretrained("raw").encoding == "raw"
-    with pytest.raises(ValueError, match=r"bundled predictor, .* \['drift', 'raw'\]"):
+    with pytest.raises(ValueError, match=r"bundled predictor: \['drift', 'raw'\]"):
         AttentionPredictor.from_pretrained("rwa")
 
 
@@ -307,7 +310,7 @@ def test_hub_ids_are_fetched_with_the_options_given(saved, monkeypatch):
         asked.append((repo_id, filename, options))
         return str(saved / filename)
 
-    monkeypatch.setattr(predictor_module, "hf_hub_download", download)
+    monkeypatch.setattr(files, "hf_hub_download", download)
     AttentionPredictor.from_pretrained("user/name", revision="v1")
     assert asked == [
         ("user/name", "config.json", {"revision": "v1"}),
@@ -316,7 +319,7 @@ def test_hub_ids_are_fetched_with_the_options_given(saved, monkeypatch):
 
 
 def test_a_hub_id_that_can_not_be_had(tmp_path):
-    with pytest.raises(ValueError, match="'user/name' is no folder, and config"):
+    with pytest.raises(ValueError, match="'user/name' is not a folder, and config"):
         AttentionPredictor.from_pretrained("user/name", local_files_only=True, cache_dir=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Platt scaling and the threshold, against solutions that are known or found by trying."""
+"""Tests of Platt scaling and the threshold, against known solutions and exhaustive search."""
 
 import math
 
@@ -18,7 +18,7 @@ def predictor():
 
 
 def logits_with(margin):
-    """Logits whose differences these are, whatever they have in common."""
+    """Logits with these differences and a common offset."""
     return torch.stack([torch.full_like(margin, 3.0), 3 + margin], dim=1)
 
 
@@ -29,7 +29,7 @@ def margin_by(predictor, inputs):
 
 @pytest.mark.parametrize("positive", [(1, 3), (3, 1)], ids=["rising", "falling"])
 def test_two_margins_get_the_probabilities_that_they_have(predictor, positive):
-    """Of four examples each: the solution is a line through both log-odds; it never falls."""
+    """For four examples each, the solution is a line through both log-odds that never falls."""
     margin = torch.tensor([-1.0] * 4 + [1.0] * 4)
     labels = torch.tensor([i < count for count in positive for i in range(4)])
     inputs = torch.randn(9, 4)
@@ -40,7 +40,7 @@ def test_two_margins_get_the_probabilities_that_they_have(predictor, positive):
 
 
 def test_the_cross_entropy_falls_and_the_order_stays(predictor):
-    """On scores that are ten times too sure, and shifted."""
+    """On scores that are ten times too large, and shifted."""
     inputs = torch.randn(400, 4)
     before = margin_by(predictor, inputs)
     predictor.mlp_z[-1].weight.data *= 10 / before.std()
@@ -53,7 +53,7 @@ def test_the_cross_entropy_falls_and_the_order_stays(predictor):
     assert all(param.grad is None for param in predictor.parameters())
     losses = [binary_cross_entropy_with_logits(m, labels.float()) for m in (before, after)]
     assert losses[1] < 0.8 * losses[0]
-    # At the optimum the mean probability is the rate.
+    # At the optimum, the mean probability equals the rate of positive labels.
     assert after.sigmoid().mean().item() == pytest.approx(labels.double().mean().item(), abs=1e-3)
 
 
@@ -68,14 +68,14 @@ LAYER = st.lists(st.tuples(SCORE, st.booleans()), min_size=4, max_size=4)
 
 
 def frozen(layers, threshold):
-    """The labels of those records at which layers freeze."""
+    """The labels of the records at which layers freeze."""
     first = (next((r for r in layer if r[0] > threshold), None) for layer in layers)
     return [record[1] for record in first if record]
 
 
 @given(st.lists(LAYER, min_size=1, max_size=6), st.sampled_from([0.0, 0.5, 0.9, 1.0]))
 def test_no_lower_threshold_is_right_often_enough(layers, precision):
-    """Each layer a training of its own, or all in one."""
+    """With one run per layer, and with all layers in one run."""
     parts = [torch.tensor(layers)[..., i].T for i in (0, 1)]
     scores, labels = parts[0], parts[1].bool()
     found = freezing_threshold([scores], [labels], precision)
@@ -86,7 +86,7 @@ def test_no_lower_threshold_is_right_often_enough(layers, precision):
 
 
 def test_a_layer_that_freezes_wrongly_once_is_wrong_for_good():
-    """Its later records, all told rightly, do not count."""
+    """Its later records do not count, although they are classified correctly."""
     scores, labels = torch.tensor([[0.1], [0.6], [0.9]]), torch.tensor([[False], [False], [True]])
     assert freezing_threshold([scores], [labels], 0.9) == pytest.approx(0.6)
 

@@ -1,4 +1,4 @@
-"""Each encoding against a naive one written with loops; what it depends on, and what not."""
+"""Tests of the encodings against naive loops, and of their invariances."""
 
 import math
 from itertools import pairwise
@@ -29,7 +29,7 @@ def rms(numbers):
 
 
 def naive_ratios(run):
-    """Of the last record: each moment's distances, ascending, and the path's length at the end."""
+    """Ratios of the last record: ascending distances for each earlier time, then path lengths."""
     newest, scale, ratios = run[-1], rms(run[-1]), []
     for group in range(8):
         distances = []
@@ -48,7 +48,7 @@ def naive_log(ratios):
 
 
 def naive(name, runs):
-    """What the last record of each layer's run is encoded as, all runs of the same length."""
+    """The encoding of the last record of each layer, all layers with the same number of records."""
     encoded, squares = [], [0.0] * len(runs[0][0])
     for run in runs:
         newest = run[-1]
@@ -89,7 +89,7 @@ def test_equals_the_naive_encoding(name, records, size):
 @given(gaps=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=3))
 @settings(max_examples=20, deadline=None)
 def test_a_missing_record_is_a_repetition(name, gaps):
-    """Of the one before; in front, of the first: whatever stands there."""
+    """It repeats the preceding record or, at the start, the first one present."""
     valid = torch.tensor(gaps)
     valid[:, -1] = True
     history = histories(len(gaps), 6)
@@ -117,7 +117,7 @@ def test_later_records_make_no_difference(name, changed, value):
 @given(st.integers(1, 31), st.floats(-100, 100), st.sampled_from([1, -1]))
 @settings(max_examples=40, deadline=None)
 def test_the_scale_of_the_weights_makes_no_difference(name, records, log_scale, sign):
-    """Nor does their sign, but to the encodings that have signs themselves."""
+    """Their sign makes no difference either, except for encodings that have signs themselves."""
     history = histories(records=records, size=19)
     encoding = ENCODINGS[name]
     expected = encoding(history) * (1 if name in SORTED else sign)
@@ -157,14 +157,14 @@ def test_weights_that_are_all_alike_and_do_not_move_are_zero(name):
 
 @pytest.mark.parametrize("name", SORTED)
 def test_weights_that_need_a_gradient_are_encoded_the_same(name):
-    """PyTorch's own sort is used then, as on a GPU."""
+    """PyTorch's sort is then used, as on a GPU."""
     history = histories(records=33, size=19)
     expected = ENCODINGS[name](history)
     encoded = ENCODINGS[name](history.requires_grad_())
     assert encoded.requires_grad and torch.equal(encoded, expected)
 
 
-def test_drift_adds_up_the_layers_in_front():
+def test_drift_accumulates_over_preceding_layers():
     history = histories(layers=3)
     encoded = ENCODINGS["drift"](history)
     assert torch.equal(encoded[:1], ENCODINGS["log_displacement"](history[:1]))

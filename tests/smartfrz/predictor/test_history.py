@@ -1,4 +1,4 @@
-"""What is kept of the past against a list that never forgets."""
+"""Tests of the weight history against a list of all records."""
 
 import io
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import nn
 
 from smartfrz.layers import Layer
 from smartfrz.predictor.history import KEPT, PATH, PREVIOUS, WeightHistory, kept_before, spacing
-from smartfrz.predictor.tailoring import tailor
+from tests.helpers.reference import tailored
 
 
 def layer_of(name, *shapes):
@@ -20,7 +20,7 @@ def layer_of(name, *shapes):
 
 
 def naive_kept(record):
-    """The records that are left, when every second one is dropped once there are too many."""
+    """The remaining records if every second one is dropped whenever there are too many."""
     kept, step = [], 1
     for t in range(record + 1):
         if t % step == 0:
@@ -41,7 +41,7 @@ def test_looks_back_on_what_is_kept(record):
 
 @given(st.integers(KEPT, 10**7), st.floats(0, 1, exclude_max=True))
 def test_looks_back_by_fractions_of_the_time_however_often_records_are_made(record, fraction):
-    """To within a record of those that are kept: a sixteenth of the time."""
+    """With an error of at most one spacing of kept records, a sixteenth of the time."""
     moment = kept_before(record, fraction)
     assert 0 <= moment < record
     assert fraction - 2 / KEPT < moment / record <= fraction
@@ -52,14 +52,14 @@ FRACTIONS = (0, 1 / 8, 1 / 2, 7 / 8, 15 / 16, PREVIOUS, PATH)
 
 
 class ListHistory:
-    """Keeps everything, and finds out what to look back on when asked."""
+    """Keeps all records and selects the earlier weights only when they are requested."""
 
     def __init__(self):
         self.records = []
 
     def record(self, layers):
-        """Who is not given stays as before."""
-        now = {layer.name: tailor(layer, SIZE) for layer in layers}
+        """Adds a record; layers that are not given keep their last weights."""
+        now = {layer.name: tailored(layer, SIZE) for layer in layers}
         self.records.append((self.records[-1] if self.records else {}) | now)
 
     def newest(self):
@@ -95,7 +95,7 @@ ALL = [layer_of(name, (4, index + 1)) for index, name in enumerate("abcd")]
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_equals_a_plain_list_also_when_resumed(stretches, resume_at):
-    """Layers freeze, in any order; records come to be thinned out."""
+    """With layers that freeze in any order, and enough records for thinning out."""
     history, naive, active = WeightHistory(SIZE), ListHistory(), list(ALL)
     for stretch, num_records in enumerate(stretches):
         if stretch == resume_at:
@@ -125,7 +125,7 @@ def test_a_frozen_layer_stays_as_it_was_when_it_was_last_recorded():
     assert history.rows == [2, 3]
     assert torch.equal(after[:2], before[:2])
     assert not (after[2:] == before[2:]).any()
-    assert not (history.earlier((0,))[:2] == after[:2]).any()  # what it did before is still known
+    assert not (history.earlier((0,))[:2] == after[:2]).any()  # its earlier weights are still known
 
 
 def test_the_memory_is_that_of_all_layers():

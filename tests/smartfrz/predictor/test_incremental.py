@@ -1,4 +1,4 @@
-"""Asked record by record: the same answers as from whole histories, for the work of one record."""
+"""Tests of incremental evaluation: equality with whole histories, cost, and resuming."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from torch import nn
 from smartfrz import AttentionPredictor, Layer
 from smartfrz.predictor.encodings import ENCODINGS
 from smartfrz.predictor.incremental import IncrementalPredictor
-from smartfrz.predictor.tailoring import tailor
+from tests.helpers.reference import tailored
 
 SIZE, WINDOW = 16, 5
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -28,7 +28,7 @@ def small(encoding, window=WINDOW, **changes):
 
 
 def make_layers(count=3):
-    """Of different sizes, one with fewer weights than are sampled, and of different types."""
+    """Layers of different sizes, one with fewer weights than are sampled, and different dtypes."""
     kinds = [((6, 5), torch.float32), ((2, 4), torch.float64), ((9, 9), torch.bfloat16)]
     made = [torch.randn(shape).to(dtype) for shape, dtype in (kinds * count)[:count]]
     return [Layer(f"l{i}", (), (nn.Parameter(weight),)) for i, weight in enumerate(made)]
@@ -51,15 +51,15 @@ def reloaded(records, predictor):
 
 
 class WholeHistories:
-    """Keeps all records of all layers, and asks the predictor anew each time."""
+    """Keeps all records of all layers and evaluates the predictor on all of them each time."""
 
     def __init__(self, predictor):
         self.predictor = predictor
         self.records, self.rows = [], []
 
     def record(self, layers):
-        """Who is not given stays as before."""
-        now = {layer.name: tailor(layer, SIZE) for layer in layers}
+        """Adds a record; layers that are not given keep their last weights."""
+        now = {layer.name: tailored(layer, SIZE) for layer in layers}
         self.records.append((self.records[-1] if self.records else {}) | now)
         self.rows = [row for row, name in enumerate(self.records[0]) if name in now]
 
@@ -77,7 +77,7 @@ def assert_same(records, whole):
 @every_encoding
 @pytest.mark.parametrize("window", [1, 5, 30])
 def test_equals_the_whole_history_at_every_record(encoding, window):
-    """While it begins, once records have left the window, and while weights stand still."""
+    """At the start, after records have left the window, and while weights do not move."""
     predictor, layers = small(encoding, window), make_layers()
     records, whole, seen = IncrementalPredictor(predictor), WholeHistories(predictor), []
     for t in range(40 + window):
@@ -135,7 +135,7 @@ def test_an_infinite_weight_that_no_unit_passes_on_counts_while_it_is_in_the_win
 
 
 def test_what_a_frozen_layer_did_before_is_not_forgotten():
-    """The layers behind it do not look as if they were the first."""
+    """The drift of the layers behind it still includes that of the frozen layer."""
     predictor, layers = small("drift"), make_layers()
     seen, alone = IncrementalPredictor(predictor), IncrementalPredictor(predictor)
     for t in range(12):
@@ -148,7 +148,7 @@ def test_what_a_frozen_layer_did_before_is_not_forgotten():
 
 
 def work(layers, num_records, window):
-    """Records that pass the first linear map of each MLP, in a training with one decision."""
+    """Number of records in the first linear map of each MLP, in a run with one decision."""
     predictor, passed = small("log_displacement", window), []
     for mlp in (predictor.mlp_k, predictor.mlp_v, predictor.mlp_q):
         mlp[0].register_forward_hook(lambda module, args, out: passed.append(len(out)))
@@ -196,7 +196,7 @@ def test_a_state_does_not_change_with_the_records():
 def test_the_state_of_another_predictor_is_refused(other):
     records = IncrementalPredictor(small("log_displacement"))
     records.record(make_layers())
-    with pytest.raises(ValueError, match="resume with"):
+    with pytest.raises(ValueError, match="Resume with"):
         IncrementalPredictor(small("log_displacement", **other)).load_state_dict(
             records.state_dict()
         )

@@ -1,4 +1,4 @@
-"""Labels against their definition, recordings by hand, and a toy problem."""
+"""Tests of labels, of recorded histories, and of training a predictor on a toy problem."""
 
 import copy
 import io
@@ -12,14 +12,13 @@ from torch import nn
 from torch.optim import SGD
 
 from smartfrz import Freezer
-from smartfrz.cka import layer_cka
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.labels import stabilised
 from smartfrz.predictor.recording import History, HistoryRecorder
-from smartfrz.predictor.tailoring import tailor
 from smartfrz.predictor.training import train_predictor
+from tests.helpers.reference import layer_cka, tailored
 
-# Tenths, so that differences fall exactly on the tolerance; far values; no number.
+# Tenths, whose differences can equal the tolerance; a value between them; NaN.
 CKA = st.sampled_from([*(i / 10 for i in range(11)), 0.999, math.nan])
 
 
@@ -42,7 +41,7 @@ INTERVAL, SIZE, STEPS = 3, 8, 11
 
 
 class Training:
-    """A tiny model with all that recording could disturb: a norm, dropout and momentum."""
+    """A run of a tiny model with a norm, dropout and momentum, which recording could disturb."""
 
     def __init__(self, records=True):
         torch.manual_seed(0)
@@ -78,7 +77,7 @@ def test_records_are_tailored_weights_of_all_layers_but_the_head():
     def by_hand(step):
         if step % INTERVAL == 0:
             layers = training.freezer.layers[:-1]
-            weights.append([tailor(layer, SIZE) for layer in layers])
+            weights.append([tailored(layer, SIZE) for layer in layers])
 
     history = training.run(range(STEPS), by_hand).recorder.history()
     assert [layer.name for layer in training.freezer.layers] == ["0", "4", "6"]
@@ -94,7 +93,7 @@ def test_cka_compares_every_record_with_the_last_one():
             models.append(copy.deepcopy(training.model))
 
     layers = training.freezer.layers[:-1]
-    for steps in (range(5), range(5, STEPS)):  # The last one so far, then that of the whole.
+    for steps in (range(5), range(5, STEPS)):  # the last record so far, then of the whole run
         cka = training.run(steps, keep).recorder.history().cka
         expected = [layer_cka(model, models[-1], layers, training.probes) for model in models]
         torch.testing.assert_close(cka, torch.stack(expected).float())
@@ -147,7 +146,7 @@ def test_the_loss_of_a_record_is_no_number_until_it_is_observed():
     assert training.recorder.history().loss.tolist() == [0.5]
 
 
-def test_recording_freezes_nothing_and_leaves_the_training_as_it_is():
+def test_recording_freezes_nothing_and_leaves_the_run_as_it_is():
     recorded, plain = Training().run(range(STEPS)), Training(records=False).run(range(STEPS))
     assert recorded.freezer.frozen == {}
     expected = plain.model.state_dict()
@@ -156,8 +155,8 @@ def test_recording_freezes_nothing_and_leaves_the_training_as_it_is():
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
-def test_a_resumed_recording_is_that_of_an_unbroken_training(stop):
-    """From what was saved, whatever the stopped training did later."""
+def test_a_resumed_recording_is_that_of_an_unbroken_run(stop):
+    """From the saved state, which further steps of the stopped run must not change."""
     unbroken, stopped, resumed = (Training() for _ in range(3))
     parts = [stopped.run(range(stop)).model, stopped.optimizer]
     states = [*copy.deepcopy([part.state_dict() for part in parts]), stopped.freezer.state_dict()]
@@ -176,12 +175,12 @@ def test_a_resumed_recording_is_that_of_an_unbroken_training(stop):
 
 
 def history_of(weights, cka):
-    """A recording without gradients and losses, which predictors don't learn from."""
+    """A recording without gradients and losses, which predictors are not trained on."""
     return History(weights, cka, torch.zeros(cka.shape), torch.zeros(len(cka)))
 
 
 def stopping_layers(seed, records=24, layers=12):
-    """Layers that all but stop moving, each at its time, and whose CKA stops one record later."""
+    """Layers that almost stop moving at random times, and whose CKA stops one record later."""
     generator = torch.Generator().manual_seed(seed)
     stops = torch.randint(2, records - 2, (layers,), generator=generator)
     moves, late = (torch.arange(records)[:, None] <= stops + lag for lag in (0, 1))
@@ -214,7 +213,7 @@ def test_learns_when_layers_stop_moving():
     assert 0.3 < labels.double().mean() < 0.7
     by_layer = unseen.weights.transpose(0, 1)
     records = range(2, len(labels))
-    # Twice as many records as at the densest pace that it learns at.
+    # Twice as many records as at the smallest stride in training.
     decided = [predictor.freeze_probability(by_layer[:, : end + 1]) > 0.5 for end in records]
     assert (torch.stack(decided) == labels[2:]).double().mean() > 0.93
 
@@ -239,7 +238,7 @@ def test_one_label_alone_teaches_nothing(cka):
 
 
 def test_the_first_record_is_no_example():
-    """It alone is not stable here, so that all that is left has one label."""
+    """It is the only one that is not stable here, so all others have the same label."""
     cka = torch.tensor([[0.0], [0.5], [0.5], [0.5]])
     with pytest.raises(ValueError, match="all records have the same label"):
         train_predictor(new_predictor(), [history_of(torch.randn(4, 1, 16), cka)], 0.1, steps=1)

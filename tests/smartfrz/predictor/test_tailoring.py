@@ -1,4 +1,4 @@
-"""Layer tailoring: which weights are drawn, and that they are read whatever their layout."""
+"""Tests of layer tailoring: the sampled weights, and their independence of memory layout."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from smartfrz.layers import Layer
-from smartfrz.predictor.tailoring import Tailor, judged_by, sample_indices, sample_positions, tailor
+from smartfrz.predictor.tailoring import Tailor, deciding_layers, sample_indices, sample_positions
+from tests.helpers.reference import tailored
 
 
 def layer_of(name, *shapes):
@@ -16,7 +17,7 @@ def layer_of(name, *shapes):
 
 
 def test_the_sample_is_the_same_everywhere():
-    """Fixed numbers: another platform, version or process must draw these, too."""
+    """Fixed numbers, which every platform, version and process must draw."""
     assert sample_indices("layer1.conv", 1000, 8).tolist() == [
         208, 354, 370, 536, 577, 672, 772, 812,
     ]  # fmt: skip
@@ -47,7 +48,7 @@ def test_the_sample_is_spread_over_the_whole_layer():
 def test_tailor_reads_the_flat_concatenation_of_the_weight_matrices():
     layer = layer_of("qkv", (40, 30), (30,), (20, 5, 3, 3), (1200, 1))
     flat = torch.cat([p.detach().flatten() for p in layer.params if p.ndim >= 2])
-    values = tailor(layer)
+    values = Tailor()(layer)
     assert values.shape == (1024,) and values.dtype == torch.float32
     assert not values.requires_grad
     assert torch.equal(values, flat[sample_indices("qkv", flat.numel())])
@@ -56,12 +57,12 @@ def test_tailor_reads_the_flat_concatenation_of_the_weight_matrices():
 def test_tailor_of_a_layer_without_matrices_takes_all_it_has():
     layer = layer_of("norm", (3,), (2,))
     flat = torch.cat([p.detach() for p in layer.params])
-    assert torch.equal(tailor(layer), flat[sample_indices("norm", 5)])
+    assert torch.equal(Tailor()(layer), flat[sample_indices("norm", 5)])
 
 
 def test_tailor_is_a_copy():
     layer = layer_of("small", (32, 32))
-    values = tailor(layer)
+    values = Tailor()(layer)
     before = values.clone()
     with torch.no_grad():
         layer.params[0].zero_()
@@ -72,7 +73,7 @@ def test_tailor_is_a_copy():
 def test_tailor_gives_float32(dtype):
     layer = Layer("l", (nn.Identity(),), (nn.Parameter(torch.randn(40, 40, dtype=dtype)),))
     flat = layer.params[0].detach().flatten()
-    assert torch.equal(tailor(layer), flat[sample_indices("l", 1600)].float())
+    assert torch.equal(Tailor()(layer), flat[sample_indices("l", 1600)].float())
 
 
 def test_memory_format_makes_no_difference():
@@ -82,7 +83,7 @@ def test_memory_format_makes_no_difference():
         weight.to(memory_format=torch.channels_last),
         weight.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
     )
-    values = [tailor(Layer("c", (nn.Identity(),), (nn.Parameter(w),))) for w in layouts]
+    values = [Tailor()(Layer("c", (nn.Identity(),), (nn.Parameter(w),))) for w in layouts]
     assert not layouts[2].is_contiguous()
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
 
@@ -105,15 +106,15 @@ def test_tailored_again_and_again_it_is_the_same_whatever_the_layout():
     ):
         weight.data = layout
         for _ in range(2):
-            assert torch.equal(again(layer), tailor(layer, 40))
+            assert torch.equal(again(layer), tailored(layer, 40))
             weight.data += 1
 
 
-def test_embeddings_are_judged_by_the_first_layer_behind_them_that_is_none():
+def test_embeddings_are_decided_by_the_first_other_layer_behind_them():
     def layers(kinds):
         modules = {"e": nn.Embedding(2, 2), "b": nn.EmbeddingBag(2, 2), "l": nn.Linear(2, 2)}
         return [Layer(f"{i}", (modules[kind],), ()) for i, kind in enumerate(kinds)]
 
-    assert judged_by(layers("eblel")) == [2, 2, 2, 4, 4]
-    assert judged_by(layers("lle")) == [0, 1, 2]
-    assert judged_by([]) == []
+    assert deciding_layers(layers("eblel")) == [2, 2, 2, 4, 4]
+    assert deciding_layers(layers("lle")) == [0, 1, 2]
+    assert deciding_layers([]) == []

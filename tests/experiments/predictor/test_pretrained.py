@@ -1,4 +1,4 @@
-"""The bundled predictors: their size, and what the default says of layers whose fate is plain."""
+"""Tests of the bundled predictors: size, files, and decisions about artificial layers."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def predictor():
 
 @pytest.fixture(scope="module")
 def moving():
-    """Layers whose weights go a tenth of their size further at each record, roughly straight.
+    """Layers whose weights move by a tenth of their size per record, in a roughly fixed direction.
 
     (LAYERS, RECORDS, 1024).
     """
@@ -34,7 +34,7 @@ def moving():
 
 @pytest.fixture(scope="module")
 def halting():
-    """Random walks of such steps that halt halfway, up to a ten-thousandth of the weights."""
+    """Random walks whose steps fall to a ten-thousandth of the weights halfway."""
     start = torch.randn(LAYERS, 1, 1024, generator=torch.Generator().manual_seed(0))
     size = torch.where(torch.arange(RECORDS) < HALT, 0.01, 1e-4)[:, None]
     return start + (size * noise()).cumsum(dim=1)
@@ -64,7 +64,7 @@ def test_the_default(predictor):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loading_draws_no_random_numbers(name):
-    """A training with dropout is the same with a predictor that freezes nothing as without."""
+    """A run with dropout is the same with a predictor that freezes nothing as without one."""
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -112,7 +112,7 @@ def test_the_scale_of_the_weights_makes_no_difference(predictor, moving, halting
 
 @pytest.mark.parametrize(("table", "name"), [("table4", "window 30"), ("table5", "size 1024")])
 def test_what_tables_compare_with_is_made_as_the_bundled_one(table: str, name: str):
-    """At small it is the bundled one; at other scales it learns from what its rivals learn from."""
+    """At scale small it is the bundled one; at others it has the training data of its rivals."""
     facts = json.loads((ROOT / "results" / "predictor-small" / "drift.json").read_text())
     assert recipes(load_spec(table), "small")[f"drift {name}"].id == facts["id"]
     for scale in ("demo", "small", "medium", "paper"):

@@ -1,0 +1,128 @@
+"""Provenance: the hash of the code, the commit, and what a run file keeps of them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments.files import ROOT
+from experiments.runs import provenance as module
+from experiments.runs.execute import execute, run_file
+from experiments.runs.provenance import RUN_CODE, code_hash, git_commit, provenance
+from experiments.runs.run_files import read_run
+from tests.helpers.digits import ignore, tiny_run
+
+CODE = '''"""What it is for."""
+
+SCALE = 2.0
+"""A constant."""
+
+
+def scaled(x: float) -> float:
+    """Scales a number."""
+    # Why it is scaled.
+    return SCALE * x
+'''
+
+
+def hash_of(folder: Path, code: str) -> str:
+    """Of a folder with a package and a module beside it."""
+    (folder / "package").mkdir(parents=True)
+    (folder / "package" / "a.py").write_text(code)
+    (folder / "b.py").write_text("x = 1\n")
+    (folder / "package" / "notes.md").write_text("Not code.")
+    return code_hash(("package", "b.py"), folder)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        CODE.replace("# Why it is scaled.\n", "# For another reason.\n"),
+        CODE.replace("Scales a number.", "Another docstring."),
+        CODE.replace('    """Scales a number."""\n', ""),
+        CODE.replace('"""A constant."""\n', ""),
+        CODE.replace("SCALE * x", "(SCALE\n        * x)"),
+    ],
+)
+def test_comments_docstrings_and_layout_make_no_difference(tmp_path, same):
+    assert same != CODE
+    assert hash_of(tmp_path / "one", CODE) == hash_of(tmp_path / "two", same)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        CODE.replace("2.0", "2.5"),
+        CODE.replace("SCALE * x", "SCALE + x"),
+        CODE.replace("scaled", "rescaled"),
+        CODE.replace("SCALE * x", "'SCALE * x'"),
+        CODE + "\n\nscaled(1.0)\n",
+    ],
+)
+def test_any_other_change_makes_one(tmp_path, other):
+    assert hash_of(tmp_path / "one", CODE) != hash_of(tmp_path / "two", other)
+
+
+def test_so_does_the_name_of_a_file(tmp_path):
+    before = hash_of(tmp_path / "one", CODE)
+    hash_of(tmp_path / "two", CODE)
+    (tmp_path / "two" / "package" / "a.py").rename(tmp_path / "two" / "package" / "c.py")
+    code_hash.cache_clear()
+    assert code_hash(("package", "b.py"), tmp_path / "two") != before
+
+
+def test_code_that_changes_meanwhile_is_not_what_a_process_runs(tmp_path):
+    before = hash_of(tmp_path, CODE)
+    (tmp_path / "b.py").write_text("x = 2\n")
+    assert code_hash(("package", "b.py"), tmp_path) == before
+    code_hash.cache_clear()
+    assert code_hash(("package", "b.py"), tmp_path) != before
+
+
+def test_a_run_file_keeps_the_hash_of_all_that_it_depends_on(tmp_path):
+    config = tiny_run(epochs=1)
+    execute(config, tmp_path, "make test", ignore, ignore)
+    run = read_run(run_file(config, tmp_path))
+    assert run is not None and run["code"] == code_hash()
+    for place in RUN_CODE:
+        assert (ROOT / place).exists()
+    drawing = ("experiments/reporting", "experiments/tables", "experiments/studies", "scripts")
+    assert not any(place.startswith(drawing) for place in RUN_CODE)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    run = subprocess.run(
+        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return run.stdout.strip()
+
+
+def test_results_that_change_make_the_commit_not_dirty_but_code_does(tmp_path, monkeypatch):
+    for name in ("smartfrz/a.py", "results/table.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("before\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "All.")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+
+    def commit() -> str:
+        git_commit.cache_clear()
+        return git_commit()
+
+    clean = git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    assert commit() == clean
+    (tmp_path / "results" / "table.md").write_text("after\n")
+    assert commit() == clean
+    (tmp_path / "smartfrz" / "a.py").write_text("after\n")
+    assert commit() == clean + "+"
+    monkeypatch.setattr(module, "ROOT", tmp_path.parent)
+    assert commit() == "unknown"
+    git_commit.cache_clear()
+
+
+def test_provenance_says_where_how_and_when():
+    found = provenance("make table2")
+    assert found.keys() == {"machine", "torch", "code", "git", "command", "date"}
+    assert found["command"] == "make table2"
