@@ -35,7 +35,7 @@ demo: setup  ## Table 2 on small networks, in minutes and without downloads
 	@$(MAKE) --no-print-directory table2 SCALE=demo
 
 test: setup  ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from benchmarks.report import parser, present
 from benchmarks.timing import seconds
 from experiments.config import RunConfig
 from experiments.data.batches import Batch
-from experiments.methods import SmartFRZOptions
+from experiments.options import SmartFRZOptions
 from experiments.plan import plan
 from experiments.runs.execute import execute
 from experiments.runs.setup import Run, prepare

@@ -6,10 +6,10 @@ tables, figures and tracking all read the registry.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -17,15 +17,25 @@ from torch.optim import Optimizer
 from baselines import AutoFreeze, DisplacementRule, FreezeOut, RandomOrder
 from baselines.freezeout import freeze_step
 from baselines.random_order import freeze_steps
+from experiments.config import Pretraining, RunConfig
+from experiments.data.batches import Batches
 from experiments.models.weights import load_weights
+from experiments.options import (
+    AutoFreezeOptions,
+    DisplacementOptions,
+    LinearOptions,
+    RandomOptions,
+    RecordOptions,
+    ShorterOptions,
+    SimFreezeOptions,
+    SimilarityOptions,
+    SmartFRZOptions,
+)
 from experiments.predictor.cache import load_predictor
+from experiments.validation import checked
 from smartfrz import Policy, SimilarityGuided, SmartFRZ
 from smartfrz.distributed import unwrap
 from smartfrz.predictor import HistoryRecorder
-
-if TYPE_CHECKING:
-    from experiments.config import RunConfig
-    from experiments.data.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -40,10 +50,10 @@ class Setting:
         total_steps: number of optimizer steps of the run.
     """
 
-    config: "RunConfig"
+    config: RunConfig
     model: nn.Module
     optimizer: Optimizer
-    batches: "Batches"
+    batches: Batches
     total_steps: int
 
     @property
@@ -92,124 +102,8 @@ class Method:
     is_control: bool = False
     schedule: Schedule | None = None
     sets_learning_rates: bool = False
-    reference_runs: Callable[["RunConfig"], list["RunConfig"]] = lambda config: []
+    reference_runs: Callable[[RunConfig], list[RunConfig]] = lambda config: []
     is_recording: bool = False
-
-
-@dataclass(frozen=True)
-class ShorterOptions:
-    """Full training with fewer epochs and the learning rate annealed over them.
-
-    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
-    seed.
-    """
-
-    match: str = "smartfrz"
-
-
-@dataclass(frozen=True)
-class LinearOptions:
-    """Linear freezing (FreezeOut).
-
-    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
-    seed (Table 2); if ``match`` is empty, it is that of the config.
-    """
-
-    t0: float = 0.5
-    how: str = "linear"
-    scale: bool = False
-    match: str = "smartfrz"
-
-
-@dataclass(frozen=True)
-class AutoFreezeOptions:
-    """AutoFreeze with M intervals per epoch and percentile N.
-
-    The paper uses M = 4 and N = 50 (Appendix B). A fractional M suits epochs that are shorter than
-    the paper's.
-    """
-
-    intervals_per_epoch: int | float = 4
-    percentile: float = 50.0
-
-
-@dataclass(frozen=True)
-class SmartFRZOptions:
-    """SmartFRZ.
-
-    ``predictor`` is the name of a predictor that is bundled or trained for the table, a folder or a
-    Hub id. The plan sets ``threshold``, if it is None, to the predictor's own, and ``fingerprint``
-    to a hash of the predictor's weights or of its recipe.
-    """
-
-    predictor: str = "drift"
-    records_per_epoch: int = 4
-    records_per_decision: int = 1
-    threshold: float | None = None
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class SimilarityOptions:
-    """Similarity-guided freezing, the oracle of Table 1.
-
-    CKA is measured ``looks_per_epoch`` times per epoch (once in the paper) on the first
-    ``probe_images`` training images. The reference model is the final model of full training with
-    the same config and the seed ``reference_seed``.
-    """
-
-    looks_per_epoch: int | float = 1
-    tolerance: float = 0.01
-    probe_images: int = 128
-    reference_seed: int = 1000
-
-
-@dataclass(frozen=True)
-class DisplacementOptions:
-    """A rule without a trained predictor: a layer freezes once its relative displacement is small.
-
-    ``threshold`` is the largest relative displacement at which a layer freezes.
-    """
-
-    records_per_epoch: int = 4
-    threshold: float = 0.001
-
-
-@dataclass(frozen=True)
-class RandomOptions:
-    """Layers freeze in random order: a control for the criterion that selects layers.
-
-    The last layer freezes after the fraction ``span`` of the run. The span is chosen to spend the
-    same compute as the method ``match`` with the same seed; if ``match`` is empty, it is that of
-    the config.
-    """
-
-    match: str = "smartfrz"
-    span: float = 1.0
-
-
-@dataclass(frozen=True)
-class SimFreezeOptions:
-    """SimFreeze's criterion: a layer freezes once its CKA to the initial model has stabilised.
-
-    CKA is measured ``looks`` times during the run, on the first ``probe_images`` training images.
-    """
-
-    looks: int = 10
-    tolerance: float = 0.01
-    probe_images: int = 128
-
-
-@dataclass(frozen=True)
-class RecordOptions:
-    """Full training that records training data for the predictor.
-
-    CKA is measured on the first ``probe_images`` test images.
-    """
-
-    records_per_epoch: int = 20
-    sampled_weights: int = 4096
-    probe_images: int = 256
 
 
 def interval(steps: int, times: float) -> int:
@@ -222,7 +116,7 @@ def interval(steps: int, times: float) -> int:
     return max(1, int(steps / times))
 
 
-def reference_run(config: "RunConfig") -> "RunConfig":
+def reference_run(config: RunConfig) -> RunConfig:
     """The full training run whose final model is the reference of similarity-guided freezing."""
     assert isinstance(config.options, SimilarityOptions)
     return replace(config.full_training, seed=config.options.reference_seed)
@@ -353,3 +247,30 @@ METHODS: dict[str, Method] = {
     "record": Method("Recording", options=RecordOptions, policy=_record, is_recording=True),
 }
 """All methods by their names in specs, in the order of tables and legends."""
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Builds a run's config from plain values, as read from TOML or JSON.
+
+    Raises:
+        ValueError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    values = dict(values)
+    if values.get("pretraining") is not None:
+        values["pretraining"] = checked(Pretraining, values["pretraining"], "pretraining")
+    method = values.get("method", "full")
+    kind = METHODS[method].options if method in METHODS else None
+    if kind is not None:
+        options = {} if values.get("options") is None else values["options"]
+        values["options"] = checked(kind, options, f"options.{method}")
+    elif values.get("options") is not None:
+        raise ValueError(f"Method {method!r} takes no options.")
+    config = checked(RunConfig, values, "run")
+    if config.method not in METHODS:
+        raise ValueError(f"There is no method {config.method!r}: choose from {', '.join(METHODS)}.")
+    if config.budget is not None and METHODS[config.method].schedule:
+        raise ValueError(
+            f"Method {config.method!r} freezes on a fixed schedule of steps and takes no budget: "
+            "set its option `match` to a method with a budget instead."
+        )
+    return config

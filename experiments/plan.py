@@ -10,11 +10,12 @@ from typing import Any
 
 from safetensors.torch import save
 
-from experiments.config import Pretraining, RunConfig, make_config
+from experiments.config import Pretraining, RunConfig
 from experiments.data.registry import dataset
-from experiments.methods import SmartFRZOptions
+from experiments.methods import make_config
 from experiments.models.pretraining import PUBLISHED, has_published_weights
 from experiments.models.registry import network
+from experiments.options import SmartFRZOptions
 from experiments.predictor.fitting import Training
 from experiments.predictor.recipes import Recipe
 from experiments.spec import PARTS, SCALES, Scale, Spec, check_parts, load_spec, merged

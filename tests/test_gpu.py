@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from experiments.methods import SmartFRZOptions
+from experiments.options import SmartFRZOptions
 from experiments.runs.training_loop import train
 from experiments.studies.overhead import decision_flops, training_times
 from smartfrz import fold_batch_norms, save_memory

@@ -31,6 +31,7 @@ class Batches(ABC):
     Args:
         config: the run; its batch size is that of all processes together.
         num_train, num_test: number of training and test examples.
+        num_classes: number of classes of the data set.
         rank, world_size: this process takes every ``world_size``-th example of a batch.
 
     Raises:
@@ -39,9 +40,16 @@ class Batches(ABC):
     """
 
     def __init__(
-        self, config: RunConfig, num_train: int, num_test: int, rank: int, world_size: int
+        self,
+        config: RunConfig,
+        num_train: int,
+        num_test: int,
+        num_classes: int,
+        rank: int,
+        world_size: int,
     ) -> None:
         self.config, self.rank, self.world_size = config, rank, world_size
+        self.num_classes = num_classes
         self._num_train, self._num_test = num_train, num_test
         self.steps_per_epoch = num_train // config.batch_size
         if self.steps_per_epoch == 0 or config.batch_size % world_size:

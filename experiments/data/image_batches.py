@@ -36,7 +36,8 @@ class ImageBatches(StoredBatches):
         self._test = data.test_images[: config.test_images or None].to(device)
         self._test_labels = data.test_labels[: config.test_images or None].to(device)
         self._mean, self._std = (each.to(device) for each in data.normalisation())
-        super().__init__(config, len(self._train), len(self._test), rank, world_size)
+        num_train, num_test = len(self._train), len(self._test)
+        super().__init__(config, num_train, num_test, data.num_classes, rank, world_size)
 
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
         """The first training images, not augmented."""

@@ -62,7 +62,7 @@ class FolderBatches(Batches):
         self._mixup = Mixup(num_classes=data.num_classes, **mixing) if mixing else None
         num_train = min(config.train_images or len(data.train), len(data.train))
         num_test = min(config.test_images or len(data.test), len(data.test))
-        super().__init__(config, num_train, num_test, rank, world_size)
+        super().__init__(config, num_train, num_test, data.num_classes, rank, world_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; augmentation depends on seed, epoch and example only."""

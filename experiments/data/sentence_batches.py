@@ -38,7 +38,7 @@ class TextBatches(StoredBatches):
         self._train_labels = data.train_labels[:train]
         self._test_labels = data.test_labels[:test]
         num_train, num_test = len(self._train_labels), len(self._test_labels)
-        super().__init__(config, num_train, num_test, rank, world_size)
+        super().__init__(config, num_train, num_test, data.num_classes, rank, world_size)
 
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
         """The first training examples."""

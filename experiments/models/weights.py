@@ -2,24 +2,21 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
+from experiments.config import RunConfig
 from experiments.files import cache_folder, replacing, set_aside
 
-if TYPE_CHECKING:
-    from experiments.config import RunConfig
 
-
-def weights_file(config: "RunConfig") -> Path:
+def weights_file(config: RunConfig) -> Path:
     """The file with the final weights of a run."""
     return cache_folder("weights") / f"{config.id}.safetensors"
 
 
-def save_weights(config: "RunConfig", model: nn.Module, accuracy: float) -> None:
+def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     """Stores the final weights of a run, tied ones once, and their accuracy.
 
     Args:
@@ -36,7 +33,7 @@ def save_weights(config: "RunConfig", model: nn.Module, accuracy: float) -> None
         save_file(tensors, partial, facts)
 
 
-def has_weights(config: "RunConfig") -> bool:
+def has_weights(config: RunConfig) -> bool:
     """Whether the final weights of a run are in the cache; a damaged file is set aside."""
     file = weights_file(config)
     if not file.exists():
@@ -49,7 +46,7 @@ def has_weights(config: "RunConfig") -> bool:
         return False
 
 
-def load_weights(config: "RunConfig") -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Loads the final weights of a run.
 
     Returns:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import RunConfig
-from experiments.data.registry import dataset
 from experiments.files import cache_folder, write_json_atomic
 from experiments.models.weights import has_weights, save_weights
 from experiments.runs.provenance import provenance
@@ -68,7 +67,7 @@ def record(run: Run, curves: Curves, origin: Mapping[str, Any]) -> dict[str, Any
         "id": run.config.id,
         "status": "diverged" if failed else "finished",
         "config": dataclasses.asdict(run.config),
-        "metric": dataset(run.config.dataset).metrics[0],
+        "metric": run.metrics[0],
         "scores": {} if failed else curves.scores,
         "final_accuracy": None if failed else curves.accuracy[-1],
         "accuracy": curves.accuracy,

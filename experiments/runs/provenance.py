@@ -16,7 +16,8 @@ from experiments.files import ROOT
 from smartfrz.distributed import world_size
 
 RUN_CODE = (
-    *("smartfrz", "baselines", "experiments/config.py", "experiments/methods.py"),
+    *("smartfrz", "baselines"),
+    *("experiments/config.py", "experiments/options.py", "experiments/methods.py"),
     *("experiments/data", "experiments/models", "experiments/runs"),
 )
 """The files and folders that a run's numbers depend on."""

@@ -1,36 +1,16 @@
 """Recorded runs: recording layer histories and storing them in the cache."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from experiments.config import RunConfig
-from experiments.files import cache_folder, replacing, set_aside, write_text_atomic
-from experiments.predictor.model_card import recordings_table
+from experiments.files import cache_folder, replacing, set_aside
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves, OnStep, diverged, train
 from smartfrz.predictor import History, HistoryRecorder
-
-_README = """\
-# Recorded runs
-
-Data for training and evaluating convergence predictors: one safetensors file for each of the
-{count} runs below, named by the run's id, {megabytes:,.0f} MB in total. `{command}` records the
-missing ones; existing files are kept. Each file contains R records of L layers (all but the head)
-in execution order:
-
-| tensor | shape | content |
-|---|---|---|
-| `weights` | (R, L, sampled weights) | tailored weights (Section 3.2 of the paper) |
-| `cka` | (R, L) | CKA between the layer's output and its output at the last record |
-| `gradient` | (R, L) | L1 norm of the gradient summed since the previous record |
-| `loss` | (R,) | mean training loss since the previous record |
-
-{table}
-"""
 
 
 def history_file(config: RunConfig) -> Path:
@@ -88,21 +68,3 @@ def recorder_of(run: Run) -> HistoryRecorder:
     """The policy of a recording run."""
     assert isinstance(run.freezer.policy, HistoryRecorder)
     return run.freezer.policy
-
-
-def write_readme(recordings: Sequence[RunConfig], command: str) -> None:
-    """Writes a README about the histories into their folder.
-
-    Args:
-        recordings: the runs, all of them recorded.
-        command: the command that records them, ``make <spec> ...``.
-    """
-    size = sum(history_file(config).stat().st_size for config in recordings)
-    text = _README.format(
-        count=len(recordings),
-        megabytes=size / 1e6,
-        command=command,
-        table=recordings_table([{"id": c.id, **asdict(c)} for c in recordings]),
-    )
-    name = command.split()[1]
-    write_text_atomic(cache_folder("histories") / f"{name}.md", text)

@@ -7,10 +7,11 @@ total), and ``frozen`` maps a layer's name to the step at which it was frozen.
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from experiments.files import set_aside
 
 SERIES = ("accuracy", "eval_steps", "loss", "frozen_fraction", "layers", "frozen")
 SCALARS = (
@@ -47,22 +48,17 @@ def read_run(path: Path) -> dict[str, Any] | None:
         return None
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        fault = _fault(run)
+        _check_complete(run)
     except ValueError as error:
-        fault = f"not JSON ({error})"
-    if fault is None:
-        return run
-    aside = path.with_name(path.name + ".corrupt")
-    path.replace(aside)
-    warnings.warn(
-        f"{path} is not a complete run file ({fault}): renamed to {aside.name}.", stacklevel=2
-    )
-    return None
+        set_aside(path, error)
+        return None
+    return run
 
 
-def _fault(run: Any) -> str | None:
-    """The reason why a value is not a complete run; None if it is one."""
+def _check_complete(run: Any) -> None:
+    """Raises ValueError with the reason if a value is not a complete run."""
     if not isinstance(run, dict) or not isinstance(run.get("config", {}), dict):
-        return "not an object with a config"
+        raise ValueError("it is not an object with a config")
     missing = sorted((RUN_KEYS - run.keys()) | (CONFIG_KEYS - run.get("config", {}).keys()))
-    return f"{', '.join(missing)} missing" if missing else None
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from experiments.config import RunConfig
 from experiments.data.batches import Batches
-from experiments.data.registry import load, make_batches
+from experiments.data.registry import dataset, make_batches
 from experiments.methods import METHODS, Setting
 from experiments.models.pretraining import load_pretrained
 from experiments.models.registry import build_model
@@ -58,6 +58,7 @@ class Run:
     budget: ComputeBudget | None
     calls: list[Call]
     pretrained: dict[str, str]
+    metrics: tuple[str, ...]
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     flops_per_step: int = 0
     flops_per_step_paper: int = 0
@@ -166,7 +167,7 @@ def prepare(config: RunConfig) -> Run:
         gc.collect()  # an earlier run's model is a reference cycle; it would add to the peak memory
     batches = make_batches(config, device, rank, processes)
     torch.manual_seed(config.seed)
-    model = build_model(config.model, load(config).num_classes, config.image_size)
+    model = build_model(config.model, batches.num_classes, config.image_size)
     example = batches.example()
     layers = find_layers(model, example)
     head = next(layer.name for layer in layers if layer.is_head)
@@ -203,6 +204,7 @@ def prepare(config: RunConfig) -> Run:
         budget=budget,
         calls=trace(model, example),
         pretrained=pretrained,
+        metrics=dataset(config.dataset).metrics,
     )
 
 

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.config import RunConfig
 from experiments.data.batches import Batch
 from experiments.data.metrics import score
-from experiments.data.registry import dataset
 from experiments.files import cache_folder, set_aside
 from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
 from experiments.runs.peak_memory import peak_memory, reset_peak_memory
@@ -203,4 +202,4 @@ def test_scores(run: Run, examples: int) -> dict[str, float]:
         truth.append(labels.flatten().cpu())
     found = gathered((predictions, truth))
     parts = [torch.cat([each for of_process in found for each in of_process[i]]) for i in (0, 1)]
-    return score(parts[0], parts[1], dataset(run.config.dataset).metrics)
+    return score(parts[0], parts[1], run.metrics)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import RunConfig
-from experiments.methods import RecordOptions
+from experiments.options import RecordOptions
 from experiments.studies.measurement import counted
 from experiments.studies.stabilisation import epochs_per_record
 from smartfrz.predictor import AttentionPredictor, History

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.config import RunConfig
-from experiments.methods import SmartFRZOptions
+from experiments.options import SmartFRZOptions
 from experiments.plan import fingerprint, plan, training_at
 from experiments.predictor.recordings import record_all, to_record
 from experiments.reporting import figures, style

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch.utils._pytree import tree_map
 
-from experiments.config import make_config
 from experiments.data.batches import Batch
+from experiments.methods import make_config
 from experiments.reporting.labels import display_name
 from experiments.runs.peak_memory import peak_memory, reset_peak_memory
 from experiments.runs.setup import Run, prepare

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
-from experiments.methods import SmartFRZOptions, interval
+from experiments.methods import interval
+from experiments.options import SmartFRZOptions
 from experiments.runs.setup import prepare
 from experiments.runs.training_loop import Curves, train_step
 from experiments.studies.measurement import counted

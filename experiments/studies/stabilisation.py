@@ -8,7 +8,8 @@ import pandas as pd
 from torch import Tensor
 
 from experiments.config import RunConfig
-from experiments.methods import RecordOptions, interval
+from experiments.methods import interval
+from experiments.options import RecordOptions
 from experiments.studies.measurement import counted
 from experiments.tables.compute import steps_per_epoch, traced
 from smartfrz.predictor import History, stabilised

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from experiments.config import RunConfig
-from experiments.data.registry import load, make_batches
+from experiments.data.registry import make_batches
 from experiments.models.registry import build_model
 from smartfrz import Layer, find_layers
 from smartfrz.cost import training_flops
@@ -23,8 +23,9 @@ class Traced:
 
 def traced(config: RunConfig) -> Traced:
     """Builds the model of a run and traces it."""
-    model = build_model(config.model, load(config).num_classes, config.image_size)
-    example = make_batches(config, torch.device("cpu")).example()
+    batches = make_batches(config, torch.device("cpu"))
+    model = build_model(config.model, batches.num_classes, config.image_size)
+    example = batches.example()
     return Traced(model, find_layers(model, example), trace(model, example))
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from experiments.added_rows import KINDS, left_out, with_rows
 from experiments.config import RunConfig
-from experiments.methods import SmartFRZOptions
+from experiments.options import SmartFRZOptions
 from experiments.plan import labelled_plan, recipes
 from experiments.predictor.cache import kept
 from experiments.predictor.making import make_for_table

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import AMP, Pretraining, RunConfig, make_config
-from experiments.methods import (
+from experiments.config import AMP, Pretraining, RunConfig
+from experiments.methods import interval, make_config
+from experiments.options import (
     AutoFreezeOptions,
     DisplacementOptions,
     LinearOptions,
     RecordOptions,
     SimilarityOptions,
     SmartFRZOptions,
-    interval,
 )
 
 WORKLOAD = {"model": "resnet50", "dataset": "cifar10"}
@@ -96,7 +96,7 @@ def test_ids_stay_what_they_were(method):
 
 def test_the_id_is_the_same_in_another_process():
     code = (
-        "from experiments.config import make_config;"
+        "from experiments.methods import make_config;"
         f"print(make_config({ {**PRETRAINED, 'method': 'smartfrz'} }).id)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

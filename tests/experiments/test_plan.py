@@ -7,7 +7,7 @@ import pytest
 
 from experiments import plan as planning
 from experiments.config import Pretraining
-from experiments.methods import AutoFreezeOptions, LinearOptions, SmartFRZOptions
+from experiments.options import AutoFreezeOptions, LinearOptions, SmartFRZOptions
 from experiments.plan import labelled_plan, plan
 from experiments.spec import SCALES, SPECS, Spec, load_spec
 from tests.helpers.digits import save_random_predictor

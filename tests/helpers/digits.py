@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from experiments.config import RunConfig, make_config
+from experiments.config import RunConfig
+from experiments.methods import make_config
 from smartfrz.predictor.attention import AttentionPredictor
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import RunConfig, make_config
+from experiments.config import RunConfig
 from experiments.data import image_folders as folders
 from experiments.data.image_folder_batches import FolderBatches
 from experiments.data.image_folders import load_folders
 from experiments.data.registry import load, make_batches
+from experiments.methods import make_config
 from experiments.runs.execute import execute
 from experiments.runs.run_files import read_run
 from experiments.runs.training_loop import loss_of, train

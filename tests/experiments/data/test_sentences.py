@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.config import RunConfig, make_config
+from experiments.config import RunConfig
 from experiments.data import sentences as text
 from experiments.data.registry import load, make_batches
 from experiments.data.sentence_batches import MaskedTextBatches
 from experiments.data.sentences import CLS, MASK, SEP, load_text
+from experiments.methods import make_config
 from experiments.models.bert import masked_bert
 from experiments.models.pretraining import pretraining_run
 from experiments.models.weights import load_weights

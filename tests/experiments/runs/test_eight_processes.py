@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from experiments.config import RunConfig, make_config
+from experiments.config import RunConfig
+from experiments.methods import make_config
 from experiments.runs.execute import execute
 from experiments.runs.run_frame import load_runs
 from tests.helpers.folders import write_folders

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.predictor.recordings import write_readme
 from experiments.runs.recording import (
     history_file,
     is_recorded,
     load_history,
     record_history,
-    write_readme,
 )
 from tests.helpers.digits import ignore, tiny_run
 

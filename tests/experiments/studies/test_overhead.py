@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.methods import SmartFRZOptions
+from experiments.options import SmartFRZOptions
 from experiments.studies import overhead
 from experiments.studies.overhead import (
     caption,

@@ -1,0 +1,142 @@
+"""The options of each method, as specs set them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ShorterOptions:
+    """Full training with fewer epochs and the learning rate annealed over them.
+
+    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
+    seed.
+    """
+
+    match: str = "smartfrz"
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """Linear freezing (FreezeOut).
+
+    The number of epochs is chosen to spend the same compute as the method ``match`` with the same
+    seed (Table 2); if ``match`` is empty, it is that of the config.
+    """
+
+    t0: float = 0.5
+    how: str = "linear"
+    scale: bool = False
+    match: str = "smartfrz"
+
+
+@dataclass(frozen=True)
+class AutoFreezeOptions:
+    """AutoFreeze with M intervals per epoch and percentile N.
+
+    The paper uses M = 4 and N = 50 (Appendix B). A fractional M suits epochs that are shorter than
+    the paper's.
+    """
+
+    intervals_per_epoch: int | float = 4
+    percentile: float = 50.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "intervals_per_epoch")
+
+
+@dataclass(frozen=True)
+class SmartFRZOptions:
+    """SmartFRZ.
+
+    ``predictor`` is the name of a predictor that is bundled or trained for the table, a folder or a
+    Hub id. The plan sets ``threshold``, if it is None, to the predictor's own, and ``fingerprint``
+    to a hash of the predictor's weights or of its recipe.
+    """
+
+    predictor: str = "drift"
+    records_per_epoch: int = 4
+    records_per_decision: int = 1
+    threshold: float | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "records_per_epoch")
+
+
+@dataclass(frozen=True)
+class SimilarityOptions:
+    """Similarity-guided freezing, the oracle of Table 1.
+
+    CKA is measured ``looks_per_epoch`` times per epoch (once in the paper) on the first
+    ``probe_images`` training images. The reference model is the final model of full training with
+    the same config and the seed ``reference_seed``.
+    """
+
+    looks_per_epoch: int | float = 1
+    tolerance: float = 0.01
+    probe_images: int = 128
+    reference_seed: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "looks_per_epoch")
+
+
+@dataclass(frozen=True)
+class DisplacementOptions:
+    """A rule without a trained predictor: a layer freezes once its relative displacement is small.
+
+    ``threshold`` is the largest relative displacement at which a layer freezes.
+    """
+
+    records_per_epoch: int = 4
+    threshold: float = 0.001
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "records_per_epoch")
+
+
+@dataclass(frozen=True)
+class RandomOptions:
+    """Layers freeze in random order: a control for the criterion that selects layers.
+
+    The last layer freezes after the fraction ``span`` of the run. The span is chosen to spend the
+    same compute as the method ``match`` with the same seed; if ``match`` is empty, it is that of
+    the config.
+    """
+
+    match: str = "smartfrz"
+    span: float = 1.0
+
+
+@dataclass(frozen=True)
+class SimFreezeOptions:
+    """SimFreeze's criterion: a layer freezes once its CKA to the initial model has stabilised.
+
+    CKA is measured ``looks`` times during the run, on the first ``probe_images`` training images.
+    """
+
+    looks: int = 10
+    tolerance: float = 0.01
+    probe_images: int = 128
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "looks")
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Full training that records training data for the predictor.
+
+    CKA is measured on the first ``probe_images`` test images.
+    """
+
+    records_per_epoch: int = 20
+    sampled_weights: int = 4096
+    probe_images: int = 256
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "records_per_epoch")
+
+
+def _check_positive(options: object, name: str) -> None:
+    if getattr(options, name) <= 0:
+        raise ValueError(f"{name} must be positive.")
