@@ -1,8 +1,8 @@
 """Registry of methods: the options, policy, label, colour and marker of each.
 
-To add a method, write its policy (one file in ``baselines/``), and in this module a dataclass of
-its options, a function that builds the policy, and an entry in `METHODS`. Specs, plans, runs,
-tables, figures and tracking all read the registry.
+To add a method, write its policy (one file in ``baselines/``), a dataclass of its options, a
+function that builds the policy from them, and one entry in `METHODS`. Specs, plans, runs, tables,
+figures and tracking all read the registry.
 """
 
 import copy
