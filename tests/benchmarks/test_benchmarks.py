@@ -1,7 +1,6 @@
 """Tests of the benchmarks on small networks, with a fake clock."""
 
 from functools import partial
-from itertools import cycle
 
 import pandas as pd
 import pytest
@@ -21,21 +20,8 @@ from benchmarks.report import parser, present
 from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, MODELS, make_workload
 from smartfrz.cost.flops import forward_macs
+from tests.helpers.clock import Clock
 from tests.helpers.digits import save_random_predictor, tiny_run
-
-
-class Clock:
-    """Replaces the module ``time``: the actions timed last the given seconds, in turn."""
-
-    def __init__(self, seconds):
-        self.seconds, self.now, self.calls = cycle(seconds), 0.0, 0
-
-    def perf_counter(self):
-        """Advances by the next duration at every second call, which ends an action."""
-        self.calls += 1
-        if self.calls % 2 == 0:
-            self.now += next(self.seconds)
-        return self.now
 
 
 @pytest.fixture

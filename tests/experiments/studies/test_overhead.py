@@ -1,7 +1,5 @@
 """Tests of the overhead study (Appendix C), with counts derived by hand and a fake clock."""
 
-from itertools import cycle
-
 import pandas as pd
 import pytest
 import torch
@@ -19,26 +17,13 @@ from experiments.studies.overhead import (
     training_times,
 )
 from smartfrz.predictor.attention import AttentionPredictor
+from tests.helpers.clock import Clock
 from tests.helpers.digits import tiny_run
 
 TIMES = {
     **{"step_ms": 100.0, "record_ms": 2.0, "decide_ms": 1.0, "from_scratch_ms": 20.0},
     **{"layers": 53, "kept_bytes": 7_000_000},
 }
-
-
-class Clock:
-    """Replaces the module ``time``: the actions timed last the given seconds, in turn."""
-
-    def __init__(self, seconds):
-        self.seconds, self.now, self.calls = cycle(seconds), 0.0, 0
-
-    def perf_counter(self):
-        """Advances by the next duration at every second call, which ends an action."""
-        self.calls += 1
-        if self.calls % 2 == 0:
-            self.now += next(self.seconds)
-        return self.now
 
 
 def test_flops_are_twice_the_products_of_the_matrices():
