@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.files import replacing
 from experiments.methods import METHODS, Method
 from experiments.reporting.labels import rank
 
@@ -56,9 +57,10 @@ def save(fig: Figure, path: Path) -> None:
         fig: The figure.
         path: Path of the files without a suffix; missing folders are created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path.with_name(f"{path.name}.png"), dpi=200)
-    fig.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
+    options: dict[str, Any] = {"png": {"dpi": 200}, "pdf": {"metadata": {"CreationDate": None}}}
+    for kind, how in options.items():
+        with replacing(path.with_name(f"{path.name}.{kind}")) as partial:
+            fig.savefig(partial, format=kind, **how)
 
 
 def look(method: str) -> tuple[str, str]:
