@@ -88,7 +88,8 @@ def _annealed(starts: np.ndarray, ends: np.ndarray, step: int) -> np.ndarray:
 def _end(layer: int, num_layers: int, t0: float, how: str) -> float:
     """Returns t_i, the fraction of the run at which a layer's rate reaches zero."""
     _check_schedule(t0, how)
-    return (t0 + (1.0 - t0) * layer / num_layers) ** _POWER[how]
+    place = layer / num_layers if num_layers else 1.0  # a head alone is trained to the end
+    return (t0 + (1.0 - t0) * place) ** _POWER[how]
 
 
 def _check_schedule(t0: float, how: str) -> None:

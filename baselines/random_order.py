@@ -22,7 +22,7 @@ def freeze_steps(layers: Sequence[str], total_steps: int, span: float, seed: int
         The step at which each layer freezes, the earliest first.
     """
     order = random.Random(seed).sample(list(layers), len(layers))
-    spacing = span * total_steps / len(order)
+    spacing = span * total_steps / max(1, len(order))
     return {name: math.floor((k + 1) * spacing) for k, name in enumerate(order)}
 
 

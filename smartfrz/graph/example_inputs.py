@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smartfrz.graph.tracing import Call, Inputs, trace
 
@@ -18,15 +18,43 @@ def trace_with_guessed_inputs(model: nn.Module) -> list[Call]:
     Raises:
         ValueError: the model accepts none of the guessed inputs.
     """
+    failures: list[tuple[Inputs, Exception]] = []
     for inputs in _guesses(model):
         try:
             return trace(model, inputs)
-        except Exception:  # a model may raise anything on inputs that do not fit it
-            continue
+        except Exception as error:  # a model may raise anything on inputs that do not fit it
+            failures.append((inputs, error))
+    _raise_unknown_inputs(type(model).__name__, failures)
+
+
+def _raise_unknown_inputs(model: str, failures: list[tuple[Inputs, Exception]]) -> NoReturn:
+    how = "Pass example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments"
+    if not failures:
+        raise ValueError(f"{model} has no module to guess inputs from. {how}.")
+    inputs, error = failures[0]
+    reason = " ".join(str(error).split())
+    tried = ", ".join(dict.fromkeys(_described(each) for each, _ in failures))
+    example = "{'input_ids': ids}" if isinstance(inputs, dict) else _as_code(inputs)
     raise ValueError(
-        f"Cannot guess inputs that {type(model).__name__} accepts. Pass example_inputs: a tensor, "
-        "a tuple of arguments or a dict of keyword arguments."
-    )
+        f"Cannot guess inputs that {model} accepts. Tried: {tried}. The first failed with "
+        f"{type(error).__name__}: {reason}. {how}, for example example_inputs={example} of another "
+        "shape."
+    ) from error
+
+
+def _described(inputs: Inputs) -> str:
+    """Describes guessed inputs by dtype and shape."""
+    if isinstance(inputs, dict):
+        return " and ".join(f"{name} {_described(value)}" for name, value in inputs.items())
+    assert isinstance(inputs, Tensor)
+    return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+
+
+def _as_code(inputs: Inputs) -> str:
+    assert isinstance(inputs, Tensor)
+    if inputs.is_floating_point():
+        return f"torch.zeros{tuple(inputs.shape)}"
+    return f"torch.ones({tuple(inputs.shape)}, dtype=torch.long)"
 
 
 def _guesses(model: nn.Module) -> Iterator[Inputs]:

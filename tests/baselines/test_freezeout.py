@@ -293,3 +293,17 @@ def test_is_due_says_when_something_freezes_also_when_steps_are_skipped(steps, h
         frozen = policy.layers_to_freeze(active, step)
         active = [layer for layer in active if layer not in frozen]
         assert (*asked_before, policy.is_due(step)) == (bool(frozen),) * 3
+
+
+def test_a_model_that_is_all_head_is_annealed_over_the_whole_run():
+    model = nn.Sequential(nn.Linear(4, 2))
+    layers = find_layers(model)
+    optimizer = torch.optim.SGD(param_groups(model, layers), lr=0.1)
+    freezer = Freezer(model, optimizer, FreezeOut(optimizer, total_steps=10), layers)
+    rates = []
+    for _ in range(10):
+        model(torch.ones(1, 4)).sum().backward()
+        assert freezer.step() == []
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 10)) for t in range(10)])

@@ -78,3 +78,12 @@ def test_what_cannot_be_matched_is_an_error() -> None:
 def test_a_span_that_is_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="span=0"):
         RandomOrder(10, 0.0)
+
+
+def test_a_model_that_is_all_head_freezes_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    freezer = Freezer(model, torch.optim.SGD(model.parameters(), 0.1), RandomOrder(10, 1.0))
+    for _ in range(3):
+        model(torch.ones(1, 4)).sum().backward()
+        assert freezer.step() == []
+    assert freeze_steps([], 10, 1.0, 0) == {}
