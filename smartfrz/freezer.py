@@ -16,6 +16,7 @@ from smartfrz.distributed import (
     rebuild_reducers,
     share_buffers,
 )
+from smartfrz.frozen_weights import FrozenWeightWatch
 from smartfrz.layers import Layer, find_layers, is_norm
 from smartfrz.memory import GradientWatch
 
@@ -75,6 +76,7 @@ class Freezer:
         self._active = list(self.layers)
         self._step = 0
         self._watch = GradientWatch()
+        self._weight_watch = FrozenWeightWatch()
         self._check_something_trains()
         if isinstance(optimizer, LBFGS):
             raise ValueError(
@@ -89,9 +91,11 @@ class Freezer:
             The newly frozen layers, in execution order.
 
         Raises:
-            RuntimeError: reentrant activation checkpointing lost gradients after the last freeze.
+            RuntimeError: reentrant activation checkpointing lost gradients after the last freeze,
+                or the optimizer changed frozen weights.
         """
         self._check_gradients_survived()
+        self._check_frozen_weights()
         newly = self._decide()
         if newly:
             self._freeze(newly)
@@ -166,6 +170,10 @@ class Freezer:
         for layer in layers:
             freeze_layer(layer, self.optimizer)
         self._active = [layer for layer in self._active if layer not in layers]
+        self._check_frozen_weights(is_last=True)
+        self._weight_watch.end()
+        frozen = [layer for layer in self.layers if layer not in self._active]
+        self._weight_watch = FrozenWeightWatch(self.optimizer, frozen)
         rebuild_reducers(self.model)
         # torch.compile recompiles after each freeze, and beyond its limit of 8 it would silently
         # stop compiling (pytorch#139476). The code for the old set of layers is not needed again.
@@ -194,6 +202,14 @@ class Freezer:
                 "them were frozen, as happens with reentrant activation checkpointing. Pass "
                 "use_reentrant=False to torch.utils.checkpoint (transformers: "
                 "gradient_checkpointing_kwargs)."
+            )
+
+    def _check_frozen_weights(self, is_last: bool = False) -> None:
+        if moved := self._weight_watch.moved(is_last):
+            raise RuntimeError(
+                f"{type(self.optimizer).__name__} changed the frozen layers {moved}: it also "
+                "updates parameters without a gradient, for example by decaying or averaging "
+                "them. Use an optimizer that skips parameters whose grad is None."
             )
 
 

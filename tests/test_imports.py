@@ -19,7 +19,7 @@ LIBRARY = [
     {"version", "distributed"},
     {"graph"},
     {"layers"},
-    {"cka", "memory"},
+    {"cka", "memory", "frozen_weights"},
     {"predictor", "freezer"},
     {"policies", "cost", "feature_cache"},
 ]
