@@ -63,7 +63,7 @@ def test_without_an_account_there_is_a_sentence(
     assert said.startswith("error: The dashboard cannot be saved (api key not configured). Log in")
 
 
-def test_the_script_can_be_called_by_its_path() -> None:
-    command = [sys.executable, "scripts/dashboard.py", "--help"]
+def test_the_script_runs_from_the_root_of_a_checkout() -> None:
+    command = [sys.executable, "-m", "scripts.dashboard", "--help"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--entity" in said.stdout
