@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
 
 _WATCHED_STEPS = 16
@@ -19,8 +20,9 @@ class FrozenWeightWatch:
     PyTorch's optimizers skip parameters without a gradient. Others decay or average every
     parameter and change frozen weights silently (OpenPCDet#845, fast-reid#178). Which of the two an
     optimizer does shows in the first steps after a freeze, so only these are watched: the cost of
-    all other steps is zero. A sample of each parameter is compared. Weights that are changed
-    between two steps of the optimizer, such as by loading a checkpoint, are not reported.
+    all other steps is zero. A sample of each layer's largest parameter is compared. Weights that
+    are changed between two steps of the optimizer, such as by loading a checkpoint, are not
+    reported.
 
     The result is read after the first step, after the last one watched, and at the next freeze: the
     only times at which the host waits for the device.
@@ -31,12 +33,14 @@ class FrozenWeightWatch:
     """
 
     def __init__(self, optimizer: Optimizer | None = None, layers: Sequence[Layer] = ()) -> None:
-        self._layers = list(layers)
+        self._params = {
+            layer.name: max(layer.params, key=Tensor.numel) for layer in layers if layer.params
+        }
         self._steps = self._read_steps = 0
         self._handles: list[Any] = []
-        self._before: list[Tensor] = []
-        self._moved: list[Tensor] = []
-        if optimizer is not None and self._layers:
+        self._sizes: list[int] = []
+        self._before = self._moved = torch.zeros(0)
+        if optimizer is not None and self._params:
             inner = _innermost(optimizer)
             self._handles = [
                 inner.register_step_pre_hook(self._note_before),
@@ -54,8 +58,8 @@ class FrozenWeightWatch:
         if self._steps == self._read_steps or not is_due:
             return []
         self._read_steps = self._steps
-        moved = torch.stack([each.cpu() for each in self._moved]).tolist()
-        return [layer.name for layer, is_moved in zip(self._layers, moved, strict=True) if is_moved]
+        moved = self._moved.cpu().split(self._sizes)
+        return [name for name, part in zip(self._params, moved, strict=True) if part.any()]
 
     def end(self) -> None:
         """Stops watching."""
@@ -64,17 +68,15 @@ class FrozenWeightWatch:
         self._handles = []
 
     def _note_before(self, *_: Any) -> None:
-        self._before = [_sample(layer) for layer in self._layers]
+        samples = [_sample(param) for param in self._params.values()]
+        self._sizes = [len(each) for each in samples]
+        self._before = _joined(samples)
 
     def _compare(self, *_: Any) -> None:
-        after = [_sample(layer) for layer in self._layers]
+        after = _joined([_sample(param) for param in self._params.values()])
         # A NaN differs from itself, but has not moved.
-        moved = [
-            ((a != b) & ~(a.isnan() & b.isnan())).any()
-            for a, b in zip(self._before, after, strict=True)
-        ]
-        earlier = self._moved or moved
-        self._moved = [a | b for a, b in zip(earlier, moved, strict=True)]
+        moved = (after != self._before) & ~(after.isnan() & self._before.isnan())
+        self._moved = self._moved | moved if self._steps else moved
         self._steps += 1
         if self._steps == _WATCHED_STEPS:
             self.end()
@@ -87,11 +89,13 @@ def _innermost(optimizer: Any) -> Optimizer:
     return optimizer
 
 
-@torch.no_grad()
-def _sample(layer: Layer) -> Tensor:
-    """Returns evenly spaced weights of a layer, a copy: (n,) float32."""
-    flat = [param.detach().reshape(-1) for param in layer.params]
-    sampled = [each[:: max(1, len(each) // _SAMPLES)] for each in flat]
-    # A complex number is two real ones.
-    real = [torch.view_as_real(each).reshape(-1) if each.is_complex() else each for each in sampled]
-    return torch.cat([each.float() for each in real])
+def _sample(param: Tensor) -> Tensor:
+    """Returns evenly spaced elements of a parameter, a view: (n,)."""
+    memory = memory_of(param)
+    sample = memory[:: max(1, len(memory) // _SAMPLES)]
+    return torch.view_as_real(sample).reshape(-1) if sample.is_complex() else sample
+
+
+def _joined(samples: list[Tensor]) -> Tensor:
+    """Returns a copy of all samples in one tensor, on the device of the first."""
+    return torch.cat([each.float().to(samples[0].device) for each in samples])

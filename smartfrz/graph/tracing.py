@@ -149,6 +149,12 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def memory_of(tensor: Tensor) -> Tensor:
+    """Returns a flat view of a tensor's memory, from its first to its last element, no copy."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
+
+
 _ATTENTION = "_scaled_dot_product"
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # other backends use matrix products
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
 
 
@@ -75,7 +76,7 @@ class Tailor:
             positions = sample_positions(layer, self.size)
             offsets = [_offsets(w, p) for w, p in zip(weights, positions, strict=True)]
             self._offsets[layer.name] = layout, offsets
-        values = [_memory(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
+        values = [memory_of(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
 
@@ -107,12 +108,6 @@ def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
         (index * stride for index, stride in zip(indices, strides, strict=True)),
         torch.zeros_like(positions),
     )
-
-
-def _memory(weight: Tensor) -> Tensor:
-    """Returns a flat view of the weight's memory, from its first element to its last."""
-    sizes = zip(weight.shape, weight.stride(), strict=True)
-    return weight.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
 
 
 def _weights(layer: Layer) -> list[nn.Parameter]:
