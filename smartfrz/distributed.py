@@ -22,15 +22,6 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` was applied to the model or any of its modules."""
-    return any(
-        isinstance(getattr(module, "_orig_mod", None), nn.Module)
-        or module._compiled_call_impl is not None
-        for module in model.modules()
-    )
-
-
 def is_distributed() -> bool:
     """Whether several processes train together."""
     return world_size() > 1

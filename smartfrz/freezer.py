@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import LBFGS, Optimizer
 
+from smartfrz.compilation import expect_recompilation, is_compiled
 from smartfrz.distributed import (
     agree,
-    is_compiled,
     is_distributed,
     rebuild_reducers,
     share_buffers,
@@ -175,9 +175,7 @@ class Freezer:
         frozen = [layer for layer in self.layers if layer not in self._active]
         self._weight_watch = FrozenWeightWatch(self.optimizer, frozen)
         rebuild_reducers(self.model)
-        # torch.compile recompiles after each freeze, and beyond its limit of 8 it would silently
-        # stop compiling (pytorch#139476). The code for the old set of layers is not needed again.
-        torch.compiler.reset()
+        expect_recompilation()
 
     def _watch_gradients(self) -> GradientWatch:
         # Its hooks would trigger one more compilation; compiled code has no reentrant checkpoints.

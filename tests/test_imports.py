@@ -16,7 +16,7 @@ ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 # From the ground up: what stands in one line imports from lines above it only.
 LIBRARY = [
-    {"version", "distributed"},
+    {"version", "distributed", "compilation"},
     {"graph"},
     {"layers"},
     {"cka", "memory", "frozen_weights"},

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
-from smartfrz.distributed import is_compiled, unwrap
+from smartfrz.compilation import is_compiled
+from smartfrz.distributed import unwrap
 from smartfrz.feature_cache.dropout import first_random, switch_off_dropout
 from smartfrz.feature_cache.prefix import Prefix, longest_prefix
 from smartfrz.feature_cache.store import FeatureStore

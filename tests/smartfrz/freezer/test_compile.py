@@ -138,3 +138,21 @@ def test_aot_autograd():
     theirs = eager.state_dict()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, theirs[key])
+
+
+def test_other_compiled_code_in_the_process_is_kept():
+    teacher, backend = build(), CountingBackend()
+    compiled = torch.compile(teacher, backend=backend)
+    model = build()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = freezer_of(model, optimizer)
+    torch.manual_seed(1)
+    for _ in range(STEPS):
+        inputs = torch.randn(8, 4)
+        (model(inputs) - compiled(inputs).detach()).square().mean().backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(freezer.frozen) == FREEZES
+    assert backend.compilations == 1
+    assert backend.calls == STEPS
