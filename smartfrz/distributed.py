@@ -1,11 +1,13 @@
 """Utilities for wrapped models and for training with several processes."""
 
+import gc
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 T = TypeVar("T")
 
@@ -20,6 +22,13 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = compiled
         else:
             return model
+
+
+def innermost_optimizer(optimizer: Any) -> Optimizer:
+    """Returns the optimizer inside wrappers such as Accelerate's, which name it ``optimizer``."""
+    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def is_distributed() -> bool:
@@ -48,34 +57,47 @@ def gathered(value: T) -> list[T]:
     return found
 
 
-def share_buffers(model: nn.Module, modules: Iterable[nn.Module]) -> None:
+def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
+    """Returns the DDP modules in ``model`` or, if there are none, those that contain it.
+
+    Trainers (Lightning, Accelerate, the Hugging Face Trainer) often wrap the model after the
+    freezer was created. A model does not refer to its wrapper, so all objects of the process are
+    searched, which takes a fraction of a second.
+    """
+    found = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    if found or not (dist.is_available() and dist.is_initialized()):
+        return found
+    gc.collect()  # discards former wrappers, so that all processes find the same ones
+    wrappers = [
+        each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)
+    ]
+    model = unwrap(model)
+    return [each for each in wrappers if any(part is model for part in each.modules())]
+
+
+def share_buffers(
+    wrappers: Iterable[DistributedDataParallel], modules: Iterable[nn.Module]
+) -> None:
     """Copies rank 0's buffers to all processes, as DDP would before its next forward pass.
 
     Args:
-        model: the model; if it contains no DDP module with ``broadcast_buffers``, each process
-            keeps its own buffers.
+        wrappers: the model's DDP modules; if none has ``broadcast_buffers``, each process keeps its
+            own buffers.
         modules: the modules whose buffers are copied.
     """
-    wrappers = (m for m in model.modules() if isinstance(m, DistributedDataParallel))
     if is_distributed() and any(wrapper.broadcast_buffers for wrapper in wrappers):
         for module in modules:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
 
-def rebuild_reducers(model: nn.Module) -> None:
-    """Rebuilds each DDP module in ``model`` without parameters that no longer require a gradient.
+def rebuild_reducer(model: DistributedDataParallel) -> None:
+    """Rebuilds the reducer of a DDP module for the parameters that now require a gradient.
 
     DDP fixes the set of parameters to reduce at construction and fails if one of them receives no
     gradient (pytorch#22049). Wrapping the model again works. Saving and restoring the DDP module's
     state in place, as pickling does, has the same effect and keeps the user's reference valid.
     """
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            _rebuild_reducer(module)
-
-
-def _rebuild_reducer(model: DistributedDataParallel) -> None:
     hooks = list(model._comm_hooks)
     state = model.__getstate__()
     # The old reducer's buckets, as large as all gradients, are freed before new ones are allocated.

@@ -1,23 +1,26 @@
 """The freezing mechanism: changes to a model and its optimizer, for any policy."""
 
+import warnings
+import weakref
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Optimizer
 
+from smartfrz.accumulation import UpdateWatch, is_accumulating
 from smartfrz.compilation import expect_recompilation, is_compiled
 from smartfrz.distributed import (
     agree,
     is_distributed,
-    rebuild_reducers,
+    rebuild_reducer,
     share_buffers,
+    wrappers_of,
 )
+from smartfrz.freezing import freeze_layer, thaw_layer
 from smartfrz.frozen_weights import FrozenWeightWatch
-from smartfrz.layers import Layer, find_layers, is_norm
+from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import GradientWatch
 
 if TYPE_CHECKING:
@@ -38,10 +41,13 @@ class Freezer:
     have ``requires_grad=False``, ``grad=None`` and no optimizer state, and its norms stay in eval
     mode even after ``model.train()``. Param groups keep their number, order and parameters.
 
-    With several processes, all of them freeze the layers that rank 0 selects, and a
-    ``DistributedDataParallel`` model (default process group) no longer communicates the gradients
-    of frozen parameters. Code compiled by ``torch.compile`` is recompiled after each freeze; see
-    `Gathered`.
+    With gradient accumulation, call `step` once for each optimizer step, after the last backward
+    pass. Within Accelerate's ``accumulate`` and DDP's ``no_sync``, calls have no effect.
+
+    With several processes, all of them freeze the layers that rank 0 selects, and
+    ``DistributedDataParallel`` (default process group) no longer communicates the gradients of
+    frozen parameters; the model may be wrapped before or after the freezer is created. Code
+    compiled by ``torch.compile`` is recompiled after each freeze; see `Gathered`.
 
     Reentrant activation checkpointing above a frozen prefix silently loses gradients
     (transformers#21381). `step` detects this and raises an error; pass ``use_reentrant=False``.
@@ -55,6 +61,7 @@ class Freezer:
     Attributes:
         frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
         layers: all layers, the head included.
+        events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``.
 
     Raises:
         ValueError: no parameter would train if all layers but the head were frozen, or the
@@ -73,16 +80,21 @@ class Freezer:
         self.policy = policy
         self.layers = find_layers(model) if layers is None else list(layers)
         self.frozen: dict[str, int] = {}
+        self.events: list[tuple[int, str, str]] = []
         self._active = list(self.layers)
         self._step = 0
         self._watch = GradientWatch()
         self._weight_watch = FrozenWeightWatch()
+        self._wrappers: list[weakref.ref[DistributedDataParallel]] = []
+        self._has_stepped = False
         self._check_something_trains()
         if isinstance(optimizer, LBFGS):
             raise ValueError(
                 "LBFGS is not supported, because it steps along earlier directions and would move "
                 "frozen weights. Choose another optimizer."
             )
+        heads = (layer for layer in self.layers if layer.is_head)
+        self._updates = UpdateWatch(optimizer, [param for head in heads for param in head.params])
 
     def step(self) -> list[Layer]:
         """Queries the policy and freezes the layers that it selects.
@@ -96,35 +108,61 @@ class Freezer:
         """
         self._check_gradients_survived()
         self._check_frozen_weights()
+        if not self._is_followed_by_update():
+            return []
+        self._follow_requires_grad()
         newly = self._decide()
         if newly:
             self._freeze(newly)
-            self.frozen |= {layer.name: self._step for layer in newly}
             self._watch = self._watch_gradients()
         self._step += 1
         return newly
 
+    def thaw(self, layers: Iterable[Layer]) -> None:
+        """Lets frozen layers train again, from the next forward pass on.
+
+        Their optimizer state starts anew. The policy is queried about them again. All processes
+        must thaw the same layers.
+
+        Args:
+            layers: frozen layers of this freezer.
+
+        Raises:
+            ValueError: one of the layers is not frozen.
+        """
+        layers = list(layers)
+        others = [layer.name for layer in layers if layer.name not in self.frozen]
+        if others:
+            raise ValueError(f"The layers {others} are not frozen. Frozen are: {[*self.frozen]}.")
+        for layer in layers:
+            thaw_layer(layer, self.model.training)
+            del self.frozen[layer.name]
+            self.events.append((self._step, "thaw", layer.name))
+        self._adapt()
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns the step, the frozen layers and the policy's state, for ``torch.save``."""
+        """Returns the step, the frozen layers, events and the policy's state for ``torch.save``."""
         policy_state = getattr(self.policy, "state_dict", dict)
         return {
             "step": self._step,
             "frozen": dict(self.frozen),
+            "events": list(self.events),
             "policy": policy_state(),
             "decided_by": type(self.policy).__name__,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Freezes the layers that are frozen in the state and restores the step and the policy.
+        """Restores the frozen layers, the step and the policy's state.
 
-        May be called before or after the optimizer's ``load_state_dict``.
+        Layers that are frozen in the state are frozen, and others are thawed. May be called before
+        or after the optimizer's ``load_state_dict``.
 
         Args:
             state: returned by `state_dict`.
 
         Raises:
-            ValueError: the state contains layers that this model does not have, it belongs to
-                another policy, or this freezer has frozen layers that are not in the state.
+            ValueError: the state contains layers that this model does not have, or it belongs to
+                another policy.
         """
         ours = type(self.policy).__name__
         if state.get("decided_by", ours) != ours:
@@ -138,14 +176,10 @@ class Freezer:
                 f"The saved state contains the frozen layers {unknown}, but this model has no such "
                 "layers. Resume with the model that was saved."
             )
-        extra = sorted(self.frozen.keys() - state["frozen"].keys())
-        if extra:
-            raise ValueError(
-                f"The layers {extra} are frozen in this model but not in the state. Load the state "
-                "into a new freezer, before its first step."
-            )
+        self.thaw([layer for layer in self._frozen_layers() if layer.name not in state["frozen"]])
         self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
         self.frozen = dict(state["frozen"])
+        self.events = list(state.get("events", []))
         self._step = state["step"]
         load_policy = getattr(self.policy, "load_state_dict", None)
         if load_policy is not None:
@@ -164,18 +198,65 @@ class Freezer:
         return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
 
     def _freeze(self, layers: list[Layer]) -> None:
-        if not layers:
-            return
-        share_buffers(self.model, (module for layer in layers for module in layer.modules))
+        wrappers = self._found_wrappers() if layers else []
+        share_buffers(wrappers, (module for layer in layers for module in layer.modules))
         for layer in layers:
             freeze_layer(layer, self.optimizer)
-        self._active = [layer for layer in self._active if layer not in layers]
+            self.frozen[layer.name] = self._step
+            self.events.append((self._step, "freeze", layer.name))
+        if layers:
+            self._adapt()
+
+    def _adapt(self) -> None:
+        """Adapts all that depends on which layers are frozen."""
         self._check_frozen_weights(is_last=True)
         self._weight_watch.end()
-        frozen = [layer for layer in self.layers if layer not in self._active]
-        self._weight_watch = FrozenWeightWatch(self.optimizer, frozen)
-        rebuild_reducers(self.model)
+        self._active = [layer for layer in self.layers if layer.name not in self.frozen]
+        self._weight_watch = FrozenWeightWatch(self.optimizer, self._frozen_layers())
+        for wrapper in self._found_wrappers():
+            rebuild_reducer(wrapper)
         expect_recompilation()
+
+    def _frozen_layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if layer.name in self.frozen]
+
+    def _found_wrappers(self) -> list[DistributedDataParallel]:
+        wrappers = wrappers_of(self.model)
+        self._wrappers = [weakref.ref(wrapper) for wrapper in wrappers]
+        return wrappers
+
+    def _is_followed_by_update(self) -> bool:
+        """Whether the optimizer is about to step, and not to accumulate further gradients."""
+        if not self._has_stepped:
+            self._found_wrappers()
+        self._has_stepped = True
+        wrappers = [wrapper for ref in self._wrappers if (wrapper := ref()) is not None]
+        if is_accumulating(self.model, self.optimizer, wrappers):
+            return False
+        if not self._updates.has_accumulated():
+            return True
+        warnings.warn(
+            "Freezer.step was called again before the optimizer's step, which has no effect. With "
+            "gradient accumulation, call it once for each optimizer step, right before it.",
+            stacklevel=3,
+        )
+        return False
+
+    def _follow_requires_grad(self) -> None:
+        """Thaws frozen layers whose parameters were set to require a gradient."""
+        thawed = [
+            layer
+            for layer in self._frozen_layers()
+            if any(param.requires_grad for param in layer.params)
+        ]
+        if thawed:
+            warnings.warn(
+                f"The frozen layers {[layer.name for layer in thawed]} train again, because "
+                "requires_grad=True was set outside of the freezer. Call Freezer.thaw to do so on "
+                "purpose.",
+                stacklevel=3,
+            )
+            self.thaw(thawed)
 
     def _watch_gradients(self) -> GradientWatch:
         # Its hooks would trigger one more compilation; compiled code has no reentrant checkpoints.
@@ -209,50 +290,6 @@ class Freezer:
                 "updates parameters without a gradient, for example by decaying or averaging "
                 "them. Use an optimizer that skips parameters whose grad is None."
             )
-
-
-def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
-    """Freezes one layer permanently: no gradient, no optimizer state, norms in eval mode."""
-    for param in layer.params:
-        param.requires_grad_(False)
-        param.grad = None
-        optimizer.state.pop(param, None)
-    for module in layer.modules:
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            renormalise(module)
-        if is_norm(module) or _iterates(module):
-            stay_in_eval(module)
-
-
-def stay_in_eval(module: nn.Module) -> None:
-    """Keeps a module in eval mode, even after calls of ``model.train()`` or ``update_bn``."""
-    module.eval()
-    # model.train() calls the train() of every submodule.
-    module.train = partial(_stay, module)  # type: ignore[method-assign]
-    if hasattr(module, "reset_running_stats"):
-        module.reset_running_stats = partial(_stay, module)  # type: ignore[assignment]
-
-
-@torch.no_grad()
-def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
-    """Applies ``max_norm`` to all rows now; the forward pass would apply it to each row when used.
-
-    An embedding without ``max_norm`` is not changed.
-    """
-    if embedding.max_norm is not None:
-        rows = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
-        limits = embedding.max_norm, embedding.norm_type
-        torch.embedding_renorm_(embedding.weight, rows, *limits)
-        embedding.max_norm = None
-
-
-def _iterates(module: nn.Module) -> bool:
-    """Whether a hook of the older ``spectral_norm`` updates the weight in training mode."""
-    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    return module
 
 
 def _has_gradient(layer: Layer) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from smartfrz.distributed import innermost_optimizer
 from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
 
@@ -41,7 +42,7 @@ class FrozenWeightWatch:
         self._sizes: list[int] = []
         self._before = self._moved = torch.zeros(0)
         if optimizer is not None and self._params:
-            inner = _innermost(optimizer)
+            inner = innermost_optimizer(optimizer)
             self._handles = [
                 inner.register_step_pre_hook(self._note_before),
                 inner.register_step_post_hook(self._compare),
@@ -80,13 +81,6 @@ class FrozenWeightWatch:
         self._steps += 1
         if self._steps == _WATCHED_STEPS:
             self.end()
-
-
-def _innermost(optimizer: Any) -> Optimizer:
-    """Returns the optimizer inside wrappers, such as Accelerate's."""
-    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _sample(param: Tensor) -> Tensor:

@@ -99,12 +99,22 @@ def checkpoint_is_loaded(names: Names) -> None:
     assert names["state"]["freezer"] == names["freezer"].state_dict()
 
 
+def frozen_layers_are_thawed(names: Names) -> None:
+    assert names["freezer"].frozen == {}  # nothing was frozen yet
+    for _ in range(3):
+        names["train_step"]()
+    assert list(names["freezer"].frozen) == ["conv1"]
+    exec(blocks("docs/freeze.md", "python")[-1], names)
+    assert names["freezer"].frozen == {}
+    assert names["model"].conv1.weight.requires_grad
+
+
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/freeze.md": [
         *(loop_ran, aux_is_a_head, threshold_is_set, freeze_out_trains, rate_follows_the_budget),
         *(modules_keep_less, features_are_cached, wrapped_model_freezes, freezes_are_gathered),
-        *(scaled_steps_train, checkpoint_is_loaded),
+        *(scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
     ],
 }
 """For each page whose code blocks stand alone, a check of each block, in order."""

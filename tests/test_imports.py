@@ -19,7 +19,7 @@ LIBRARY = [
     {"version", "distributed", "compilation"},
     {"graph"},
     {"layers"},
-    {"cka", "memory", "frozen_weights"},
+    {"cka", "memory", "frozen_weights", "freezing", "accumulation"},
     {"predictor", "freezer"},
     {"policies", "cost", "feature_cache"},
 ]

@@ -52,7 +52,7 @@ class ComputeBudget:
         in_layers = {param for layer in freezer.layers for param in layer.params}
         self._rest = [p for p in model.parameters() if p.requires_grad and p not in in_layers]
         self._full = self._flops(freezer.layers)
-        self._frozen = 0
+        self._frozen: set[str] = set()
         self._cost = 1.0
         self._done = 0.0
         self._count()
@@ -86,9 +86,9 @@ class ComputeBudget:
 
     def _count(self) -> None:
         """Updates the cost of a step, in steps with no layer frozen."""
-        frozen = self.freezer.frozen
-        if len(frozen) != self._frozen:
-            self._frozen = len(frozen)
+        frozen = set(self.freezer.frozen)
+        if frozen != self._frozen:
+            self._frozen = frozen
             active = [layer for layer in self.freezer.layers if layer.name not in frozen]
             self._cost = self._flops(active) / self._full
 

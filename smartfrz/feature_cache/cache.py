@@ -17,6 +17,7 @@ from smartfrz.feature_cache.dropout import first_random, switch_off_dropout
 from smartfrz.feature_cache.prefix import Prefix, longest_prefix
 from smartfrz.feature_cache.store import FeatureStore
 from smartfrz.freezer import Freezer
+from smartfrz.freezing import follow_mode
 from smartfrz.graph import ModuleCall, ModuleCalls, evaluating, without_fused_layers
 from smartfrz.layers import Layer
 
@@ -33,7 +34,8 @@ class FeatureCache:
     Once the first layers are frozen, the next forward pass finds the last module after which the
     network can be cut (`longest_prefix`), and features are stored at this cut. When more layers
     freeze, the network is cut again as soon as the features of all samples seen are stored at the
-    current cut. The new features are computed from the stored ones, which are then discarded. The
+    current cut. The new features are computed from the stored ones, which are then discarded. If
+    layers are thawed, all features are discarded. The
     output equals that of the model, up to rounding differences between batch sizes. In eval mode
     the cache only calls the model.
 
@@ -77,6 +79,8 @@ class FeatureCache:
         self._keeps_dropout = dropout == "keep"
         self._fingerprints: dict[int, int] = {}
         self._frozen_prefix: list[Layer] | None = None
+        self._frozen: dict[str, int] = {}
+        self._without_dropout: list[nn.Module] = []
         self._stage: _Stage | None = None
         self._cut_is_due = False
 
@@ -102,6 +106,9 @@ class FeatureCache:
 
     def _called(self, samples: list[int], args: Any, kwargs: Any) -> Any:
         self._check_inputs_repeat(samples, (args, kwargs))
+        if not self._frozen.items() <= self.freezer.frozen.items():
+            self._discard_features()
+        self._frozen = dict(self.freezer.frozen)
         frozen_prefix = self._frozen_prefix_now()
         if frozen_prefix != self._frozen_prefix:
             self._frozen_prefix, self._cut_is_due = frozen_prefix, True
@@ -141,7 +148,16 @@ class FeatureCache:
         model = unwrap(self.freezer.model)
         with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
             model(*args, **kwargs)
-        switch_off_dropout(recorded.calls, self._frozen_prefix or [])
+        self._without_dropout = switch_off_dropout(recorded.calls, self._frozen_prefix or [])
+
+    def _discard_features(self) -> None:
+        """Discards all features and switches dropout on again, because layers were thawed."""
+        self._frozen_prefix, self._stage, self.cut = None, None, ""
+        frozen = (layer for layer in self.freezer.layers if layer.name in self.freezer.frozen)
+        stay = {module for layer in frozen for module in layer.modules}
+        for module in self._without_dropout:
+            if module not in stay:
+                follow_mode(module, self.freezer.model.training)
 
     def _report_cut(self) -> None:
         self.cut = self._name(self._stage.prefix.cut.module) if self._stage else ""

@@ -86,4 +86,5 @@ def test_a_model_that_is_all_head_freezes_nothing() -> None:
     for _ in range(3):
         model(torch.ones(1, 4)).sum().backward()
         assert freezer.step() == []
+        freezer.optimizer.zero_grad()
     assert freeze_steps([], 10, 1.0, 0) == {}

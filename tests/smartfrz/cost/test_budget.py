@@ -22,6 +22,7 @@ def freezer_of(model: nn.Module, schedule: dict[int, list[str]]) -> Freezer:
 def step(model: nn.Module, freezer: Freezer, budget: ComputeBudget) -> None:
     model(torch.ones(1, 2)).sum().backward()
     freezer.step()
+    freezer.optimizer.zero_grad()
     budget.step()
 
 
@@ -82,6 +83,7 @@ def test_what_was_frozen_before_costs_nothing_from_the_start() -> None:
     freezer = freezer_of(model, {0: ["0"]})
     model(torch.ones(1, 2)).sum().backward()
     freezer.step()
+    freezer.optimizer.zero_grad()
     budget = ComputeBudget(freezer, steps=10)
     step(model, freezer, budget)
     assert 10 * budget.spent == pytest.approx((3 * 96 - 2 * 16 - 64) / (3 * 96))

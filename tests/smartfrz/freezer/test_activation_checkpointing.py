@@ -117,6 +117,7 @@ def test_evaluation_between_two_steps_is_no_error(model: nn.Module, first: str):
     for _ in range(2):
         model(torch.randn(8, 3)).square().mean().backward()
         freezer.step()
+        optimizer.zero_grad()
         with torch.no_grad():
             model.eval()(torch.randn(8, 3))
         model.train()

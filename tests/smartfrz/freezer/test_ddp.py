@@ -38,6 +38,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "find unused": {"find_unused_parameters": True},
     "static graph": {"static_graph": True},
     "accumulation": {"micro_batches": 2},
+    "called in each micro-batch": {"micro_batches": 2, "calls_inside": True},
+    "wrapped after the freezer": {"wrapped": "later"},
+    "wrapped inside another module": {"wrapped": "with parent"},
     "no hook": {"is_counted": False, "gradient_as_bucket_view": True},
     "seldom due": {"policy_type": SeldomDue},
     "compiled inside": {"compiled": "inside"},
@@ -71,6 +74,7 @@ def train(
     share: slice,
     micro_batches: int = 1,
     set_to_none: bool = True,
+    calls_inside: bool = False,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains on one process's share of each global batch."""
@@ -80,7 +84,10 @@ def train(
             is_last = index == len(parts) - 1
             with nullcontext() if is_last else model.no_sync():  # type: ignore[operator]
                 (model(part).square().mean() / len(parts)).backward()
-        freezer.step()
+                if calls_inside:
+                    freezer.step()
+        if not calls_inside:
+            freezer.step()
         freezer.optimizer.step()
         freezer.optimizer.zero_grad(set_to_none=set_to_none)
         after_step()
@@ -98,22 +105,28 @@ def run_variant(
     micro_batches: int = 1,
     set_to_none: bool = True,
     is_counted: bool = True,
+    calls_inside: bool = False,
+    wrapped: str = "first",
     policy_type: type[Scripted] = Scripted,
     **ddp_options: Any,
 ) -> dict[str, Any]:
     model = build()
     inside = torch.compile(model, backend="eager") if compiled == "inside" else model
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    policy = policy_type(SCRIPT if rank == 0 else OTHER_SCRIPT)
+    freezer = Freezer(model, optimizer, policy)
+    if wrapped == "with parent":
+        inside = nn.Sequential(model)
     # Many small buckets; torch.compile requires at least 1 MB.
     ddp = DistributedDataParallel(inside, bucket_cap_mb=1 if compiled else 0.001, **ddp_options)
     sent = [0]
     if is_counted:
         ddp.register_comm_hook(sent, counting_hook)
     outside = torch.compile(ddp, backend="aot_eager") if compiled == "outside" else ddp
-    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    policy = policy_type(SCRIPT if rank == 0 else OTHER_SCRIPT)
-    freezer = Freezer(outside, optimizer, policy)
+    if wrapped == "first":
+        freezer = Freezer(outside, optimizer, policy)
     share = slice(rank * 8 // RANKS, (rank + 1) * 8 // RANKS)
-    train(outside, freezer, share, micro_batches, set_to_none, lambda: sent.append(0))
+    train(outside, freezer, share, micro_batches, set_to_none, calls_inside, lambda: sent.append(0))
     return {"weights": model.state_dict(), "sent": sent[:STEPS], "frozen": freezer.frozen}
 
 

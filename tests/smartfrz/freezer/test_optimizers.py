@@ -123,8 +123,9 @@ def test_a_step_that_a_grad_scaler_skips_is_no_step():
     freezer = Freezer(model, optimizer, Scripted({0: ["0"]}))
     model(torch.randn(8, 6)).sum().backward()
     freezer.step()
-    for _ in range(3):
-        freezer.step()  # the optimizer's step was skipped
+    for _ in range(3):  # the optimizer's step is skipped
+        optimizer.zero_grad()
+        freezer.step()
     optimizer.step()
     with pytest.raises(RuntimeError, match="Decaying"):
         freezer.step()

@@ -108,12 +108,38 @@ def test_state_of_another_model_is_refused():
     assert freezer.frozen == {}
 
 
-def test_going_back_to_before_a_freeze_is_refused():
-    model, optimizer, freezer = build(partial(SGD, lr=0.1))
-    early = freezer.state_dict()
-    train(model, optimizer, freezer, range(STEPS))
-    with pytest.raises(ValueError, match="not in the state"):
-        freezer.load_state_dict(early)
+def test_going_back_to_a_checkpoint_from_before_a_freeze():
+    model, optimizer, freezer = build(partial(SGD, lr=0.1, momentum=0.9))
+    train(model, optimizer, freezer, range(2))
+    parts = (model, optimizer, freezer)
+    early = torch.load(checkpoint_of(*parts), weights_only=True)
+    train(model, optimizer, freezer, range(2, STEPS))
+    expected, frozen = {k: v.clone() for k, v in model.state_dict().items()}, dict(freezer.frozen)
+    assert frozen
+    for part, state in zip(parts, early, strict=True):
+        part.load_state_dict(state)
+    assert freezer.frozen == {}
+    train(model, optimizer, freezer, range(2, STEPS))
+    assert freezer.frozen == frozen
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def test_what_was_thawed_stays_thawed():
+    """Lightning restores such modules as frozen (Lightning#21901)."""
+    _, _, freezer = build(partial(SGD, lr=0.1))
+    freezer.policy = None
+    freezer.load_state_dict(freezer.state_dict() | {"frozen": {"0": 1, "2": 3}, "step": 5})
+    freezer.thaw(freezer.layers[:1])
+    saved = torch.load(checkpoint_of(freezer), weights_only=True)[0]
+    other_model, _, other = build(partial(SGD, lr=0.1))
+    other.policy = None
+    other.load_state_dict(saved)
+    assert other.frozen == {"2": 3}
+    assert other.events == freezer.events
+    assert [p.requires_grad for p in other_model.parameters()] == [True] * 4 + [False] * 4 + [
+        True,
+        True,
+    ]
 
 
 def test_full_training_has_a_state_too():
@@ -121,6 +147,6 @@ def test_full_training_has_a_state_too():
     freezer = Freezer(model, SGD(model.parameters(), lr=0.1))
     train(model, freezer.optimizer, freezer, range(3))
     assert freezer.frozen == {}
-    empty = {"frozen": {}, "policy": {}, "decided_by": "NoneType"}
+    empty = {"frozen": {}, "events": [], "policy": {}, "decided_by": "NoneType"}
     assert freezer.state_dict() == {"step": 3, **empty}
     freezer.load_state_dict(freezer.state_dict())
