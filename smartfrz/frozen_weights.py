@@ -40,7 +40,8 @@ class FrozenWeightWatch:
         self._steps = self._read_steps = 0
         self._handles: list[Any] = []
         self._sizes: list[int] = []
-        self._before = self._moved = torch.zeros(0)
+        self._before: Tensor | None = None
+        self._moved = torch.zeros(0)
         if optimizer is not None and self._params:
             inner = innermost_optimizer(optimizer)
             self._handles = [
@@ -74,10 +75,13 @@ class FrozenWeightWatch:
         self._before = _joined(samples)
 
     def _compare(self, *_: Any) -> None:
+        if self._before is None:
+            return  # the layers were frozen by the closure of this step, as Lightning does
         after = _joined([_sample(param) for param in self._params.values()])
         # A NaN differs from itself, but has not moved.
         moved = (after != self._before) & ~(after.isnan() & self._before.isnan())
         self._moved = self._moved | moved if self._steps else moved
+        self._before = None
         self._steps += 1
         if self._steps == _WATCHED_STEPS:
             self.end()

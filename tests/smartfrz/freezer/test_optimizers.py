@@ -142,3 +142,24 @@ def test_layers_frozen_by_a_resume_are_checked_as_well():
 
 def test_the_head_is_found_in_the_model():
     assert [layer.name for layer in find_layers(build())] == ["0", "2", "4"]
+
+
+def test_layers_may_be_frozen_inside_the_closure_of_an_optimizer_step():
+    """Lightning runs the backward pass, and its callbacks, in the closure."""
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    freezer = Freezer(model, optimizer, Scripted({1: ["0"]}))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 6)).square().mean()
+        loss.backward()
+        if freezer.step():
+            frozen.append(model[0].weight.clone())
+        return loss
+
+    frozen: list[torch.Tensor] = []
+    for _ in range(4):
+        optimizer.step(closure)
+    assert freezer.frozen == {"0": 1}
+    assert torch.equal(model[0].weight, frozen[0])
