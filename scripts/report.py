@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from experiments.files import write_text_atomic
+from experiments.reporting.claims import overall_claims
 from experiments.reporting.overview import overview
 from experiments.reporting.report import page, report
 from experiments.reporting.summary import summary
@@ -23,6 +24,7 @@ def main() -> None:
         "summary.md": summary(results, scale),
         "headline.md": summary(results, scale, ["table2"]),
         "overview.md": overview(results, scale),
+        "claims.md": overall_claims(results, scale),
         "report.md": text,
         "report.html": page(text, results),
     }

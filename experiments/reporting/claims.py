@@ -1,13 +1,23 @@
-"""Test of the paper's claims against a table's runs."""
+"""Test of the paper's claims against the runs of tables."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
+from experiments.reporting.contents import SECTIONS
 from experiments.reporting.labels import display_name
-from experiments.reporting.statistics import t_interval
+from experiments.reporting.statistics import (
+    LEVEL,
+    Comparison,
+    PValues,
+    corrected_p_values,
+    is_close,
+)
 from experiments.reporting.tables import paired_by, with_ratios
+from experiments.runs.run_frame import read_csv
 
 LOSS = 0.3
 """Accuracy, in points, that SmartFRZ may lose relative to full training."""
@@ -20,67 +30,202 @@ _PAIRS = (
     ("linear", "shorter"),
 )
 _VERDICTS = {True: "holds", False: "does not hold", None: "is inconclusive"}
+_NOT_TESTED = "is not tested"
 
 
 def claims(frame: pd.DataFrame) -> str:
-    """Returns a line of Markdown for each claim about SmartFRZ.
+    """Returns the claims about SmartFRZ and their verdicts, in Markdown.
 
-    Differences are paired by seed. A claim holds or does not hold if their 95% t-interval lies on
-    one side of its bound; it is inconclusive if the interval contains the bound, or with a single
-    seed. In the average over networks and data sets, each mean difference counts as one value.
+    Differences are paired by seed. A claim holds or does not hold if a t test tells their mean from
+    its bound at the level `LEVEL`, corrected for all tests of the table with Holm's method; with a
+    single seed it is not tested. In the average over networks and data sets, each mean difference
+    counts as one value. The mean compute is compared with its bound without a test.
 
     Args:
         frame: the runs of a table.
 
     Returns:
-        The lines, and a line with counts; the same again for rows within a compute budget. Empty if
-        SmartFRZ has not been run.
+        A paragraph on the tests, a line for each claim, and a line with counts; the lines again for
+        rows with a compute budget. Empty if SmartFRZ has not been run.
     """
+    finished = _finished(frame)
+    if not (finished["method"] == "smartfrz").any():
+        return ""
+    budgeted = _with_budget(finished)
+    plain, within = list(_comparisons(finished)), list(_comparisons(budgeted))
+    corrected = corrected_p_values([*plain, *within])
+    lines = [
+        f"{_described_tests(corrected)}\n",
+        *_lines(plain, corrected),
+        _compute(finished),
+        _by_the_means(finished),
+    ]
+    if within:
+        lines += [
+            f"\nWith a budget of {COMPUTE:.0%} of full training's compute, which is spent to the "
+            "nearest step:\n",
+            *_lines(within, corrected),
+            _by_the_means(budgeted, has_budget=True),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def overall_claims(results: Path, scale: str) -> str:
+    """Returns those claims of all tables that are decided, in Markdown.
+
+    Tables share runs: a comparison of the same differences counts once, for its first table.
+
+    Args:
+        results: the folder of all results.
+        scale: scale of the tables.
+
+    Returns:
+        The number of tests in each table, a paragraph on all of them, and a line for each claim
+        with the workloads for which it holds or does not hold.
+    """
+    folders = [results / section.folder(scale) for section in SECTIONS]
+    found = {
+        folder.name: comparisons(read_csv(folder / "runs.csv"))
+        for folder in folders
+        if (folder / "claims.md").exists()
+    }
+    if not found:
+        return "Nothing has been run yet.\n"
+    first_table: dict[Comparison, str] = {}
+    for table, compared in found.items():
+        for each in compared:
+            first_table.setdefault(each, table)
+    corrected = {
+        replace(each, workload=f"{each.workload} in {first_table[each]}"): p_value
+        for each, p_value in corrected_p_values(first_table).items()
+    }
+    decided = [each for each, p_value in corrected.items() if each.verdict(p_value) is not None]
+    counts = [
+        f"{sum(e.is_tested for e in compared)} in {table}" for table, compared in found.items()
+    ]
+    lines = [
+        f"Comparisons tested: {', '.join(counts)}. Tables share runs; a comparison that they share "
+        "counts once in what follows.\n",
+        f"{_described_tests(corrected)}\n",
+        *(_lines(decided, corrected) or ["No claim is decided."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comparisons(frame: pd.DataFrame) -> list[Comparison]:
+    """Returns the comparisons of a table's claims, including those that cannot be tested.
+
+    Args:
+        frame: the runs of a table.
+    """
+    finished = _finished(frame)
+    within = _comparisons(_with_budget(finished))
+    budgeted = [replace(each, workload=f"{each.workload} with a budget") for each in within]
+    return [*_comparisons(finished), *budgeted]
+
+
+def _described_tests(corrected: PValues) -> str:
+    """Returns a paragraph with the number of tests and of verdicts, with and without correction."""
+    if not corrected:
+        return "No comparison was tested, which takes at least two seeds."
+    holds, fails = _counts(corrected)
+    alone = _counts({each: each.p_value for each in corrected})
+    number = len(corrected)
+    return (
+        f"{number} comparison{' was' if number == 1 else 's were'} tested: two-sided t tests of "
+        f"differences paired by seed, at the {LEVEL:.0%} level for all of them together, with "
+        f"Holm's correction. The claim holds in {holds} of them and does not hold in {fails}; "
+        f"without the correction, these numbers would be {alone[0]} and {alone[1]}. p is corrected;"
+        " ± is the 95% interval of one comparison alone."
+    )
+
+
+def _lines(compared: Iterable[Comparison], corrected: PValues) -> list[str]:
+    """Returns a line of Markdown for each claim: its verdict for each workload."""
+    by_claim: dict[str, list[Comparison]] = {}
+    for each in compared:
+        by_claim.setdefault(each.claim, []).append(each)
+    return [_line(claim, of, corrected) for claim, of in by_claim.items()]
+
+
+def _line(claim: str, of: list[Comparison], corrected: PValues) -> str:
+    found: dict[str, list[str]] = {words: [] for words in (*_VERDICTS.values(), _NOT_TESTED)}
+    for each in of:
+        if each.is_tested:
+            p_value = corrected[each]
+            found[_VERDICTS[each.verdict(p_value)]].append(each.described(p_value))
+        else:
+            found[_NOT_TESTED].append(each.untested())
+    return _item(claim, found)
+
+
+def _item(claim: str, found: Mapping[str, list[str]]) -> str:
+    parts = [f"{words} for {', '.join(names)}" for words, names in found.items() if names]
+    return f"- **{claim}:** {'; '.join(parts)}."
+
+
+def _counts(p_values: PValues) -> tuple[int, int]:
+    """Returns the number of comparisons in which the claim holds, and in which it does not."""
+    found = [each.verdict(p_value) for each, p_value in p_values.items()]
+    return found.count(True), found.count(False)
+
+
+def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     runs = with_ratios(frame)
-    finished = runs[runs["status"] == "finished"]
-    found = "".join(_lines(finished))
-    within = _within_budget(finished)
-    if (within["method"] == "smartfrz").any():
-        found += f"\nWithin {COMPUTE:.0%} of full training's compute:\n\n{''.join(_lines(within))}"
-    return found
+    return runs[runs["status"] == "finished"]
 
 
-def _within_budget(finished: pd.DataFrame) -> pd.DataFrame:
+def _with_budget(finished: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows with a budget, such as ``smartfrz 60%``, without the suffix, and "full"."""
     names = finished["method"].str.removesuffix(f" {COMPUTE:.0%}")
     return finished.assign(method=names)[(names != finished["method"]) | (names == "full")]
 
 
-def _lines(finished: pd.DataFrame) -> Iterator[str]:
-    if not (finished["method"] == "smartfrz").any():
-        return
-    own = dict(_runs_of("smartfrz", finished))
-    yield _line(
-        f"SmartFRZ loses at most {LOSS:g} points relative to full training",
-        _within_each({name: of["difference"] for name, of in own.items()}, -LOSS),
-    )
-    yield _line(
-        f"SmartFRZ spends at most {COMPUTE:.0%} of full training's compute",
-        {name: _at_most(of["compute_ratio"], COMPUTE) for name, of in own.items()},
-    )
-    for ours, rival in _PAIRS:
+def _comparisons(finished: pd.DataFrame) -> Iterator[Comparison]:
+    own = {name: of["difference"] for name, of in _runs_of("smartfrz", finished)}
+    claim = f"SmartFRZ loses at most {LOSS:g} points relative to full training"
+    yield from _for_each(claim, own, -LOSS)
+    for ours, rival in _PAIRS if own else ():
         gains = {name: gain for name, gain in _gains(finished, ours, rival) if len(gain)}
-        if gains:
-            claim = f"{display_name(ours)} is more accurate than {display_name(rival)}"
-            yield _line(claim, _within_each(gains, 0))
-    yield _counted(finished)
+        claim = f"{display_name(ours)} is more accurate than {display_name(rival)}"
+        yield from _for_each(claim, gains, 0)
 
 
-def _counted(finished: pd.DataFrame) -> str:
+def _for_each(claim: str, found: Mapping[str, pd.Series], bound: float) -> Iterator[Comparison]:
+    """Yields a comparison for each workload, and for the average of those with differences."""
+    known = {name: of_seeds.dropna() for name, of_seeds in found.items()}
+    for name, of_seeds in known.items():
+        yield Comparison(claim, name, tuple(of_seeds), bound)
+    means = [of_seeds.mean() for of_seeds in known.values() if len(of_seeds)]
+    if len(means) > 1:
+        yield Comparison(claim, f"the average over these {len(means)}", tuple(means), bound)
+
+
+def _compute(finished: pd.DataFrame) -> str:
+    found: dict[str, list[str]] = {"holds": [], "does not hold": [], _NOT_TESTED: []}
+    for name, of in _runs_of("smartfrz", finished):
+        mean = of["compute_ratio"].mean()
+        if math.isnan(mean):
+            found[_NOT_TESTED].append(f"{name} (not run)")
+        else:
+            found[_VERDICTS[_at_most(mean, COMPUTE)]].append(f"{name} ({mean:.4f})")
+    claim = f"SmartFRZ spends at most {COMPUTE:.0%} of full training's compute, by the mean"
+    return _item(claim, found)
+
+
+def _by_the_means(finished: pd.DataFrame, has_budget: bool = False) -> str:
     """Returns a line with the number of workloads for which the claims hold by the means alone."""
     own = dict(_runs_of("smartfrz", finished))
-    cheap = [
+    good = [
         name
         for name, of in own.items()
-        if of["difference"].mean() >= -LOSS and _at_most(of["compute_ratio"], COMPUTE)[0]
+        if _at_most(-of["difference"].mean(), LOSS)
+        and (has_budget or _at_most(of["compute_ratio"].mean(), COMPUTE))
     ]
+    aims = f"loses at most {LOSS:g} points"
+    aims += "" if has_budget else f" and spends at most {COMPUTE:.0%}"
     line = (
-        f"- **By the means alone:** the first two claims hold for {_named(cheap)} of {len(own)} "
+        f"- **By the means alone:** SmartFRZ {aims} for {_named(good)} of {len(own)} "
         f"workload{'' if len(own) == 1 else 's'}"
     )
     methods = set(finished["method"])
@@ -90,12 +235,20 @@ def _counted(finished: pd.DataFrame) -> str:
         if rival in methods
     }
     if not rivals:
-        return f"{line}.\n"
-    ahead = [name for name in own if all(gains[name].mean() > 0 for gains in rivals.values())]
+        return f"{line}."
+    ahead = [name for name in own if all(_is_ahead(gains[name]) for gains in rivals.values())]
     return (
-        f"{line}; SmartFRZ is more accurate than {' and '.join(rivals)} for {_named(ahead)}; all "
-        f"of these hold for {_named([name for name in cheap if name in ahead])}.\n"
+        f"{line}; it is more accurate than {' and '.join(rivals)} for {_named(ahead)}; all "
+        f"of these hold for {_named([name for name in good if name in ahead])}."
     )
+
+
+def _is_ahead(gains: pd.Series) -> bool:
+    return bool(gains.mean() > 0) and not is_close(gains.mean(), 0)
+
+
+def _at_most(value: float, bound: float) -> bool:
+    return bool(value <= bound) or is_close(value, bound)
 
 
 def _named(names: list[str]) -> str:
@@ -114,41 +267,3 @@ def _gains(finished: pd.DataFrame, ours: str, rival: str) -> Iterator[tuple[str,
     for name, own in _runs_of(ours, finished):
         both = own.merge(rivals, on=paired_by(finished), suffixes=("", "_rival"))
         yield name, 100 * (both["final_accuracy"] - both["final_accuracy_rival"])
-
-
-def _within_each(
-    differences: dict[str, pd.Series], bound: float
-) -> dict[str, tuple[bool | None, str]]:
-    """Returns a verdict for each workload, and for their average if there are several."""
-    found = {name: _within(of_seeds, bound) for name, of_seeds in differences.items()}
-    if len(differences) > 1:
-        means = pd.Series([of_seeds.mean() for of_seeds in differences.values()])
-        found[f"the average over these {len(differences)}"] = _within(means, bound)
-    return found
-
-
-def _within(differences: pd.Series, bound: float) -> tuple[bool | None, str]:
-    known = differences.dropna()
-    half = t_interval(known)
-    if known.empty:
-        return None, "not run"
-    if math.isnan(half):
-        return None, f"{known.mean():+.2f}, one seed"
-    low, high = known.mean() - half, known.mean() + half
-    verdict = True if low >= bound else False if high < bound else None
-    return verdict, f"{known.mean():+.2f} ± {half:.2f}"
-
-
-def _at_most(ratios: pd.Series, bound: float) -> tuple[bool | None, str]:
-    """Compares a mean ratio, rounded to the percent, since budgets are met to the nearest step."""
-    mean = round(ratios.mean(), 2)
-    return (None if math.isnan(mean) else bool(mean <= bound)), f"{mean:.2f}"
-
-
-def _line(claim: str, found: dict[str, tuple[bool | None, str]]) -> str:
-    parts = []
-    for verdict in (True, False, None):
-        names = [f"{name} ({words})" for name, (held, words) in found.items() if held is verdict]
-        if names:
-            parts.append(f"{_VERDICTS[verdict]} for {', '.join(names)}")
-    return f"- **{claim}:** {'; '.join(parts)}.\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from experiments.reporting.claims import overall_claims
 from experiments.reporting.contents import SECTIONS, Section
 from experiments.reporting.overview import overview
 from experiments.reporting.summary import summary
@@ -49,6 +50,9 @@ def report(results: Path, scale: str) -> str:
         "## Overview",
         "",
         overview(results, scale),
+        "## Claims of all tables together",
+        "",
+        overall_claims(results, scale),
     ]
     for section in SECTIONS:
         if parts := _parts(section, results, scale):

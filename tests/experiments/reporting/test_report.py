@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.files import ROOT
+from experiments.reporting.claims import overall_claims
 from experiments.reporting.contents import SECTIONS
 from experiments.reporting.overview import overview
 from experiments.reporting.report import page, report
@@ -20,6 +21,9 @@ def results(tmp_path: Path) -> Path:
     table = "Four methods.\n\n| Model | Accuracy |\n| :-- | --: |\n| ResNet50 | 50.8 |\n"
     (folder / "table.md").write_text(table)
     (folder / "claims.md").write_text("- **It holds:** or not.\n")
+    (folder / "runs.csv").write_text(
+        "model,dataset,method,seed,status,final_accuracy,tflops,machine,train_seconds\n"
+    )
     Figure(figsize=(1, 1)).savefig(folder / "accuracy_against_compute.png")
     other = tmp_path / "results" / "fig4-small"
     other.mkdir()
@@ -31,7 +35,8 @@ def results(tmp_path: Path) -> Path:
 def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
     text = report(results, "small")
     assert text.index("## Summary") < text.index("## Overview")
-    assert text.index("## Overview") < text.index("## Table 2") < text.index("## Figure 4")
+    assert text.index("## Overview") < text.index("## Claims of all") < text.index("## Table 2")
+    assert text.index("## Table 2") < text.index("## Figure 4")
     assert "| ResNet50 | 50.8 |" in text
     assert "- **It holds:** or not." in text
     assert "### A heading" in text
@@ -53,7 +58,7 @@ def test_the_page_asks_nobody_for_anything(results: Path) -> None:
     assert "<script" not in made
     assert "&lt;b&gt;" in made
     assert '<div class="table"><table>' in made
-    assert made.count('<a href="#s') == made.count("<h2 id=") == 4
+    assert made.count('<a href="#s') == made.count("<h2 id=") == 5
 
 
 def test_another_scale_is_another_report(results: Path) -> None:
@@ -64,6 +69,7 @@ def test_the_project_s_own_report_is_that_of_its_results() -> None:
     results = ROOT / "results"
     assert (results / "summary.md").read_text() == summary(results, "small")
     assert (results / "overview.md").read_text() == overview(results, "small")
+    assert (results / "claims.md").read_text() == overall_claims(results, "small")
     assert (results / "report.md").read_text() == report(results, "small")
     made = page(report(results, "small"), results)
     assert "Table 2: four methods, fine-tuning</h2>" in made
