@@ -215,10 +215,11 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         # The mixin writes the constructor arguments, but the threshold is chosen after training.
         assert isinstance(self._hub_mixin_config, dict)
         self._hub_mixin_config["threshold"] = self.threshold
-        url = super().save_pretrained(save_directory, **hub)
-        if not had_card:
-            card.unlink()
-        return url
+        try:
+            return super().save_pretrained(save_directory, **hub)
+        finally:  # the mixin writes a card before it uploads, which may fail
+            if not had_card and card.exists():
+                card.unlink()
 
     def _checked(self, history: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the validated arguments on the predictor's device, gaps in the history filled."""

@@ -292,6 +292,19 @@ def test_saving_keeps_a_model_card_that_is_there(saved):
     assert card.read_text() == "mine"
 
 
+@pytest.mark.parametrize("fails", ["_save_pretrained", "push_to_hub"])
+def test_an_error_while_saving_leaves_no_model_card(saved, monkeypatch, fails):
+    predictor = AttentionPredictor.from_pretrained(saved)
+
+    def fail(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(predictor, fails, fail)
+    with pytest.raises(ConnectionError, match="no network"):
+        predictor.save_pretrained(saved, push_to_hub=True)
+    assert not (saved / "README.md").exists()
+
+
 def test_bundled_predictors_load_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_BUNDLED", tmp_path)
     small("raw").save_pretrained(tmp_path / "raw")
