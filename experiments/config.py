@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.errors import UserError
+
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
 # Fields added later enter the hash only if they differ from these defaults: the ids of older runs
@@ -95,17 +97,17 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.amp not in AMP:
-            raise ValueError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
+            raise UserError(f"There is no amp {self.amp!r}: choose from {', '.join(AMP)}.")
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
+            raise UserError(
                 f"There is no optimizer {self.optimizer!r}: choose from {', '.join(OPTIMIZERS)}."
             )
         if not 0 <= self.warmup < 1:
-            raise ValueError("warmup is a fraction of the run: it must be at least 0 and below 1.")
+            raise UserError("warmup is a fraction of the run: it must be at least 0 and below 1.")
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
-            raise ValueError("epochs, batch_size and lr must be positive.")
+            raise UserError("epochs, batch_size and lr must be positive.")
         if self.budget is not None and not 0 < self.budget <= 1:
-            raise ValueError(
+            raise UserError(
                 "budget is a fraction of full training's compute: it must be above 0 and at most 1."
             )
 

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError
 
+from experiments.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 """The root of the checkout."""
 
@@ -20,9 +22,12 @@ def cache_folder(name: str) -> Path:
     """A folder under ``$SMARTFRZ_CACHE`` (default: ``.cache``) for weights, data, checkpoints.
 
     It is created if it does not exist.
+
+    Raises:
+        UserError: it cannot be created.
     """
     folder = Path(os.environ.get("SMARTFRZ_CACHE", ".cache")) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     return folder
 
 
@@ -38,24 +43,41 @@ def replacing(path: Path) -> Iterator[Path]:
             is only replaced if it is empty.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full. The message contains
+        UserError: it cannot be written, for example because the disk is full. The message contains
             the path and the reason, and nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         _sync(partial)
         os.replace(partial, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch raises a RuntimeError in place of the OSError.
-        reason = error if isinstance(error, OSError) else error.__context__ or error
-        raise OSError(f"{path} cannot be written: {reason}") from error
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path} cannot be written: {reason}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def _refusal(error: Exception) -> BaseException | None:
+    """Returns the reason why the disk refused a file; None if an error is of another kind."""
+    if isinstance(error, SafetensorError):
+        return error if "I/O error" in str(error) else None
+    # torch raises a RuntimeError while it handles the OSError.
+    reason = error if isinstance(error, OSError) else error.__context__
+    return reason if isinstance(reason, OSError) else None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be created: {error}") from error
 
 
 def _sync(path: Path) -> None:
@@ -87,7 +109,7 @@ def write_json_atomic(path: Path, obj: Any) -> None:
         obj: an object that `json.dumps` accepts. NaN is written as ``NaN``.
 
     Raises:
-        OSError: the file cannot be written, for example because the disk is full.
+        UserError: the file cannot be written, for example because the disk is full.
     """
     write_text_atomic(path, json.dumps(obj, indent=1) + "\n")
 

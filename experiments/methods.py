@@ -19,6 +19,7 @@ from baselines.freezeout import freeze_step
 from baselines.random_order import freeze_steps
 from experiments.config import Pretraining, RunConfig
 from experiments.data.batches import Batches
+from experiments.errors import UserError
 from experiments.models.weights import load_weights
 from experiments.options import (
     AutoFreezeOptions,
@@ -140,6 +141,11 @@ def _linear_freeze_steps(
 def _autofreeze(options: AutoFreezeOptions, setting: Setting) -> Policy:
     exact = Fraction(options.intervals_per_epoch).limit_denominator(100)
     steps = setting.steps_per_epoch * exact.denominator
+    if not 1 <= exact.numerator <= steps:
+        raise UserError(
+            f"options.autofreeze.intervals_per_epoch = {options.intervals_per_epoch} must be at "
+            f"least 0.01 and at most the steps of an epoch, {setting.steps_per_epoch}."
+        )
     return AutoFreeze(steps, exact.numerator, options.percentile)
 
 
@@ -253,7 +259,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Builds a run's config from plain values, as read from TOML or JSON.
 
     Raises:
-        ValueError: a key is unknown, or a value is of the wrong type or out of range.
+        UserError: a key is unknown, or a value is of the wrong type or out of range.
     """
     values = dict(values)
     if values.get("pretraining") is not None:
@@ -264,12 +270,12 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
         options = {} if values.get("options") is None else values["options"]
         values["options"] = checked(kind, options, f"options.{method}")
     elif values.get("options") is not None:
-        raise ValueError(f"Method {method!r} takes no options.")
+        raise UserError(f"Method {method!r} takes no options.")
     config = checked(RunConfig, values, "run")
     if config.method not in METHODS:
-        raise ValueError(f"There is no method {config.method!r}: choose from {', '.join(METHODS)}.")
+        raise UserError(f"There is no method {config.method!r}: choose from {', '.join(METHODS)}.")
     if config.budget is not None and METHODS[config.method].schedule:
-        raise ValueError(
+        raise UserError(
             f"Method {config.method!r} freezes on a fixed schedule of steps and takes no budget: "
             "set its option `match` to a method with a budget instead."
         )

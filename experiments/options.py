@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from experiments.errors import UserError
+
 
 @dataclass(frozen=True)
 class ShorterOptions:
@@ -27,6 +29,12 @@ class LinearOptions:
     scale: bool = False
     match: str = "smartfrz"
 
+    def __post_init__(self) -> None:
+        if self.how not in ("linear", "cubic"):
+            raise UserError(f"how = {self.how!r} is not a schedule: choose linear or cubic.")
+        if not 0 < self.t0 <= 1:
+            raise UserError(f"t0 = {self.t0} must be above 0 and at most 1.")
+
 
 @dataclass(frozen=True)
 class AutoFreezeOptions:
@@ -41,6 +49,8 @@ class AutoFreezeOptions:
 
     def __post_init__(self) -> None:
         _check_positive(self, "intervals_per_epoch")
+        if not 0 <= self.percentile <= 100:
+            raise UserError(f"percentile = {self.percentile} must be between 0 and 100.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class SmartFRZOptions:
 
     def __post_init__(self) -> None:
         _check_positive(self, "records_per_epoch")
+        _check_positive(self, "records_per_decision")
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class SimilarityOptions:
 
     def __post_init__(self) -> None:
         _check_positive(self, "looks_per_epoch")
+        _check_probe(self.probe_images)
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,9 @@ class RandomOptions:
     match: str = "smartfrz"
     span: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "span")
+
 
 @dataclass(frozen=True)
 class SimFreezeOptions:
@@ -120,6 +135,7 @@ class SimFreezeOptions:
 
     def __post_init__(self) -> None:
         _check_positive(self, "looks")
+        _check_probe(self.probe_images)
 
 
 @dataclass(frozen=True)
@@ -135,8 +151,18 @@ class RecordOptions:
 
     def __post_init__(self) -> None:
         _check_positive(self, "records_per_epoch")
+        _check_probe(self.probe_images)
 
 
 def _check_positive(options: object, name: str) -> None:
     if getattr(options, name) <= 0:
-        raise ValueError(f"{name} must be positive.")
+        raise UserError(f"{name} must be positive.")
+
+
+def _check_probe(images: int) -> None:
+    """CKA is measured in batches of 32 images, and needs at least 4 in each."""
+    if images < 4 or 0 < images % 32 < 4:
+        raise UserError(
+            f"probe_images = {images} must be at least 4, and leave 0 or at least 4 images after "
+            "batches of 32."
+        )

@@ -12,15 +12,16 @@ from safetensors.torch import save
 
 from experiments.config import Pretraining, RunConfig
 from experiments.data.registry import dataset
+from experiments.errors import UserError
 from experiments.methods import make_config
 from experiments.models.pretraining import PUBLISHED, has_published_weights
 from experiments.models.registry import network
 from experiments.options import SmartFRZOptions
+from experiments.predictor.cache import pretrained
 from experiments.predictor.fitting import Training
 from experiments.predictor.recipes import Recipe
 from experiments.spec import PARTS, SCALES, Scale, Spec, check_parts, load_spec, merged
 from experiments.validation import checked
-from smartfrz.predictor import AttentionPredictor
 
 
 def plan(spec: Spec, scale: str) -> list[RunConfig]:
@@ -40,11 +41,11 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         ``smartfrz raw``. The run's config does not contain the label, which lets tables share runs.
 
     Raises:
-        ValueError: the table has no such scale, a model, data set, method or key is unknown, or
+        UserError: the table has no such scale, a model, data set, method or key is unknown, or
             two of its runs are equal.
     """
     if scale not in spec.scales:
-        raise ValueError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
+        raise UserError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
     chosen = checked(Scale, spec.scales[scale], f"scales.{scale}")
     for name in chosen.models:
         network(name)
@@ -58,7 +59,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     for planned, label in _runs(spec, chosen):
         config = _with_fingerprint(planned, own)
         if config in runs:
-            raise ValueError(
+            raise UserError(
                 f"{config.cell} occurs twice, as {runs[config]!r} and as {label!r}: give them "
                 "different options, or remove one."
             )
@@ -84,7 +85,7 @@ def recipes(spec: Spec, scale: str) -> dict[str, Recipe]:
     """Returns the recipes of the predictors that are trained for a table, by name.
 
     Raises:
-        ValueError: no method of the table uses one of them, or a key is unknown.
+        UserError: no method of the table uses one of them, or a key is unknown.
     """
     if not spec.predictors:
         return {}
@@ -146,5 +147,5 @@ def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig
 @lru_cache
 def fingerprint(predictor: str) -> tuple[str, float]:
     """Returns a hash of a predictor's weights, and its threshold."""
-    found = AttentionPredictor.from_pretrained(predictor)
+    found = pretrained(predictor)
     return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import UserError
 from experiments.validation import checked
 
 SPECS = Path(__file__).parent / "specs"
@@ -74,16 +75,16 @@ def load_spec(table: str) -> Spec:
     """Loads ``experiments/specs/<table>.toml``.
 
     Raises:
-        ValueError: there is no such spec, or it is not valid.
+        UserError: there is no such spec, or it is not valid.
     """
     file = SPECS / f"{table}.toml"
     if not file.exists():
         known = sorted(path.stem for path in SPECS.glob("*.toml"))
-        raise ValueError(f"There is no table {table!r}: choose from {', '.join(known)}.")
+        raise UserError(f"There is no table {table!r}: choose from {', '.join(known)}.")
     try:
-        values = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file.name} is not valid TOML: {error}.") from error
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # invalid TOML, or not UTF-8
+        raise UserError(f"{file.name} is not valid TOML: {error}.") from error
     spec = checked(Spec, values, file.name)
     if spec.scales_of:
         check_parts(spec.scales, SCALES, "scales")
@@ -103,14 +104,14 @@ def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> N
         where: the key of the entries, for the error message.
 
     Raises:
-        ValueError: an entry has another name, or is not a table.
+        UserError: an entry has another name, or is not a table.
     """
     for name, part in parts.items():
         if name not in names:
             advice = f"choose from {', '.join(map(str, names))}" if names else "remove it"
-            raise ValueError(f"{where}.{name} is not used here: {advice}.")
+            raise UserError(f"{where}.{name} is not used here: {advice}.")
         if not isinstance(part, Mapping):
-            raise ValueError(f"{where}.{name} = {part!r} is not a table of keys and values.")
+            raise UserError(f"{where}.{name} = {part!r} is not a table of keys and values.")
 
 
 def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:

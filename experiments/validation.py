@@ -5,6 +5,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from experiments.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -17,20 +19,20 @@ def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: the key of the values in the file, for error messages.
 
     Raises:
-        ValueError: a key is unknown or missing, or a value has the wrong type.
+        UserError: a key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} = {values!r} is not a table of keys and values.")
+        raise UserError(f"{where} = {values!r} is not a table of keys and values.")
     hints = typing.get_type_hints(cls)
     if unknown := values.keys() - hints.keys():
-        raise ValueError(
+        raise UserError(
             f"Unknown key {', '.join(sorted(unknown))} in {where}: choose from {', '.join(hints)}."
         )
     values = {key: _converted(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     try:
         return cls(**values)
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
@@ -41,7 +43,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     if float in kinds and int not in kinds and type(value) is int:
         return float(value)
     if not any(type(value) is kind for kind in kinds):
-        raise ValueError(f"{where} = {value!r} is not of type {getattr(hint, '__name__', hint)}.")
+        raise UserError(f"{where} = {value!r} is not of type {getattr(hint, '__name__', hint)}.")
     return value
 
 
@@ -54,10 +56,10 @@ def check_asked(asked: Sequence[str] | None, known: set[str], what: str) -> None
         what: the kind of name, for the error message: ``model``.
 
     Raises:
-        ValueError: a name is not allowed.
+        UserError: a name is not allowed.
     """
     for name in asked or []:
         if name not in known:
-            raise ValueError(
+            raise UserError(
                 f"There is no {what} {name!r} here: choose from {', '.join(sorted(known))}."
             )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from experiments.errors import UserError
 from experiments.reporting.dashboard import workspace
 from scripts.cli import run_command
 
@@ -16,7 +17,7 @@ def main() -> None:
     try:
         made.save()
     except Exception as error:  # wandb, its server and the network raise errors of many types
-        raise ValueError(
+        raise UserError(
             f"The dashboard cannot be saved ({error}). Log in with `wandb login`, and give an "
             "existing entity and project."
         ) from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from smartfrz.graph import Inputs
 
 
@@ -35,7 +36,7 @@ class Batches(ABC):
         rank, world_size: this process takes every ``world_size``-th example of a batch.
 
     Raises:
-        ValueError: the batch size is larger than the number of training examples, or not divisible
+        UserError: the batch size is larger than the number of training examples, or not divisible
             by the number of processes.
     """
 
@@ -53,7 +54,7 @@ class Batches(ABC):
         self._num_train, self._num_test = num_train, num_test
         self.steps_per_epoch = num_train // config.batch_size
         if self.steps_per_epoch == 0 or config.batch_size % world_size:
-            raise ValueError(
+            raise UserError(
                 f"{num_train} training images and {world_size} processes do not fit a batch size "
                 f"of {config.batch_size}: it must be at most the number of images, and divisible "
                 "by the number of processes."

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from experiments.config import RunConfig
 from experiments.data.batches import Batch, Batches
 from experiments.data.image_folders import FolderData, Transformed
+from experiments.errors import UserError
 from smartfrz.graph import Inputs
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -52,7 +53,7 @@ class FolderBatches(Batches):
 
         if config.recipe not in RECIPES:
             known = ", ".join(filter(None, RECIPES))
-            raise ValueError(f"There is no recipe {config.recipe!r}: choose from {known}.")
+            raise UserError(f"There is no recipe {config.recipe!r}: choose from {known}.")
         self.device, self.data = device, data
         create = partial(create_transform, input_size=config.image_size)
         self._plain = create(is_training=False)

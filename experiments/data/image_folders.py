@@ -12,6 +12,8 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
+from experiments.errors import UserError
+
 FOLDERS: dict[str, int | None] = {"imagenet": 1000, "imagefolder": None}
 """Data sets of this kind, and their number of classes; None for any number."""
 
@@ -34,7 +36,7 @@ def load_folders(name: str) -> FolderData:
     ImageNet is loaded from the Hub if there is no such folder.
 
     Raises:
-        ValueError: the data set is missing or incomplete.
+        UserError: the data set is missing or incomplete.
     """
     root = Path(os.environ.get("SMARTFRZ_DATA", ""), name)
     if not os.environ.get("SMARTFRZ_DATA") or not root.is_dir():
@@ -43,12 +45,12 @@ def load_folders(name: str) -> FolderData:
     wanted = FOLDERS[name]
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
-        raise ValueError(
+        raise UserError(
             f"{root} is incomplete: {len(odd)} classes are in only one of train and val, for "
             f"example {odd[0]}. Add the missing folders."
         )
     if wanted is not None and len(train.classes) != wanted:
-        raise ValueError(
+        raise UserError(
             f"{root} is incomplete: it has {len(train.classes)} of {wanted} classes. Add the "
             "missing folders."
         )
@@ -59,7 +61,7 @@ def _folder(root: Path) -> ImageFolder:
     try:
         return ImageFolder(str(root))
     except FileNotFoundError as error:  # no such folder, no class in it, or a class without images
-        raise ValueError(f"{root} is incomplete: {error}") from error
+        raise UserError(f"{root} is incomplete: {error}") from error
 
 
 def _from_hub(name: str) -> FolderData:
@@ -68,14 +70,14 @@ def _from_hub(name: str) -> FolderData:
     root = os.environ.get("SMARTFRZ_DATA")
     state = f"$SMARTFRZ_DATA ({root}) has no {name}" if root else "$SMARTFRZ_DATA is not set"
     if name != "imagenet":
-        raise ValueError(
+        raise UserError(
             f"The data set {name} is missing: {state}. Set SMARTFRZ_DATA to the folder that "
             f"contains {name}/{{train,val}}/<class>."
         )
     try:
         sets = datasets.load_dataset(_HUB)
     except Exception as error:  # the network, the Hub and the cache raise errors of many types
-        raise ValueError(
+        raise UserError(
             f"The data set imagenet is missing: {state}, and downloading {_HUB} from the Hugging "
             f"Face Hub failed ({type(error).__name__}). Set SMARTFRZ_DATA to the folder that "
             "contains imagenet/{train,val}/<class>, or log in with an account that has accepted "

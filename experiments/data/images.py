@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.errors import UserError
 from experiments.files import cache_folder, replacing, set_aside
 
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -49,7 +50,7 @@ def load_data(name: str) -> ImageData:
             classes 0 to 49.
 
     Raises:
-        ValueError: the name is unknown, or the data is neither on disk nor available on the Hub.
+        UserError: the name is unknown, or the data is neither on disk nor available on the Hub.
     """
     whole, first, end = parse_name(name)
     data = _digits() if whole == "digits" else _cifar(whole)
@@ -60,15 +61,15 @@ def parse_name(name: str) -> tuple[str, int, int]:
     """Splits a name such as ``cifar100[0:50]`` into data set, first class and end of the range.
 
     Raises:
-        ValueError: there is no such data set, or it does not have these classes.
+        UserError: there is no such data set, or it does not have these classes.
     """
     match = re.fullmatch(r"(\w+?)(?:\[(\d+):(\d+)\])?", name)
     if not match or match[1] not in CLASSES:
-        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(CLASSES)}.")
+        raise UserError(f"There is no data set {name!r}: choose from {', '.join(CLASSES)}.")
     classes = CLASSES[match[1]]
     first, end = (int(match[2]), int(match[3])) if match[2] else (0, classes)
     if not 0 <= first < end <= classes:
-        raise ValueError(
+        raise UserError(
             f"{name!r} is not a range of classes: {match[1]} has the classes [0:{classes}]."
         )
     return match[1], first, end
@@ -154,12 +155,12 @@ def _from_files(name: str, files: dict[str, Path]):
     try:
         sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
     except Exception as error:  # a damaged file leads to errors of many types
-        raise ValueError(
+        raise UserError(
             f"The data set {name} in {folder} cannot be read ({error}). Replace its files."
         ) from error
     for column in ("img", _LABELS[name]):
         if column not in sets["train"].column_names or column not in sets["test"].column_names:
-            raise ValueError(
+            raise UserError(
                 f"The data set {name} in {folder} has no column {column!r}. Replace its files."
             )
     return sets
@@ -174,7 +175,7 @@ def _from_hub(name: str):
         folders = " or ".join(_FOLDERS[name])
         root = os.environ.get("SMARTFRZ_DATA")
         state = f"$SMARTFRZ_DATA ({root}) has no {folders}" if root else "$SMARTFRZ_DATA is not set"
-        raise ValueError(
+        raise UserError(
             f"The data set {name} is missing: {state}, and downloading {_HUB[name]} from the "
             f"Hugging Face Hub failed ({type(error).__name__}). Set SMARTFRZ_DATA to a folder that "
             f"contains {folders} with train-00000.parquet and test-00000.parquet, or go online "

@@ -18,6 +18,7 @@ from experiments.data.image_folders import load_folders
 from experiments.data.images import load_data, parse_name
 from experiments.data.sentence_batches import MaskedTextBatches, TextBatches
 from experiments.data.sentences import load_text
+from experiments.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ def dataset(name: str) -> Dataset:
     """Returns the data set with a name in a spec.
 
     Raises:
-        ValueError: there is no such data set, or it does not have these classes.
+        UserError: there is no such data set, or it does not have these classes.
     """
     base, bracket, _ = name.partition("[")
     if base not in DATASETS:
-        raise ValueError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
+        raise UserError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
     if bracket:
         parse_name(name)
     return DATASETS[base]
@@ -90,7 +91,7 @@ def load(config: RunConfig) -> Any:
     """Loads the data set of a run.
 
     Raises:
-        ValueError: the data set is unknown or missing.
+        UserError: the data set is unknown or missing.
     """
     return dataset(config.dataset).load(config)
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.errors import UserError
+
 TASKS = {
     "mrpc": ("sentence1", "sentence2"),
     "cola": ("sentence",),
@@ -65,11 +67,11 @@ def load_text(name: str, length: int) -> TextData:
         length: number of tokens to which examples are cut or padded.
 
     Raises:
-        ValueError: the data or the vocabulary is neither on disk nor available on the Hub, or the
+        UserError: the data or the vocabulary is neither on disk nor available on the Hub, or the
             length is below 8.
     """
     if length < 8:
-        raise ValueError(f"max_length = {length} is too short for a sentence: set at least 8.")
+        raise UserError(f"max_length = {length} is too short for a sentence: set at least 8.")
     if name == MADE:
         return _made(length)
     return _sentences(length) if name == SENTENCES else _task(name, length)
@@ -149,7 +151,7 @@ def _rows(name: str, split: str) -> Any:
         raise _missing(f"The task {name}", f"glue/{name}/{split}-00000.parquet", error) from error
     columns = (*TASKS[name], "label")
     if missing := [column for column in columns if column not in rows.column_names]:
-        raise ValueError(
+        raise UserError(
             f"The {split} split of {name} has no column {missing[0]!r}: it has "
             f"{', '.join(rows.column_names)}, but {' and '.join(columns)} are required."
         )
@@ -170,10 +172,10 @@ def _tokenizer() -> Any:
         raise _missing("BERT's vocabulary", f"{_HUB}/vocab.txt", error) from error
 
 
-def _missing(what: str, file: str, error: Exception) -> ValueError:
+def _missing(what: str, file: str, error: Exception) -> UserError:
     root = os.environ.get("SMARTFRZ_DATA")
     state = f"$SMARTFRZ_DATA ({root}) has no {file}" if root else "$SMARTFRZ_DATA is not set"
-    return ValueError(
+    return UserError(
         f"{what} is missing: {state}, and downloading it from the Hugging Face Hub failed "
         f"({type(error).__name__}). Set SMARTFRZ_DATA to the folder that contains {file}, or go "
         "online once."

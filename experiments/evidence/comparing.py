@@ -39,7 +39,7 @@ def compare(
         dry: print the pending work, and stop.
 
     Raises:
-        ValueError: a family is unknown.
+        UserError: a family is unknown.
     """
     learning, judging = load_spec("predictor"), load_spec("evidence")
     learned, judged = plan(learning, scale), plan(judging, scale)

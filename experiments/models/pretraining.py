@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from experiments.config import RunConfig
 from experiments.data.sentences import SENTENCES, SENTENCES_LENGTH
+from experiments.errors import UserError
 from experiments.models.registry import NETWORKS
 from experiments.models.weights import load_weights
 
@@ -57,7 +58,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         and ``sha256``.
 
     Raises:
-        ValueError: the weights are not available, or do not fit the model.
+        UserError: the weights are not available, or do not fit the model.
     """
     assert config.pretraining is not None
     source = pretraining_run(config)
@@ -72,7 +73,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
     wrong = [name for name, tensor in body.items() if tensor.shape != shapes.get(name)]
     wrong += [name for name in shapes if name not in body and not name.startswith(heads)]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"The pretrained weights do not fit {config.model}: {wrong[0]} differs. Choose another "
             "pretraining data set."
         )
@@ -96,7 +97,7 @@ def has_published_weights(model: str) -> bool:
     """Whether the published weights of a model are in the cache or can be downloaded."""
     try:
         published_weights(model)
-    except ValueError:
+    except UserError:
         return False
     return True
 
@@ -105,17 +106,17 @@ def published_weights(model: str) -> dict[str, Tensor]:
     """Loads the published weights of a network, and downloads them if necessary.
 
     Raises:
-        ValueError: there are none, or they cannot be downloaded.
+        UserError: there are none, or they cannot be downloaded.
     """
     fetch = NETWORKS[model].published
     if fetch is None:
-        raise ValueError(
+        raise UserError(
             f"There are no published weights of {model}: choose another pretraining data set."
         )
     try:
         return fetch()
     except Exception as error:  # the network and the Hub raise errors of many types
-        raise ValueError(
+        raise UserError(
             f"The published weights of {model} cannot be downloaded ({type(error).__name__}): go "
             "online once, or choose another pretraining data set."
         ) from error

@@ -10,6 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from experiments.errors import UserError
 from experiments.models.small_networks import attention_net, mobile_net, plain_net, residual_net
 from experiments.models.vision import (
     deit_tiny,
@@ -113,10 +114,10 @@ def network(name: str) -> Network:
     """Returns the network with a name in a spec.
 
     Raises:
-        ValueError: there is no such network.
+        UserError: there is no such network.
     """
     if name not in NETWORKS:
-        raise ValueError(f"There is no model {name!r}: choose from {', '.join(NETWORKS)}.")
+        raise UserError(f"There is no model {name!r}: choose from {', '.join(NETWORKS)}.")
     return NETWORKS[name]
 
 
@@ -129,6 +130,6 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
         image_size: side of the images in pixels; unused for text.
 
     Raises:
-        ValueError: there is no such network.
+        UserError: there is no such network.
     """
     return network(name).build(num_classes, image_size)

@@ -8,6 +8,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.files import cache_folder, replacing, set_aside
 
 
@@ -54,10 +55,10 @@ def load_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
         it, and ``sha256``.
 
     Raises:
-        ValueError: the weights are not in the cache.
+        UserError: the weights are not in the cache.
     """
     if not has_weights(config):
-        raise ValueError(
+        raise UserError(
             f"There are no final weights of {config.cell} in the cache: execute it first, with a "
             "lower learning rate if its loss diverged."
         )

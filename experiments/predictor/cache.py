@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from experiments.errors import UserError
 from experiments.files import cache_folder, replacing
 from smartfrz.predictor import AttentionPredictor
 
@@ -21,6 +22,18 @@ def load_predictor(name: str, fingerprint: str) -> AttentionPredictor:
     """Loads the predictor of a run: by fingerprint from the cache, otherwise by name.
 
     Raises:
-        ValueError: there is no such predictor, or its files are invalid.
+        UserError: there is no such predictor, or its files are invalid.
     """
-    return AttentionPredictor.from_pretrained(kept().get(fingerprint, name))
+    return pretrained(kept().get(fingerprint, name))
+
+
+def pretrained(source: str | Path | None) -> AttentionPredictor:
+    """Loads a predictor that the user has named, see `AttentionPredictor.from_pretrained`.
+
+    Raises:
+        UserError: there is no such predictor, or its files are invalid.
+    """
+    try:
+        return AttentionPredictor.from_pretrained(source)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from experiments.errors import UserError
 from experiments.predictor.metrics import flattened
 from smartfrz.predictor import (
+    ENCODINGS,
     AttentionPredictor,
     History,
     calibrate,
@@ -46,7 +48,12 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.pooling not in ("attention", "mean"):
-            raise ValueError(f"pooling must be 'attention' or 'mean', not {self.pooling!r}.")
+            raise UserError(f"pooling must be 'attention' or 'mean', not {self.pooling!r}.")
+        if self.encoding not in ENCODINGS:
+            known = ", ".join(ENCODINGS)
+            raise UserError(f"There is no encoding {self.encoding!r}: choose from {known}.")
+        if min(self.steps, self.stride, self.window, self.size) < 1:
+            raise UserError("steps, stride, window and size must be at least 1.")
 
 
 def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[History]]:
@@ -55,10 +62,10 @@ def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[
     Each part contains at least one history.
 
     Raises:
-        ValueError: there are fewer than two histories.
+        UserError: there are fewer than two histories.
     """
     if len(histories) < 2:
-        raise ValueError(
+        raise UserError(
             "A predictor needs at least one recorded run for training and another for calibration: "
             "record more runs."
         )
@@ -83,8 +90,18 @@ def fit(
 
     Returns:
         The predictor, with ``threshold`` set.
+
+    Raises:
+        UserError: there are too few runs, or all their records have the same label.
     """
     to_learn, held_out = split(histories, seed)
+    labels = [labels_of(each, training) for each in held_out]
+    for part in (labels, [stabilised(each.cka, training.tolerance)[1:] for each in to_learn]):
+        if len(flattened(part).unique()) < 2:
+            raise UserError(
+                f"With tolerance = {training.tolerance}, all records for training or all for "
+                "calibration have the same label: choose another tolerance, or record more runs."
+            )
     torch.manual_seed(seed)
     predictor = AttentionPredictor(
         size=training.size, window=training.window, encoding=training.encoding
@@ -101,7 +118,6 @@ def fit(
         seed,
         on_step,
     )
-    labels = [labels_of(each, training) for each in held_out]
     logits = [logits_of(predictor, each, training) for each in held_out]
     calibrate(predictor, torch.cat([x.flatten(0, 1) for x in logits]), flattened(labels))
     scores = [probability_of(predictor, each, training) for each in held_out]

@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from experiments.errors import UserError
 from experiments.files import write_json_atomic, write_text_atomic
 from experiments.plan import plan, training_at
 from experiments.predictor.cache import keep, kept
@@ -97,12 +98,12 @@ def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> 
     """Trains a table's own predictors that are not cached yet, in the main process.
 
     Raises:
-        ValueError: recorded runs are missing, and there are several processes.
+        UserError: recorded runs are missing, and there are several processes.
     """
     for name, recipe in recipes.items():
         if recipe.id not in kept():
             if is_distributed() and not all(is_recorded(config) for config in recipe.recordings):
-                raise ValueError(
+                raise UserError(
                     f"The predictor {name!r} needs runs that are not recorded yet, and recording "
                     "requires a single process: execute python -m scripts.histories predictor "
                     f"--scale {scale} --results {results} first."

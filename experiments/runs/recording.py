@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.files import cache_folder, replacing, set_aside
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves, OnStep, diverged, train
@@ -45,7 +46,7 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
         on_step: called after every step.
 
     Raises:
-        ValueError: the loss diverged.
+        UserError: the loss diverged.
     """
 
     def observe(run: Run, curves: Curves) -> None:
@@ -54,7 +55,7 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
 
     run, curves = train(config, observe, lambda run, curves: None)
     if diverged(curves):
-        raise ValueError(
+        raise UserError(
             f"{config.cell} diverged and has no usable history: lower its learning rate, or remove "
             "it from the spec."
         )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves
 
@@ -24,7 +25,7 @@ def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable,
         end of the run.
 
     Raises:
-        ValueError: wandb is not available, for example without an account or a network.
+        UserError: wandb is not available, for example without an account or a network.
     """
     import wandb
 
@@ -39,7 +40,7 @@ def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable,
             config={"table": table, **dataclasses.asdict(config), "method": label},
         )
     except wandb.Error as error:
-        raise ValueError(f"wandb: {error} Log in, or set WANDB_MODE=offline.") from error
+        raise UserError(f"wandb: {error} Log in, or set WANDB_MODE=offline.") from error
 
     def log(run: Run, curves: Curves) -> None:
         tracked.log(metrics(curves), step=curves.step)

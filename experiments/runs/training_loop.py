@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.config import RunConfig
 from experiments.data.batches import Batch
 from experiments.data.metrics import score
+from experiments.errors import UserError
 from experiments.files import cache_folder, set_aside
 from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
 from experiments.runs.peak_memory import peak_memory, reset_peak_memory
@@ -80,7 +81,7 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
         checkpoint: the file.
 
     Raises:
-        ValueError: the checkpoint is from another number of processes; the run's outcome would
+        UserError: the checkpoint is from another number of processes; the run's outcome would
             depend on the interruption.
     """
     run = prepare(config)
@@ -96,7 +97,7 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         set_aside(checkpoint, error)
         return prepare(config), Curves()
-    raise ValueError(
+    raise UserError(
         f"The checkpoint of {config.cell} is from {begun_by} processes and cannot be resumed with "
         f"{world_size()}: continue with GPUS={begun_by}, or delete {checkpoint}."
     )

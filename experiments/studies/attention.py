@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.options import RecordOptions
 from experiments.studies.measurement import counted
 from experiments.studies.stabilisation import epochs_per_record
@@ -49,14 +50,14 @@ def look(
             used where a run would otherwise provide fewer than ten full windows.
 
     Raises:
-        ValueError: the run has no more records than the window.
+        UserError: the run has no more records than the window.
     """
     assert isinstance(config.options, RecordOptions)
     records = len(history.loss)
     slowest = max(1, records // (predictor.window + _WINDOWS))
     stride = min(slowest, max(1, config.options.records_per_epoch // records_per_epoch))
     if records <= predictor.window:
-        raise ValueError(
+        raise UserError(
             f"{config.cell} has {records} records, too few for the predictor's window of "
             f"{predictor.window}: record more per epoch, or use a predictor with a smaller window."
         )

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.options import SmartFRZOptions
 from experiments.plan import fingerprint, plan, training_at
+from experiments.predictor.cache import pretrained
 from experiments.predictor.recordings import record_all, to_record
 from experiments.reporting import figures, style
 from experiments.reporting.labels import display_name
@@ -28,7 +30,6 @@ from experiments.studies.measurement import Measurement, counted, measured
 from experiments.tables.compute import steps_per_epoch
 from experiments.tables.queue import missing_prerequisites, run_missing
 from experiments.tables.requirements import check_requirements
-from smartfrz.predictor import AttentionPredictor
 
 EPOCHS_BEFORE = 1
 """Number of epochs after which the gradients are measured (Figure 3)."""
@@ -122,7 +123,7 @@ def attention_figure(request: Request) -> Plan:
     name, planned = recordings(request.scale)
     recorded = [config for config in planned if is_recorded(config)]
     configs = recorded or planned
-    predictor = AttentionPredictor.from_pretrained(request.predictor)
+    predictor = pretrained(request.predictor)
     weights, _ = fingerprint(request.predictor)
     per_epoch = load_spec("table2").options["smartfrz"]["records_per_epoch"]
 
@@ -139,7 +140,7 @@ def attention_figure(request: Request) -> Plan:
 
     inputs = [[config.id for config in configs], weights, per_epoch]
     if not recorded and measured(request.folder, inputs) is None:
-        raise ValueError(
+        raise UserError(
             f"No run is recorded at scale {request.scale}: make {name} SCALE={request.scale} "
             "records the runs."
         )
@@ -150,11 +151,11 @@ def finished_runs(configs: Iterable[RunConfig], runs: Path) -> list[dict[str, An
     """Reads the run files.
 
     Raises:
-        ValueError: a run file is missing or damaged.
+        UserError: a run file is missing or damaged.
     """
     missing = [config for config in configs if not is_finished(config, runs)]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{missing[0].cell} was measured, but its run file in {runs} is missing or damaged: "
             "restore it, or delete the figure's folder to run and measure it again."
         )
@@ -186,7 +187,7 @@ def overhead_figure(request: Request) -> Plan:
 
     def measure() -> Measurement:
         check_requirements([config])
-        predictor = AttentionPredictor.from_pretrained(config.options.predictor)
+        predictor = pretrained(config.options.predictor)
         print("Timing SmartFRZ and optimizer steps of", network_on_data(config))
         times = overhead.training_times(config, predictor)
         print("Timing SmartFRZ for networks of", *overhead.LAYER_COUNTS, "layers")

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.files import write_text_atomic
 from experiments.reporting import style
 from experiments.reporting.provenance import single_source
@@ -74,7 +75,7 @@ def print_dry(request: Request, plan: Callable[[Request], Plan]) -> None:
     """Prints the pending work for a figure and its requirements, or why it cannot be started."""
     try:
         planned = plan(request)
-    except ValueError as error:
+    except UserError as error:
         print_refusal(error)
         return
     done = measured(request.folder, planned.inputs) is not None
@@ -90,7 +91,7 @@ def make_figure(request: Request, plan: Callable[[Request], Plan]) -> None:
         plan: returns the plan of a requested figure.
 
     Raises:
-        ValueError: data, weights or recorded runs are missing.
+        UserError: data, weights or recorded runs are missing.
     """
     planned = plan(request)
     made = measured_once(request.folder, planned.inputs, request.command, planned.measure)

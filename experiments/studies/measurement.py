@@ -60,9 +60,10 @@ def measured_once(
 
 def measured(folder: Path, inputs: Any) -> Measurement | None:
     """Returns the stored measurement of the same inputs; None if a file is missing or damaged."""
+    wanted = _id(inputs)
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        if facts["id"] != _id(inputs):
+        if facts["id"] != wanted:
             return None
         origin = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))
         frames = {name: pd.read_csv(folder / f"{name}.csv") for name in facts["frames"]}

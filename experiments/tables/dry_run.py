@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.runs.run_frame import load_runs
 from experiments.tables.requirements import check_requirements, requirements
 
@@ -23,10 +24,10 @@ def print_todo(configs: Iterable[RunConfig], todo: Sequence[RunConfig], runs: Pa
         check_requirements([*configs, *todo])
         for line in requirements(todo, load_runs(runs)):
             print(line)
-    except ValueError as error:
+    except UserError as error:
         print_refusal(error)
 
 
-def print_refusal(error: ValueError) -> None:
+def print_refusal(error: UserError) -> None:
     """Prints why a command cannot be started."""
     print(f"Cannot be started: {error}")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments.added_rows import KINDS, kinds_among, with_rows
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.files import write_csv, write_json_atomic, write_text_atomic
 from experiments.plan import labelled_plan
 from experiments.reporting import figures, style, tables
@@ -57,16 +58,16 @@ def redraw(drawn: Path, runs: Path, folder: Path) -> None:
         folder: the folder to write to; may be the same.
 
     Raises:
-        ValueError: the folder has no ``runs.csv``, or a run file is missing or damaged.
+        UserError: the folder has no ``runs.csv``, or a run file is missing or damaged.
     """
     if not (drawn / "runs.csv").exists():
-        raise ValueError(f"{drawn} holds no table: it has no runs.csv.")
+        raise UserError(f"{drawn} holds no table: it has no runs.csv.")
     name, _, scale = drawn.name.rpartition("-")
     spec, written = load_spec(name), read_csv(drawn / "runs.csv")
     method_of = dict(zip(written["id"], written["method"], strict=True))
     found = {id: read_run(runs / f"{id}.json") for id in method_of}
     if missing := [id for id, run in found.items() if run is None]:
-        raise ValueError(f"{runs} lacks the runs {', '.join(missing)} of {drawn.name}.")
+        raise UserError(f"{runs} lacks the runs {', '.join(missing)} of {drawn.name}.")
     frame = runs_to_frame([run for run in found.values() if run])
     frame = frame.assign(method=frame["id"].map(method_of))
     planned = labelled_plan(reduce(with_rows, drawn_kinds(drawn, spec), spec), scale)

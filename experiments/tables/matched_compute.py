@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.methods import METHODS
 from experiments.runs.execute import run_file
 from experiments.runs.run_files import read_run
@@ -29,7 +30,7 @@ def matched_span(config: RunConfig, tflops: float) -> float:
     The compute grows with the span, which is found by bisection.
 
     Raises:
-        ValueError: the run spends more even with all layers frozen from the start.
+        UserError: the run spends more even with all layers frozen from the start.
     """
     steps = config.epochs * steps_per_epoch(config)
     target = tflops * 1e12 / (config.batch_size * round(steps))
@@ -40,7 +41,7 @@ def matched_span(config: RunConfig, tflops: float) -> float:
 
     low, high = 0.0, 64.0
     if too_much(1e-6):
-        raise ValueError(
+        raise UserError(
             f"{config.cell} cannot be matched: even with all layers frozen from the start, it "
             f"spends more than {tflops:.4g} TFLOPs. Remove it from the table."
         )

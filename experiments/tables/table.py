@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from experiments.added_rows import KINDS, left_out, with_rows
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.options import SmartFRZOptions
 from experiments.plan import labelled_plan, recipes
 from experiments.predictor.cache import kept
@@ -67,7 +68,7 @@ class Table:
         """The selected runs, each with its method as named in the spec.
 
         Raises:
-            ValueError: the spec is not valid, or a network or data set is not in it.
+            UserError: the spec is not valid, or a network or data set is not in it.
         """
         planned = labelled_plan(self.spec, self.scale)
         check_asked(self.models, {config.model for config in planned}, "model")
@@ -95,7 +96,7 @@ def make_table(table: Table) -> None:
     """Executes the missing runs of a table, and draws it.
 
     Raises:
-        ValueError: data, weights or a predictor are missing.
+        UserError: data, weights or a predictor are missing.
     """
     todo = missing_runs(table.cells, table.runs)
     predictors = needed_predictors(todo, recipes(table.spec, table.scale))
@@ -118,7 +119,7 @@ def print_dry(table: Table) -> None:
     try:
         check_requirements([*table.cells, *todo])
         print_requirements(table, todo)
-    except ValueError as error:
+    except UserError as error:
         print_refusal(error)
 
 

@@ -3,13 +3,15 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config import AMP, Pretraining, RunConfig
-from experiments.methods import interval, make_config
+from experiments.errors import UserError
+from experiments.methods import METHODS, interval, make_config
 from experiments.options import (
     AutoFreezeOptions,
     DisplacementOptions,
@@ -40,14 +42,17 @@ GOLDEN = {
 some_text = st.text(max_size=5)
 some_int = st.integers(1, 5000)
 some_float = st.floats(0.001, 100)
+some_fraction = st.floats(0.001, 1)
+some_probe = st.integers(1, 100).map(lambda batches: 32 * batches)
+some_schedule = st.sampled_from(["linear", "cubic"])
 options = {
     "full": st.none(),
-    "linear": st.builds(LinearOptions, some_float, some_text, st.booleans(), some_text),
+    "linear": st.builds(LinearOptions, some_fraction, some_schedule, st.booleans(), some_text),
     "autofreeze": st.builds(AutoFreezeOptions, some_int, some_float),
     "smartfrz": st.builds(SmartFRZOptions, some_text, some_int, some_int, some_float, some_text),
-    "similarity": st.builds(SimilarityOptions, some_int, some_float, some_int, some_int),
+    "similarity": st.builds(SimilarityOptions, some_int, some_float, some_probe, some_int),
     "displacement": st.builds(DisplacementOptions, some_int, some_float),
-    "record": st.builds(RecordOptions, some_int, some_int, some_int),
+    "record": st.builds(RecordOptions, some_int, some_int, some_probe),
 }
 FIELDS = {
     "model": some_text,
@@ -96,7 +101,7 @@ def test_ids_stay_what_they_were(method):
 
 def test_the_id_is_the_same_in_another_process():
     code = (
-        "from experiments.methods import make_config;"
+        "from experiments.methods import METHODS, make_config;"
         f"print(make_config({ {**PRETRAINED, 'method': 'smartfrz'} }).id)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -123,10 +128,18 @@ def test_the_id_is_the_same_in_another_process():
         ({"epochs": 0}, ["epochs"]),
         ({"batch_size": 0}, ["batch_size"]),
         ({"lr": -0.1}, ["lr"]),
+        ({"method": "linear", "options": {"how": "square"}}, ["'square'", "cubic"]),
+        ({"method": "linear", "options": {"t0": 1.5}}, ["t0 = 1.5"]),
+        ({"method": "autofreeze", "options": {"percentile": 101}}, ["percentile = 101"]),
+        ({"method": "smartfrz", "options": {"records_per_decision": 0}}, ["records_per_decision"]),
+        ({"method": "random", "options": {"span": 0}}, ["span"]),
+        ({"method": "simfreeze", "options": {"probe_images": 3}}, ["probe_images = 3"]),
+        ({"method": "similarity", "options": {"probe_images": 33}}, ["probe_images = 33"]),
+        ({"method": "record", "options": {"probe_images": 0}}, ["probe_images = 0"]),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(values, names):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         make_config(WORKLOAD | values)
     for name in names:
         assert name in str(error.value)
@@ -154,3 +167,11 @@ def test_an_int_is_good_for_a_float_and_makes_the_same_run():
 def test_a_method_without_options_gets_its_defaults():
     assert make_config(WORKLOAD | {"method": "linear"}).options == LinearOptions()
     assert make_config(WORKLOAD).options is None
+
+
+@pytest.mark.parametrize("times", [0.001, 6])
+def test_an_interval_of_autofreeze_has_at_least_one_step(times):
+    build = METHODS["autofreeze"].policy
+    assert build
+    with pytest.raises(UserError, match=rf"intervals_per_epoch = {times} .*steps of an epoch, 5"):
+        build(AutoFreezeOptions(times), SimpleNamespace(steps_per_epoch=5))

@@ -78,12 +78,36 @@ def test_a_mistake_on_the_command_line_gets_a_sentence(
     assert not (empty / "results").exists()
 
 
-def test_a_mistake_in_the_spec_gets_a_sentence(empty, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("right", "wrong", "names"),
+    [
+        ("augment = false", "epoch = 3", ["epoch", "epochs"]),
+        ("augment = false", "augment =", ["table2.toml", "TOML"]),
+        ('match = "smartfrz"', 'how = "square"', ["'square'", "cubic"]),
+        ("epochs = 1,", "", ["epochs", "positive"]),  # of pretraining
+        ('"residual", "plain"', '"resnet51"', ["'resnet51'", "resnet50"]),
+        ('"digits[5:10]"', '"digits[5:11]"', ["digits[5:11]", "[0:10]"]),
+        ('predictor = "', 'predictor = "rwa" #', ["rwa", "bundled"]),
+        ("image_size = 16", "batch_size = 5000", ["5000", "training images"]),
+    ],
+)
+def test_a_mistake_in_the_spec_gets_a_sentence(empty, monkeypatch, capsys, right, wrong, names):
     spec = empty / "specs" / "table2.toml"
-    spec.write_text(spec.read_text() + "epoch = 3\n")
+    assert right in spec.read_text()
+    spec.write_text(spec.read_text().replace(right, wrong))
     assert run_table(monkeypatch) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "epoch" in said and "epochs" in said
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and all(name in said for name in names)
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_a_bug_keeps_its_traceback(empty, monkeypatch, error):
+    def bug(*_, **__):
+        raise error("a bug")
+
+    monkeypatch.setattr("experiments.tables.table.execute", bug)
+    with pytest.raises(error, match="a bug"):
+        run_table(monkeypatch)
 
 
 def test_an_interrupt_says_how_to_go_on(empty, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from experiments.errors import UserError
 from experiments.predictor import fitting
 from experiments.predictor.fitting import Training, fit, labels_of, logits_of, probability_of, split
 from experiments.predictor.metrics import metrics
@@ -36,6 +37,25 @@ def test_a_quarter_is_held_out_and_nothing_is_lost(count, held_out):
 def test_one_run_alone_cannot_be_split():
     with pytest.raises(ValueError, match="record more"):
         split(HISTORIES[:1], seed=0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-9, 2.0])
+def test_a_tolerance_that_gives_all_records_one_label_is_a_user_s_mistake(tolerance):
+    with pytest.raises(UserError, match=f"tolerance = {tolerance}, all records"):
+        fit(HISTORIES, dataclasses.replace(TRAINING, tolerance=tolerance), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"encoding": "drfit"}, "'drfit': choose from"),
+        ({"stride": 0}, "stride"),
+        ({"size": 0}, "size"),
+    ],
+)
+def test_settings_out_of_range_are_a_user_s_mistake(setting, says):
+    with pytest.raises(UserError, match=says):
+        dataclasses.replace(TRAINING, **setting)
 
 
 def test_the_seed_decides_what_is_held_out():

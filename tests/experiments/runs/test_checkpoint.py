@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from experiments.errors import UserError
 from experiments.files import cache_folder, replacing
 from experiments.models.weights import has_weights, save_weights, weights_file
 from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -136,7 +137,7 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
 
 def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path):
     too_large = r"state.pt cannot be written.*File too large"
-    with files_at_most(2000), pytest.raises(OSError, match=too_large):
+    with files_at_most(2000), pytest.raises(UserError, match=too_large):
         save_checkpoint(STATE, tmp_path / "state.pt")
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
@@ -144,7 +145,7 @@ def test_no_space_for_a_checkpoint_is_an_error_that_leaves_nothing(tmp_path):
 def test_a_full_device_is_an_error_that_leaves_nothing(tmp_path):
     partial = tmp_path / f"state.pt.{os.getpid()}.partial"
     partial.symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"state.pt cannot be written.*No space left on device"):
+    with pytest.raises(UserError, match=r"state.pt cannot be written.*No space left on device"):
         save_checkpoint(STATE, tmp_path / "state.pt")
     assert not os.path.lexists(partial)
 
@@ -152,7 +153,7 @@ def test_a_full_device_is_an_error_that_leaves_nothing(tmp_path):
 def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache):
     config = tiny_run()
     too_large = r"safetensors cannot be written.*File too large"
-    with files_at_most(2000), pytest.raises(OSError, match=too_large):
+    with files_at_most(2000), pytest.raises(UserError, match=too_large):
         save_weights(config, torch.nn.Linear(100, 100), 0.5)
     assert not has_weights(config)
     assert list((cache / "weights").iterdir()) == []
@@ -196,7 +197,11 @@ def test_replacing_writes_a_folder_whole_or_not_at_all(tmp_path):
         (partial / "last").write_bytes(last)
 
     too_large = r"above/data cannot be written.*File too large"
-    with files_at_most(2000), pytest.raises(OSError, match=too_large), replacing(folder) as partial:
+    with (
+        files_at_most(2000),
+        pytest.raises(UserError, match=too_large),
+        replacing(folder) as partial,
+    ):
         write(partial, bytes(10_000))
     assert list(folder.parent.iterdir()) == []
     with replacing(folder) as partial:

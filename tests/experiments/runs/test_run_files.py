@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from experiments.errors import UserError
 from experiments.files import write_csv, write_json_atomic
 from experiments.runs.run_files import RUN_KEYS, is_intact, read_run, sealed
 from experiments.runs.run_frame import load_runs, read_csv, runs_to_frame
@@ -68,7 +69,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     path = tmp_path / "a.json"
     write_json_atomic(path, {"old": 1})
     monkeypatch.setattr(os, call, fail_with_a_full_disk)
-    with pytest.raises(OSError, match=r"a\.json cannot be written: .*No space left"):
+    with pytest.raises(UserError, match=r"a\.json cannot be written: .*No space left"):
         write_json_atomic(path, {"new": 2})
     assert list(tmp_path.iterdir()) == [path]
     assert json.loads(path.read_text()) == {"old": 1}
