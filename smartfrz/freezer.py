@@ -20,6 +20,7 @@ from smartfrz.distributed import (
 )
 from smartfrz.freezing import freeze_layer, thaw_layer
 from smartfrz.frozen_weights import FrozenWeightWatch
+from smartfrz.input_gradients import InputGradients
 from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import GradientWatch
 
@@ -51,6 +52,8 @@ class Freezer:
 
     Reentrant activation checkpointing above a frozen prefix silently loses gradients
     (transformers#21381). `step` detects this and raises an error; pass ``use_reentrant=False``.
+    Hooks that extend the backward pass into a frozen prefix (``enable_input_require_grads``) are
+    removed, or `step` warns where reentrant checkpointing needs them.
 
     Args:
         model: the model to train; it may be wrapped in DDP or compiled.
@@ -62,6 +65,7 @@ class Freezer:
         frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
         layers: all layers, the head included.
         events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``.
+        input_gradients: ``input_gradients.are_computed`` tells whether inputs receive gradients.
 
     Raises:
         ValueError: no parameter would train if all layers but the head were frozen, or the
@@ -87,6 +91,7 @@ class Freezer:
         self._weight_watch = FrozenWeightWatch()
         self._wrappers: list[weakref.ref[DistributedDataParallel]] = []
         self._has_stepped = False
+        self.input_gradients = InputGradients(model)
         self._check_something_trains()
         if isinstance(optimizer, LBFGS):
             raise ValueError(
@@ -108,6 +113,7 @@ class Freezer:
         """
         self._check_gradients_survived()
         self._check_frozen_weights()
+        self.input_gradients.settle(any(layer.name in self.frozen for layer in self.layers[:1]))
         if not self._is_followed_by_update():
             return []
         self._follow_requires_grad()
@@ -215,6 +221,7 @@ class Freezer:
         self._weight_watch = FrozenWeightWatch(self.optimizer, self._frozen_layers())
         for wrapper in self._found_wrappers():
             rebuild_reducer(wrapper)
+        self.input_gradients.watch()
         expect_recompilation()
 
     def _frozen_layers(self) -> list[Layer]:
@@ -262,7 +269,8 @@ class Freezer:
         # Its hooks would trigger one more compilation; compiled code has no reentrant checkpoints.
         if is_compiled(self.model):
             return GradientWatch()
-        return GradientWatch(layer for layer in self._active if _has_gradient(layer))
+        trained = [each for each in self._active if any(p.grad is not None for p in each.params)]
+        return GradientWatch(trained)
 
     def _check_something_trains(self) -> None:
         freezable = {param for layer in self.layers if not layer.is_head for param in layer.params}
@@ -290,7 +298,3 @@ class Freezer:
                 "updates parameters without a gradient, for example by decaying or averaging "
                 "them. Use an optimizer that skips parameters whose grad is None."
             )
-
-
-def _has_gradient(layer: Layer) -> bool:
-    return any(param.grad is not None for param in layer.params)

@@ -19,7 +19,7 @@ LIBRARY = [
     {"version", "distributed", "compilation"},
     {"graph"},
     {"layers"},
-    {"cka", "memory", "frozen_weights", "freezing", "accumulation"},
+    {"cka", "memory", "frozen_weights", "input_gradients", "freezing", "accumulation"},
     {"predictor", "freezer"},
     {"policies", "cost", "feature_cache"},
 ]

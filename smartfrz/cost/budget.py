@@ -51,11 +51,10 @@ class ComputeBudget:
             self._calls = trace(model, example_inputs)
         in_layers = {param for layer in freezer.layers for param in layer.params}
         self._rest = [p for p in model.parameters() if p.requires_grad and p not in in_layers]
-        self._full = self._flops(freezer.layers)
-        self._frozen: set[str] = set()
+        self._counted: tuple[frozenset[str], bool] = (frozenset(), False)
         self._cost = 1.0
         self._done = 0.0
-        self._count()
+        self._count(freezer.frozen)
 
     @property
     def spent(self) -> float:
@@ -72,26 +71,31 @@ class ComputeBudget:
 
         The step at which a layer freezes has computed its gradient and counts in full.
         """
+        frozen, _ = self._counted
+        self._count(frozen)  # the step itself has shown whether there are input gradients
         self._done += self._cost
-        self._count()
+        self._count(self.freezer.frozen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the spent compute."""
-        return {"done": self._done}
+        """Returns the spent compute and the cost of the next step."""
+        return {"done": self._done, "cost": self._cost}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the spent compute. Call it after ``freezer.load_state_dict``."""
         self._done = state["done"]
-        self._count()
+        self._count(self.freezer.frozen)
+        # Whether there are input gradients is unknown until the next step.
+        self._cost = state.get("cost", self._cost)
 
-    def _count(self) -> None:
+    def _count(self, frozen: Iterable[str]) -> None:
         """Updates the cost of a step, in steps with no layer frozen."""
-        frozen = set(self.freezer.frozen)
-        if frozen != self._frozen:
-            self._frozen = frozen
+        key = frozenset(frozen), self.freezer.input_gradients.are_computed
+        if key != self._counted:
+            self._counted = key
             active = [layer for layer in self.freezer.layers if layer.name not in frozen]
-            self._cost = self._flops(active) / self._full
+            self._cost = self._flops(active) / self._flops(self.freezer.layers)
 
     def _flops(self, active: Iterable[Layer]) -> int:
         trains = [*self._rest, *(param for layer in active for param in layer.params)]
-        return training_flops(self._calls, trains)
+        input_gradients = self.freezer.input_gradients.are_computed
+        return training_flops(self._calls, trains, input_gradients=input_gradients)

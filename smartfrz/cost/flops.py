@@ -13,22 +13,27 @@ def forward_macs(calls: list[Call]) -> int:
 
 
 def training_flops(
-    calls: list[Call], trains: Collection[nn.Parameter], as_in_paper: bool = False
+    calls: list[Call],
+    trains: Collection[nn.Parameter],
+    as_in_paper: bool = False,
+    input_gradients: bool = False,
 ) -> int:
     """Returns the FLOPs (2 x MACs) of one optimizer step on the traced inputs.
 
     Every product costs its MACs once in the forward pass, and once more for each operand that
     requires a gradient: a weight that is not frozen, or features that depend on one. A frozen layer
     therefore costs no weight gradient, and there is no backward pass below the first layer that
-    trains. The gradient of the network's input, which autograd skips, is counted while the first
-    layer trains; this makes full training 3 x forward, the usual convention. Products are
-    convolutions, matrix products and attention, including those in linear and recurrent layers.
+    trains, unless the inputs require a gradient. The gradient of the network's input, which
+    autograd otherwise skips, is also counted while the first layer trains; this makes full training
+    3 x forward, the usual convention. Products are convolutions, matrix products and attention,
+    including those in linear and recurrent layers.
 
     Args:
         calls: from `trace`, at the batch size to count.
         trains: the parameters that are not frozen.
         as_in_paper: whether to count as the paper does: with normalisations (2 MACs per element)
             and without products that have no weight (attention).
+        input_gradients: whether the inputs require a gradient.
 
     Returns:
         FLOPs of the forward and backward pass, without those of the optimizer.
@@ -38,6 +43,8 @@ def training_flops(
     untouched: list[bool] = []  # only a copy or a slice of the network's input
 
     def needs_gradient(source: Source) -> bool:
+        if source is None:
+            return input_gradients
         return needs[source] if isinstance(source, int) else id(source) in trainable
 
     def is_input(source: Source) -> bool:

@@ -66,6 +66,7 @@ def test_chain_of_linear_layers():
     assert cost(model, x, [head]) == a + b + 2 * c  # nothing below the head trains
     assert cost(model, x, [second, head]) == a + 2 * b + 3 * c
     assert cost(model, x, [first, head]) == 3 * a + 2 * b + 3 * c  # features through the second
+    assert cost(model, x, [head], input_gradients=True) == 2 * a + 2 * b + 3 * c
     assert cost(model, torch.zeros(7, 3), [second, head]) == 7 * (a + 2 * b + 3 * c)
 
 
