@@ -24,7 +24,8 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool = False) -> Tensor:
     features this value is too high, however different x and y are. The unbiased form replaces the
     three squared norms, which are HSIC up to a constant, by unbiased estimates of HSIC (Song et
     al., 2012). Sums are in float64, over products of features or Gram matrices of samples,
-    whichever is cheaper. The unbiased form always uses Gram matrices.
+    whichever is cheaper. The unbiased form always uses Gram matrices. Complex features count as
+    pairs of real ones.
 
     Args:
         x: (n, p) features of n >= 2 samples. Flatten features with more dimensions first.
@@ -44,6 +45,7 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool = False) -> Tensor:
             f"linear_cka needs features (n, p) and (n, q) of the same n >= {least} samples, "
             f"not {tuple(x.shape)} and {tuple(y.shape)}."
         )
+    x, y = _real(x), _real(y)
     n, p, q = len(x), x.shape[1], y.shape[1]
     if not unbiased and p * p + q * q + p * q < n * (p + q):
         x, y = _centred(x), _centred(y)
@@ -96,6 +98,11 @@ def _centred(features: Tensor) -> Tensor:
     features = features.double()
     features = features - features[:1]
     return features - features.mean(dim=0)
+
+
+def _real(features: Tensor) -> Tensor:
+    """Returns (n, p) complex features as (n, 2p) real ones; real features as they are."""
+    return torch.view_as_real(features).flatten(1) if features.is_complex() else features
 
 
 def _gram(features: Tensor) -> Tensor:
@@ -160,5 +167,5 @@ def _add_gram(
             f"The output of layer {name!r} has {rows} rows for {n} samples; CKA needs one row per "
             "sample."
         )
-    gram = _gram(features.reshape(rows, -1).expand(n, -1))
+    gram = _gram(_real(features.reshape(rows, -1)).expand(n, -1))
     grams[name] = grams[name] + gram if name in grams else gram

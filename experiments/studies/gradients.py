@@ -55,6 +55,7 @@ def layer_gradient(layer: Layer) -> LayerGradient:
     """Returns a layer's current gradient, for the weights from which layer tailoring samples."""
     gradients = [param.grad for param in layer.params if param.grad is not None]
     matrices = [each for each in gradients if each.ndim >= 2] or gradients
+    matrices = [torch.view_as_real(g) if g.is_complex() else g for g in matrices]
     taken = zip(matrices, sample_positions(layer), strict=True)
     every = torch.cat([each.flatten() for each in matrices]).sort().values
     sampled = torch.cat([each.take(positions) for each, positions in taken])

@@ -34,6 +34,8 @@ def sample_indices(name: str, numel: int, size: int = 1024) -> Tensor:
 def sample_positions(layer: Layer, size: int = 1024) -> list[Tensor]:
     """Splits a layer's sampled indices by weight matrix.
 
+    A complex matrix counts as its real view, ``torch.view_as_real``, with twice as many weights.
+
     Args:
         layer: the layer, whose weight matrices are sampled as one flat vector.
         size: the number of weights to sample.
@@ -56,8 +58,9 @@ class Tailor:
     """Tailors layers to a fixed size: reads a random subset of each layer's weights.
 
     The subset is drawn from the parameters of two or more dimensions, or from all parameters if
-    there are none. It is drawn once per layer and read by memory offsets, for any memory format of
-    the parameters, which takes half the time of indexing by position.
+    there are none; complex ones count as pairs of real weights. It is drawn once per layer and read
+    by memory offsets, for any memory format of the parameters, which takes half the time of
+    indexing by position.
 
     Args:
         size: the number of weights to sample.
@@ -110,6 +113,7 @@ def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
     )
 
 
-def _weights(layer: Layer) -> list[nn.Parameter]:
-    """Returns the layer's weight matrices, or all its parameters if it has none."""
-    return [p for p in layer.params if p.ndim >= 2] or list(layer.params)
+def _weights(layer: Layer) -> list[Tensor]:
+    """Returns the layer's weight matrices, or all parameters if it has none, as real numbers."""
+    weights = [p for p in layer.params if p.ndim >= 2] or layer.params
+    return [torch.view_as_real(w.detach()) if w.is_complex() else w for w in weights]

@@ -376,3 +376,16 @@ def test_users_mistakes(nets):
     by_pixel = nn.Sequential(nn.Flatten(0, 2), nn.Linear(4, 4))
     with pytest.raises(ValueError, match="output of layer '1' has 32 rows for 8 samples"):
         gram_vectors(by_pixel, layers_of(by_pixel, ["1"]), [x])
+
+
+def test_complex_features_count_as_pairs_of_real_ones():
+    x, y = torch.randn(6, 3, dtype=torch.cfloat), torch.randn(6, 40)
+    pairs = torch.cat([x.real, x.imag], dim=1)
+    for unbiased in (False, True):
+        torch.testing.assert_close(linear_cka(x, y, unbiased), linear_cka(pairs, y, unbiased))
+    model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Linear(4, 2, dtype=torch.cfloat))
+    layers = find_layers(model, x)
+    vectors = gram_vectors(model, layers, [x])
+    outputs = model[0](x).detach()
+    expected = linear_cka(outputs, model(x).detach(), unbiased=True)
+    torch.testing.assert_close(vectors[0] @ vectors[1], expected)

@@ -118,3 +118,16 @@ def test_embeddings_are_decided_by_the_first_other_layer_behind_them():
     assert deciding_layers(layers("eblel")) == [2, 2, 2, 4, 4]
     assert deciding_layers(layers("lle")) == [0, 1, 2]
     assert deciding_layers([]) == []
+
+
+def test_complex_weights_are_sampled_as_pairs_of_real_ones():
+    weight = torch.randn(30, 20, dtype=torch.cfloat)
+    real = torch.view_as_real(weight).clone()
+    layers = [Layer("spectral", (nn.Identity(),), (nn.Parameter(each),)) for each in (weight, real)]
+    for size in (80, 2000):
+        first, second = (Tailor(size)(layer) for layer in layers)
+        assert torch.equal(first, second)
+        (positions,) = sample_positions(layers[0], size)
+        assert torch.equal(first, real.flatten()[positions])
+    vector = Layer("v", (nn.Identity(),), (nn.Parameter(weight[0, :4]),))
+    assert Tailor(8)(vector).tolist() == real[0, :4].flatten().tolist()
