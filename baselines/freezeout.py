@@ -1,9 +1,9 @@
 """FreezeOut, the "linear freezing" of the paper, which freezes layers on a fixed schedule.
 
 Brock et al., "FreezeOut: Accelerate Training by Progressively Freezing Layers", 2017
-(arXiv:1706.04983); SmartFRZ, Appendix B, Eq. 6. The learning rate of layer i of L (the output head
-is layer L) follows a cosine from its base value to zero at the fraction t_i of the run. The layer
-freezes at the first step after that:
+(arXiv:1706.04983); SmartFRZ, Appendix B, Eq. 6. The learning rate of layer i of L (every output
+head is layer L) follows a cosine from its base value to zero at the fraction t_i of the run. The
+layer freezes at the first step after that:
 
     t_i = t_0 + (1 - t_0) i / L             linear; cubic: the cube of this value
     lr_i(t) = lr_i(0) / 2 (1 + cos(pi t / t_i))
@@ -123,7 +123,7 @@ class FreezeOut:
     """Policy: anneals the layers' learning rates to zero, one after the other, and freezes them.
 
     The policy sets the learning rates and replaces a learning-rate scheduler. At the first call it
-    takes the layers from the arguments and their base rates from the optimizer. The head and the
+    takes the layers from the arguments and their base rates from the optimizer. All heads and the
     parameters in no layer are annealed over the whole run.
 
     Args:
@@ -157,6 +157,7 @@ class FreezeOut:
         self.scale = scale
         self.warmup_steps = warmup_steps
         self._names: list[str] = []
+        self._num_layers = 0  # without the heads
         self._layer_of_group: list[int] = []
         self._base_lrs: list[float] = []
         self._freeze_steps: dict[str, int] = {}
@@ -192,6 +193,7 @@ class FreezeOut:
         """Returns the state from which a run resumes exactly."""
         return {
             "names": list(self._names),
+            "num_layers": self._num_layers,
             "layer_of_group": list(self._layer_of_group),
             "base_lrs": list(self._base_lrs),
             "frozen": dict(self._frozen),
@@ -202,22 +204,22 @@ class FreezeOut:
         self._layer_of_group = list(state["layer_of_group"])
         self._base_lrs = list(state["base_lrs"])
         self._frozen = dict(state["frozen"])
-        self._schedule(state["names"])
+        self._schedule(state["names"], state.get("num_layers", len(state["names"]) - 1))
 
     def _start(self, active: Sequence[Layer]) -> None:
-        # The head is layer L even if it is used first, as with tied embeddings.
+        # A head is layer L even if it is used first, as with tied embeddings.
         layers = sorted(active, key=lambda layer: layer.is_head)
         groups = self.optimizer.param_groups
         self._layer_of_group = _layer_of_group(groups, layers)
         self._base_lrs = [float(group["lr"]) for group in groups]
-        self._schedule([layer.name for layer in layers])
+        self._schedule([layer.name for layer in layers], sum(not layer.is_head for layer in layers))
 
-    def _schedule(self, names: Sequence[str]) -> None:
-        self._names = list(names)
-        num_layers = len(names) - 1
+    def _schedule(self, names: Sequence[str], num_layers: int) -> None:
+        """Computes the schedule of layers that end with the heads."""
+        self._names, self._num_layers = list(names), num_layers
         self._freeze_steps = {
             name: freeze_step(self.total_steps, index, num_layers, self.t0, self.how)
-            for index, name in enumerate(names[:-1])
+            for index, name in enumerate(names[:num_layers])
         }
         ends = [_end(layer, num_layers, self.t0, self.how) for layer in self._layer_of_group]
         self._ends = np.array(ends) * self.total_steps
@@ -232,9 +234,9 @@ class FreezeOut:
 
 
 def _layer_of_group(groups: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> list[int]:
-    """Returns the index of each group's layer; groups of no layer are assigned to the head."""
-    head = len(layers) - 1
-    index = {id(param): i for i, layer in enumerate(layers) for param in layer.params}
+    """Returns the index of each group's layer: L for the heads and for groups of no layer."""
+    head = sum(not layer.is_head for layer in layers)
+    index = {id(param): min(i, head) for i, layer in enumerate(layers) for param in layer.params}
     owners = [{index.get(id(param), head) for param in group["params"]} for group in groups]
     if any(len(owner) > 1 for owner in owners):
         raise ValueError(

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import Optimizer
 
-from smartfrz.layers import Layer, is_norm
+from smartfrz.grouping import is_norm
+from smartfrz.layers import Layer
 
 
 def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:

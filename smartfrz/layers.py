@@ -1,20 +1,14 @@
 """Freezable layers of a model, in the order in which its forward pass uses them."""
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from smartfrz.distributed import unwrap
-from smartfrz.graph import Call, Inputs, storage_of, trace, trace_with_guessed_inputs
-
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
+from smartfrz.graph import Inputs, last_owners, storage_of, trace, trace_with_guessed_inputs
+from smartfrz.grouping import group, is_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +19,7 @@ class Layer:
         name: dotted name of the weight module in the model.
         modules: the weight module (with tied weights, all modules that share them), then its norms.
         params: all trainable parameters of the layer.
-        is_head: whether this is the output head, which is never frozen.
+        is_head: whether this is an output head, which is never frozen.
     """
 
     name: str
@@ -50,13 +44,21 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
     (`is_weight_module`: convolution, linear layer, embedding, attention, recurrent layer) starts a
     new layer. All other parameters join the preceding layer: norms, class tokens, position
     embeddings, layer scales. Parameters used before the first weight module join the first layer.
-    Weight modules that share a parameter form one layer. The layer that the forward pass uses last
-    is the head. If the model has several heads, mark the others with
+    Weight modules that share a parameter form one layer.
+
+    Every layer with no other layer after it is a head: no other layer computes from its output, or
+    only from a detached copy of it. Besides the last layer, these are the other outputs of a model
+    with several tasks, auxiliary classifiers, the last layers of two towers, and the layers of a
+    region proposal network. More layers can be marked with
     ``dataclasses.replace(layer, is_head=True)``.
 
+    Experts that the traced forward pass did not use (modules in an ``nn.ModuleList`` or
+    ``nn.ModuleDict`` with the same structure as others there, which it used) form layers like those
+    of the experts that it used, directly behind them.
+
     Parameters that require no gradient, or that the traced forward pass in eval mode does not use
-    (auxiliary heads; kernels outside PyTorch's dispatcher), belong to no layer. If they are
-    trainable, they are never frozen.
+    (auxiliary heads in training mode; kernels outside PyTorch's dispatcher), belong to no layer. If
+    they are trainable, they are never frozen, and a warning names them.
 
     Args:
         model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
@@ -64,8 +66,7 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
             mapping of keyword arguments. By default they are guessed from the model's modules.
 
     Returns:
-        The layers. The last one is marked as the head, unless the head's weights are tied to an
-        earlier layer, which is then marked instead.
+        The layers, at least one of them a head.
 
     Raises:
         ValueError: no example inputs were given and none could be guessed, no parameter is
@@ -77,14 +78,18 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
         calls = trace_with_guessed_inputs(model)
     else:
         calls = trace(model, example_inputs)
-    drafts = [draft for draft in _group(model, calls) if draft.trains]
-    if not drafts:
+    groups = [each for each in group(model, calls) if each.trains]
+    if not groups:
         raise ValueError(
             "The model has no layer to freeze: no weight that its forward pass uses is trainable. "
             "Set requires_grad=True on the weights to train."
         )
-    head = _head(drafts, calls)
-    return [draft.finished(is_head=draft is head) for draft in drafts]
+    _warn_of_parameters_in_no_layer(model, {param for each in groups for param in each.params})
+    heads = last_owners(calls, {weight: each for each in groups for weight in each.weights})
+    return [
+        Layer(each.name, tuple(each.modules), each.trainable, is_head=each.alike in heads)
+        for each in groups
+    ]
 
 
 def _check_no_shared_memory(model: nn.Module) -> None:
@@ -105,119 +110,31 @@ def _check_no_shared_memory(model: nn.Module) -> None:
                 )
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` is a norm.
-
-    True for PyTorch's norms, and for modules without a weight matrix whose class name contains
-    "norm".
-    """
-    if isinstance(module, _NORMS):
-        return True
-    has_matrix = any(param.ndim >= 2 for param in module.parameters())
-    return "norm" in type(module).__name__.lower() and not has_matrix
-
-
-def is_weight_module(module: nn.Module) -> bool:
-    """Whether ``module`` starts a new layer.
-
-    True for a module other than a norm that owns a parameter of two or more dimensions and has no
-    child with parameters of its own (those of ``torch.nn.utils.parametrizations`` count as the
-    module's). Also true for ``nn.MultiheadAttention``, which forms one layer with its output
-    projection.
-    """
-    if isinstance(module, nn.MultiheadAttention):
-        return True
-    own = list(module.parameters(recurse=False))
-    if parametrize.is_parametrized(module):
-        own += module.get_submodule("parametrizations").parameters()
-    is_leaf = len(own) == len(list(module.parameters()))
-    return is_leaf and any(param.ndim >= 2 for param in own) and not is_norm(module)
+def _warn_of_parameters_in_no_layer(model: nn.Module, placed: set[nn.Parameter]) -> None:
+    trainable = [param for param in model.parameters() if param.requires_grad]
+    left = {param for param in trainable if param not in placed}
+    if left:
+        share = sum(map(Tensor.numel, left)) / sum(map(Tensor.numel, trainable))
+        names = list(_names_of(model, "", left))
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if names[10:] else "")
+        warnings.warn(
+            f"{100 * share:.1f}% of the trainable parameters belong to no layer, because the "
+            f"forward pass in eval mode does not use them: {shown}. They keep training, and their "
+            "cost is not counted. If they are used in training, pass example_inputs with which "
+            "the forward pass uses them in eval mode, too, or accept that they never freeze. If "
+            "they are not, set their requires_grad to False.",
+            stacklevel=3,
+        )
 
 
-class _Draft:
-    """A layer under construction, possibly without trainable parameters."""
-
-    def __init__(self, name: str, weight_modules: Iterable[nn.Module]) -> None:
-        self.name = name
-        self.modules: list[nn.Module] = []
-        self.params: dict[nn.Parameter, None] = {}  # an ordered set
-        for module in weight_modules:
-            self.add(module)
-        self.weights = list(self.params)
-
-    @property
-    def trains(self) -> bool:
-        return any(param.requires_grad for param in self.params)
-
-    def add(self, module: nn.Module) -> None:
-        # Spectral normalisation is a norm inside a weight module; it updates a buffer.
-        self.modules += [module, *(m for m in module.modules() if is_norm(m) and m is not module)]
-        self.params |= dict.fromkeys(module.parameters())
-
-    def join(self, other: "_Draft") -> None:
-        self.modules += other.modules
-        self.params |= other.params
-
-    def finished(self, is_head: bool) -> Layer:
-        trainable = tuple(param for param in self.params if param.requires_grad)
-        return Layer(self.name, tuple(self.modules), trainable, is_head)
-
-
-def _group(model: nn.Module, calls: list[Call]) -> list[_Draft]:
-    names = {module: name for name, module in model.named_modules()}
-    owners = _owners(model)
-    before_first = _Draft("", [])
-    drafts = [before_first]
-    placed: set[nn.Module] = set()
-    for tensor in _in_order_of_use(calls):
-        for module in owners.get(tensor, []):
-            if module in placed:
-                continue
-            if is_norm(module):
-                drafts[-1].add(module)
-                placed.add(module)
-            else:
-                sharing = _sharing(module, owners)
-                drafts.append(_Draft(names[module], sharing))
-                placed.update(sharing)
-        if tensor not in owners and isinstance(tensor, nn.Parameter):
-            drafts[-1].params[tensor] = None
-    layers = drafts[1:]
-    if layers:
-        layers[0].join(before_first)
-    return layers
-
-
-def _owners(model: nn.Module) -> dict[Tensor, list[nn.Module]]:
-    """Returns the weight modules and norms that own each parameter or buffer, except bare ones."""
-    owners: dict[Tensor, list[nn.Module]] = {}
-    inside: set[nn.Module] = set()
-    for module in model.modules():
-        if module not in inside and (is_weight_module(module) or is_norm(module)):
-            inside.update(module.modules())
-            for tensor in (*module.parameters(), *module.buffers()):
-                owners.setdefault(tensor, []).append(module)
-    return owners
-
-
-def _sharing(module: nn.Module, owners: dict[Tensor, list[nn.Module]]) -> list[nn.Module]:
-    """Returns ``module`` and all weight modules linked to it by a chain of shared parameters."""
-    sharing = {module: None}  # an ordered set
-    pending = [module]
-    while pending:
-        for param in pending.pop().parameters():
-            new = [owner for owner in owners[param] if owner not in sharing and not is_norm(owner)]
-            sharing |= dict.fromkeys(new)
-            pending += new
-    return list(sharing)
-
-
-def _in_order_of_use(calls: list[Call]) -> Iterator[Tensor]:
-    used = [source for call in calls for source in call.inputs if isinstance(source, Tensor)]
-    return iter(dict.fromkeys(used))
-
-
-def _head(drafts: list[_Draft], calls: list[Call]) -> _Draft:
-    home: dict[Tensor, _Draft] = {weight: draft for draft in drafts for weight in draft.weights}
-    uses = [source for call in calls for source in call.inputs if isinstance(source, Tensor)]
-    return next(home[source] for source in reversed(uses) if source in home)
+def _names_of(module: nn.Module, name: str, params: set[nn.Parameter]) -> Iterator[str]:
+    """Yields the names of the outermost modules of which all trainable parameters are given."""
+    trainable = {param for param in module.parameters() if param.requires_grad}
+    if name and trainable and trainable <= params:
+        yield name
+        return
+    for child_name, param in module.named_parameters(name, recurse=False):
+        if param in params:
+            yield child_name
+    for child_name, child in module.named_children():
+        yield from _names_of(child, f"{name}.{child_name}".lstrip("."), params)

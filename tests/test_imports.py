@@ -18,6 +18,7 @@ ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 LIBRARY = [
     {"version", "distributed", "compilation"},
     {"graph"},
+    {"grouping"},
     {"layers"},
     {"cka", "memory", "frozen_weights", "input_gradients", "freezing", "accumulation"},
     {"predictor", "freezer"},

@@ -1,6 +1,7 @@
 """Initial weights for fine-tuning: published weights, or those of a pretraining run."""
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 
 from torch import Tensor, nn
@@ -45,13 +46,15 @@ def pretraining_run(config: RunConfig) -> RunConfig | None:
     )
 
 
-def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str, str]:
-    """Loads the pretrained weights of a run into its model, except those of the head.
+def load_pretrained(
+    config: RunConfig, model: nn.Module, output_layers: Iterable[str]
+) -> dict[str, str]:
+    """Loads the pretrained weights of a run into its model, except those of the heads.
 
     Args:
         config: the run.
         model: its model, with random weights.
-        head: dotted name of the output layer, which remains random.
+        output_layers: dotted names of the heads, which remain random.
 
     Returns:
         Facts about the weights: ``source``, and for those of a pretraining run also ``accuracy``
@@ -66,7 +69,7 @@ def load_pretrained(config: RunConfig, model: nn.Module, head: str) -> dict[str,
         tensors, facts = published_weights(config.model), {"source": config.pretraining.dataset}
     else:
         tensors, facts = load_weights(source)
-    heads = (f"{head}.", *_HEADS)
+    heads = (*(f"{name}." for name in output_layers), *_HEADS)
     body = {name: t for name, t in tensors.items() if not name.startswith(heads)}
     body = _resized(body, model.state_dict())
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

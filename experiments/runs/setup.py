@@ -170,8 +170,8 @@ def prepare(config: RunConfig) -> Run:
     model = build_model(config.model, batches.num_classes, config.image_size)
     example = batches.example()
     layers = find_layers(model, example)
-    head = next(layer.name for layer in layers if layer.is_head)
-    pretrained = load_pretrained(config, model, head) if config.pretraining else {}
+    heads = [layer.name for layer in layers if layer.is_head]
+    pretrained = load_pretrained(config, model, heads) if config.pretraining else {}
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     example = tree_map(lambda tensor: tensor.to(device), example)

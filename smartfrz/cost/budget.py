@@ -26,6 +26,9 @@ class ComputeBudget:
             budget.step()
             scheduler.step()
 
+    Parameters that the traced forward pass does not use cost nothing, except those of experts; see
+    `training_flops`.
+
     Without freezing, this is a run of ``steps`` steps, fully annealed at its end; see Li et al.,
     "Budgeted Training", ICLR 2020. Not in the paper, where runs keep their number of steps.
 

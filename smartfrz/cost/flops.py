@@ -26,7 +26,10 @@ def training_flops(
     trains, unless the inputs require a gradient. The gradient of the network's input, which
     autograd otherwise skips, is also counted while the first layer trains; this makes full training
     3 x forward, the usual convention. Products are convolutions, matrix products and attention,
-    including those in linear and recurrent layers.
+    including those in linear and recurrent layers. A product of complex numbers counts as four. Of
+    experts that the traced pass did not use, the cost is counted in expectation (`trace`). Other
+    modules that it did not use, such as auxiliary heads in training mode, cost nothing in this
+    count, although they train; `find_layers` warns of them.
 
     Args:
         calls: from `trace`, at the batch size to count.
@@ -61,7 +64,7 @@ def training_flops(
                 from_input = [any(map(is_input, operand)) for operand in product.operands]
                 gradients = [a or b for a, b in zip(gradients, from_input, strict=True)]
             macs += product.macs * (1 + sum(gradients))
-        needs.append(any(map(needs_gradient, call.inputs)))
+        needs.append(any(map(needs_gradient, call.differentiable)))
         is_computed = bool(call.products) or not call.inputs
         untouched.append(not is_computed and all(map(is_input, call.inputs)))
     return 2 * macs

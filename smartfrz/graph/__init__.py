@@ -4,13 +4,13 @@ The layers to freeze, their cost and the prefix to skip are derived from it. Imp
 ``__all__``; everything else is internal.
 """
 
+from smartfrz.graph.calls import Call, Source, last_owners
 from smartfrz.graph.example_inputs import trace_with_guessed_inputs
+from smartfrz.graph.experts import Experts, experts_of
 from smartfrz.graph.forward_rules import Rule, Stock, add_rule, remove_rule, rules_of, without_rules
 from smartfrz.graph.module_calls import ModuleCall, ModuleCalls, Shape, gpus_of
 from smartfrz.graph.tracing import (
-    Call,
     Inputs,
-    Source,
     call,
     evaluating,
     memory_of,
@@ -21,6 +21,7 @@ from smartfrz.graph.tracing import (
 
 __all__ = [
     "Call",
+    "Experts",
     "Inputs",
     "ModuleCall",
     "ModuleCalls",
@@ -31,7 +32,9 @@ __all__ = [
     "add_rule",
     "call",
     "evaluating",
+    "experts_of",
     "gpus_of",
+    "last_owners",
     "memory_of",
     "remove_rule",
     "rules_of",

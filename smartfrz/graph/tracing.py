@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,40 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smartfrz.distributed import unwrap
+from smartfrz.graph.calls import Call, Product, Source
+from smartfrz.graph.experts import shared_by_experts
 from smartfrz.graph.forward_rules import without_rules
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
-Source = int | Tensor | None
-"""Source of an argument: an earlier call (its index), a parameter or buffer, or None (external)."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A product of two operands in a call, or a normalisation (``is_norm``) with its weight.
-
-    Attributes:
-        macs: multiply-accumulates of the forward pass; a normalisation counts 2 per element.
-        operands: the sources of each of the two operands.
-        is_norm: whether this is a normalisation.
-    """
-
-    macs: int
-    operands: tuple[tuple[Source, ...], tuple[Source, ...]]
-    is_norm: bool = False
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator call of the forward pass; the last one, ``output``, is the return value."""
-
-    name: str
-    inputs: tuple[Source, ...]
-    products: tuple[Product, ...]
-
 
 def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     """Runs one forward pass of ``model`` in eval mode, without gradients, and lists its calls.
+
+    If the pass does not use all experts (`experts_of`), each product of an expert is shared equally
+    by all of them, which is the cost in expectation.
 
     The model's ``training`` flags, its buffers and the random number generators keep their state,
     except for buffers that the model changes in eval mode.
@@ -62,7 +39,8 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     gpus = {param.device for param in model.parameters() if param.is_cuda}
     with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
         output = call(model, inputs)
-    return [*recorder.calls, recorder.output_call(output)]
+    calls = [*recorder.calls, recorder.output_call(output)]
+    return shared_by_experts(model, calls)
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
@@ -109,7 +87,9 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[Call] = []
         self._source: dict[int, Source] = {storage_of(tensor): tensor for tensor in known}
-        # Another tensor could reuse the key of a freed storage.
+        # By id: the call that detached a tensor or its base, and the source that it had then.
+        self._detached: dict[int, tuple[int, int]] = {}
+        # Another tensor could reuse the id of a freed tensor or the key of a freed storage.
         self._alive: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,18 +99,29 @@ class _Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         inputs = tuple(source for argument in sources for source in argument)
-        self.calls.append(Call(name, inputs, _products(name, args, sources, out)))
+        differentiable = inputs if _has_gradient(name, out) else ()
+        if name in _REGION_POOLING:  # the regions, its second argument, receive none
+            differentiable = sources[0]
+        self.calls.append(Call(name, inputs, _products(name, args, sources, out), differentiable))
         self._note_outputs(func, out, args)
         return out
 
     def output_call(self, output: Any) -> Call:
         """Returns the model's output as a call that takes the results of other calls."""
         sources = tuple(each for each in self._sources_of(output) if isinstance(each, int))
-        return Call("output", sources, ())
+        return Call("output", sources, (), sources)
 
     def _sources_of(self, argument: Any) -> tuple[Source, ...]:
         tensors = [leaf for leaf in tree_leaves(argument) if isinstance(leaf, Tensor)]
-        return tuple(self._source.get(storage_of(tensor)) for tensor in tensors)
+        return tuple(self._source_of(tensor) for tensor in tensors)
+
+    def _source_of(self, tensor: Tensor) -> Source:
+        source = self._source.get(storage_of(tensor))
+        if isinstance(source, int) and id(tensor) in self._detached:
+            detached, source_then = self._detached[id(tensor)]
+            # A tensor that was written to since may carry a gradient again.
+            return detached if source == source_then else source
+        return source
 
     def _note_outputs(self, func: Any, out: Any, args: Any) -> None:
         views = {storage_of(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
@@ -142,6 +133,18 @@ class _Recorder(TorchDispatchMode):
                 if key not in views or (in_place and not is_known):
                     self._source[key] = len(self.calls) - 1
                 self._alive.append(tensor)
+                self._note_detached(tensor, args)
+
+    def _note_detached(self, tensor: Tensor, args: Any) -> None:
+        """Notes whether the result of the last call is detached from its base."""
+        key = storage_of(tensor)
+        source = self._source.get(key)
+        if self.calls[-1].name == "detach" and isinstance(source, int):
+            self._detached[id(tensor)] = len(self.calls) - 1, source
+            return
+        for base in tree_leaves(args):
+            if isinstance(base, Tensor) and id(base) in self._detached and storage_of(base) == key:
+                self._detached[id(tensor)] = self._detached[id(base)]
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -155,7 +158,17 @@ def memory_of(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
 
 
+_REGION_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")  # torchvision
+
+
+def _has_gradient(name: str, out: Any) -> bool:
+    tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    has_float = any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors)
+    return has_float and name != "detach"
+
+
 _ATTENTION = "_scaled_dot_product"
+_GROUPED = ("_grouped_mm", "grouped_mm_fallback")  # of PyTorch and of transformers
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn")  # other backends use matrix products
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm")
 
@@ -167,9 +180,11 @@ def _products(
     if name in ("convolution", "_convolution"):
         x, weight, transposed = args[0], args[1], args[6]
         macs = (x if transposed else first).numel() * weight.numel() // weight.shape[0]
-        return (Product(macs, (sources[0], sources[1])),)
+        return (Product(_real(macs, x), (sources[0], sources[1])),)
     if name in ("mm", "bmm", "mv", "dot"):
         return (Product(_matmul_macs(args[0], args[1]), (sources[0], sources[1])),)
+    if name in _GROUPED:  # each row of the first with one matrix of the second
+        return (Product(first.numel() * args[0].shape[-1], (sources[0], sources[1])),)
     if name in ("addmm", "baddbmm", "addmv"):
         return (Product(_matmul_macs(args[1], args[2]), (sources[1], sources[2])),)
     if name.startswith(_ATTENTION):
@@ -192,4 +207,9 @@ def _products(
 
 
 def _matmul_macs(a: Tensor, b: Tensor) -> int:
-    return a.numel() * (b.shape[-1] if b.ndim > 1 else 1)
+    return _real(a.numel() * (b.shape[-1] if b.ndim > 1 else 1), a)
+
+
+def _real(macs: int, operand: Tensor) -> int:
+    """Returns the multiply-accumulates in real numbers: four for one of complex numbers."""
+    return 4 * macs if operand.is_complex() else macs

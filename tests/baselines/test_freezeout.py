@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -256,6 +257,21 @@ def test_a_head_that_comes_first_anneals_over_the_whole_run():
     expected = [learning_rate(0.1, 25, 100, i, 2, t0=0.5) for i in (2, 0, 1, 2)]
     assert rates == pytest.approx(expected)
     assert policy.layers_to_freeze(layers, 1000) == layers[1:]
+
+
+def test_of_several_heads_all_anneal_over_the_whole_run():
+    layers = [replace(layer, is_head=i in (1, 3)) for i, layer in enumerate(linear_layers(4, 3))]
+    optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in layers], lr=0.1)
+    policy = FreezeOut(optimizer, 100, t0=0.5)
+    policy.layers_to_freeze(layers, 25)
+    resumed = FreezeOut(optimizer, 100, t0=0.5)
+    resumed.load_state_dict(policy.state_dict())
+    for each in (policy, resumed):
+        each.layers_to_freeze(layers, 25)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        expected = [learning_rate(0.1, 25, 100, i, 2, t0=0.5) for i in (0, 2, 1, 2)]
+        assert rates == pytest.approx(expected)
+        assert each.layers_to_freeze(layers, 1000) == [layers[0], layers[2]]
 
 
 def test_groups_keep_their_own_base_rates_and_a_layer_may_have_several():

@@ -111,6 +111,87 @@ def test_norms_are_known_by_name_unless_they_have_a_weight_matrix():
     assert layers[0].norms == (model[1], model[2].norm)
 
 
+class GRN(nn.Module):
+    """Global response normalisation with the parameter shapes of ConvNeXt V2."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma + self.beta
+
+
+class ChannelNorm(GRN):
+    """A norm by its name."""
+
+
+class Conv1d(nn.Module):
+    """A hand-written linear layer, as transformers has it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(inputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 1, 4), (1, 4, 1, 1), (4, 1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("module", [GRN, ChannelNorm])
+def test_scales_of_channels_open_no_layer_in_any_shape(module: type[GRN], shape: tuple[int, ...]):
+    model = nn.Sequential(nn.Linear(3, 4), module(*shape), nn.PReLU(4), nn.Linear(4, 2))
+    first, last = find_layers(model, torch.zeros(4, 4, 3))
+    assert set(first.params) == {param for each in model[:3] for param in each.parameters()}
+    assert first.norms == ((model[1],) if module is ChannelNorm else ())
+    assert last.name == "3"
+
+
+class ConvNorm(nn.Sequential):
+    """A block in spite of its name, although its weights have one dimension larger than 1."""
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(4, 1), (1, 4)),
+        (nn.Linear(1, 1), (1, 1)),
+        (nn.Conv2d(4, 4, 1, groups=4), (1, 4, 2, 2)),
+        (nn.Conv2d(4, 1, 1), (1, 4, 2, 2)),
+        (nn.Conv2d(1, 1, 1), (1, 1, 2, 2)),
+        (parametrizations.weight_norm(nn.Conv2d(4, 1, 1)), (1, 4, 2, 2)),
+        (Conv1d(4, 1), (1, 4)),
+        (nn.Embedding(1, 4), None),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
+)
+def test_weights_of_one_output_or_one_channel_open_a_layer(
+    module: nn.Module, shape: tuple[int, ...] | None
+):
+    model = ConvNorm(module, nn.PReLU())
+    inputs = torch.zeros(1, dtype=torch.long) if shape is None else torch.zeros(shape)
+    assert names(find_layers(model, inputs)) == ["0"]
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto", "resmlp_12_224", "fastvit_t8"])
+def test_scales_of_published_networks_open_no_layer(name: str):
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=2)
+    small = ("grn", "gamma", "beta", "alpha", "layer_scale")
+    found = find_layers(model, torch.empty(1, 3, 224, 224, device="meta"))
+    assert not [layer.name for layer in found if layer.name.endswith((*small, "norm1", "norm2"))]
+    with_scales = [name for name, _ in model.named_parameters() if name.split(".")[-1] in small]
+    homes = layer_of(model, found)
+    assert all(name in homes for name in with_scales)
+
+
+def test_a_norm_may_have_a_row_of_scales():
+    model = nn.Sequential(nn.Linear(3, 4), ChannelNorm(1, 4), nn.Linear(4, 2))
+    assert [layer.norms for layer in find_layers(model)] == [(model[1],), ()]
+
+
 class TiedLanguageModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -273,7 +273,7 @@ def test_published_position_embeddings_are_resampled_to_the_resolution(monkeypat
     monkeypatch.setattr("experiments.models.pretraining.published_weights", lambda model: published)
     config = tiny_run(model="deit_tiny", image_size=128, pretraining={"dataset": "imagenet"})
     model = build_model("deit_tiny", 5, 128)
-    load_pretrained(config, model, "head")
+    load_pretrained(config, model, ["head"])
     own = model.state_dict()
     assert own["pos_embed"].shape == (1, 65, 192)
     assert torch.equal(own["pos_embed"][:, 0], published["pos_embed"][:, 0])
@@ -287,4 +287,4 @@ def test_pretrained_weights_of_another_shape_get_a_sentence(monkeypatch):
     config = tiny_run(model="deit_tiny", image_size=32, pretraining={"dataset": "imagenet"})
     model = build_model("deit_tiny", 5, 32)
     with pytest.raises(ValueError, match="do not fit deit_tiny: patch_embed"):
-        load_pretrained(config, model, "head")
+        load_pretrained(config, model, ["head"])

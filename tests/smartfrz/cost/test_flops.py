@@ -275,3 +275,32 @@ def test_a_copy_of_the_input_is_the_input():
     calls = trace(model, torch.zeros(1, 8, 5))
     assert training_flops(calls, list(model.parameters())) == 3 * 2 * forward_macs(calls)
     assert training_flops(calls, []) == 2 * forward_macs(calls)
+
+
+def test_a_product_of_complex_numbers_is_four():
+    model = nn.Linear(3, 4, dtype=torch.cfloat)
+    calls = trace(model, torch.zeros(2, 3, dtype=torch.cfloat))
+    assert forward_macs(calls) == 4 * 2 * 3 * 4
+
+
+class StopGradient(nn.Module):
+    """A first layer of whose output only a detached copy goes on, a view of it or an index."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.how == "index":
+            return self.second(x[y.argmax(dim=1) % 2])
+        return self.second(y.detach()[:, :] if self.how == "view" else y.detach() + 1)
+
+
+@pytest.mark.parametrize("how", ["detach", "view", "index"])
+def test_no_gradient_passes_where_none_is_computed(how: str):
+    model = StopGradient(how)
+    x = torch.ones(2, 4)
+    first, second = 2 * 16, 2 * 8
+    assert cost(model, x, [model.first]) == 3 * first + second
