@@ -28,13 +28,19 @@ _NORMS = (
 def is_norm(module: nn.Module) -> bool:
     """Whether ``module`` is a norm.
 
-    True for PyTorch's norms, and for modules whose class name contains "norm" and that neither own
-    a weight matrix nor contain a weight module. A parameter with only one dimension larger than 1
-    is no matrix, except in PyTorch's weight modules, such as a linear layer with one output.
+    True for PyTorch's norms, and for modules with parameters or buffers of their own that keep
+    running statistics (as ``InPlaceABN`` does) or whose class name contains "norm", if they neither
+    own a weight matrix nor contain a weight module. A parameter with only one dimension larger than
+    1 is no matrix, except in PyTorch's weight modules, such as a linear layer with one output.
     """
     if isinstance(module, _NORMS):
         return True
-    if "norm" not in type(module).__name__.lower() or isinstance(module, _WEIGHT_MODULES):
+    own = {
+        *dict(module.named_parameters(recurse=False)),
+        *dict(module.named_buffers(recurse=False)),
+    }
+    is_called_norm = "norm" in type(module).__name__.lower() and bool(own)
+    if isinstance(module, _WEIGHT_MODULES) or not (is_called_norm or "running_mean" in own):
         return False
     inside = (each for each in module.modules() if each is not module)
     has_matrix = any(map(_is_matrix, module.parameters(recurse=False)))
@@ -45,23 +51,25 @@ def is_weight_module(module: nn.Module) -> bool:
     """Whether ``module`` starts a new layer.
 
     True for a module other than a norm that owns a weight and has no child with parameters of its
-    own (those of ``torch.nn.utils.parametrizations`` count as the module's). A parameter of two or
-    more dimensions is a weight, except in modules other than PyTorch's if it has three or more of
-    them and only one is larger than 1: scales and shifts of channels, such as those of global
-    response normalisation. Also true for ``nn.MultiheadAttention``, which forms one layer with its
-    output projection.
+    own but norms (parameters of ``torch.nn.utils.parametrizations`` count as the module's). A
+    parameter of two or more dimensions is a weight, except in modules other than PyTorch's if it
+    has three or more of them and only one is larger than 1: scales and shifts of channels, such as
+    those of global response normalisation. Also true for ``nn.MultiheadAttention``, which forms one
+    layer with its output projection.
     """
     if isinstance(module, nn.MultiheadAttention):
         return True
-    own = list(module.parameters(recurse=False))
+    own = set(module.parameters(recurse=False))
     if parametrize.is_parametrized(module):
-        own += module.get_submodule("parametrizations").parameters()
-    is_leaf = len(own) == len(list(module.parameters()))
+        own.update(module.get_submodule("parametrizations").parameters())
     is_known = isinstance(module, _WEIGHT_MODULES)
     has_weight = any(
         param.ndim >= 2 and (is_known or param.ndim == 2 or _is_matrix(param)) for param in own
     )
-    return is_leaf and has_weight and not is_norm(module)
+    if not has_weight or is_norm(module):
+        return False
+    of_norms = {param for each in module.modules() if is_norm(each) for param in each.parameters()}
+    return own | of_norms == set(module.parameters())
 
 
 def _is_matrix(param: Tensor) -> bool:
@@ -120,7 +128,7 @@ def _in_order(model: nn.Module, calls: Sequence[Call]) -> list[Group]:
         for module in owners.get(tensor, []):
             if module in placed:
                 continue
-            if is_norm(module):
+            if is_norm(module) or _has_only_buffers(module):
                 groups[-1].add(module)
                 placed.add(module)
             else:
@@ -136,15 +144,24 @@ def _in_order(model: nn.Module, calls: Sequence[Call]) -> list[Group]:
 
 
 def _owners(model: nn.Module) -> dict[Tensor, list[nn.Module]]:
-    """Returns the weight modules and norms that own each parameter or buffer, except bare ones."""
+    """Returns the modules that own each parameter or buffer, except bare ones.
+
+    These are weight modules, norms, and modules with buffers but without parameters.
+    """
     owners: dict[Tensor, list[nn.Module]] = {}
     inside: set[nn.Module] = set()
     for module in model.modules():
-        if module not in inside and (is_weight_module(module) or is_norm(module)):
+        is_owner = is_weight_module(module) or is_norm(module) or _has_only_buffers(module)
+        if module not in inside and is_owner:
             inside.update(module.modules())
             for tensor in (*module.parameters(), *module.buffers()):
                 owners.setdefault(tensor, []).append(module)
     return owners
+
+
+def _has_only_buffers(module: nn.Module) -> bool:
+    owns_buffer = next(module.buffers(recurse=False), None) is not None
+    return owns_buffer and next(module.parameters(), None) is None
 
 
 def _sharing(module: nn.Module, owners: dict[Tensor, list[nn.Module]]) -> list[nn.Module]:

@@ -17,7 +17,8 @@ class Layer:
 
     Attributes:
         name: dotted name of the weight module in the model.
-        modules: the weight module (with tied weights, all modules that share them), then its norms.
+        modules: the weight module (with tied weights, all modules that share them), then its norms
+            and the modules that follow it and have buffers but no parameters.
         params: all trainable parameters of the layer.
         is_head: whether this is an output head, which is never frozen.
     """
@@ -108,6 +109,22 @@ def _check_no_shared_memory(model: nn.Module) -> None:
                     "parameters (as after vector_to_parameters or with flat buffers). Give each "
                     "its own memory: param.data = param.data.clone()."
                 )
+
+
+def check_layers_in(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Raises if modules or parameters of the layers were replaced by others in the model."""
+    modules, params = set(model.modules()), set(model.parameters())
+    replaced = [
+        layer.name
+        for layer in layers
+        if not (modules.issuperset(layer.modules) and params.issuperset(layer.params))
+    ]
+    if replaced:
+        raise RuntimeError(
+            f"The model no longer contains the modules or parameters of the layers {replaced}, as "
+            "after convert_sync_batchnorm or load_state_dict(assign=True). Make the freezer after "
+            "such changes to the model."
+        )
 
 
 def _warn_of_parameters_in_no_layer(model: nn.Module, placed: set[nn.Parameter]) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from smartfrz import Layer, find_layers
@@ -190,6 +191,60 @@ def test_scales_of_published_networks_open_no_layer(name: str):
 def test_a_norm_may_have_a_row_of_scales():
     model = nn.Sequential(nn.Linear(3, 4), ChannelNorm(1, 4), nn.Linear(4, 2))
     assert [layer.norms for layer in find_layers(model)] == [(model[1],), ()]
+
+
+class ABN(nn.Module):
+    """A batch norm with an activation, named as in inplace_abn (mapillary/inplace_abn#163)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return F.leaky_relu(F.batch_norm(x, *statistics, self.weight, self.bias, self.training))
+
+
+def test_norms_are_known_by_their_running_statistics():
+    [first, _] = find_layers(nn.Sequential(nn.Linear(3, 4), ABN(4), nn.Linear(4, 2)))
+    assert [type(norm) for norm in first.norms] == [ABN]
+
+
+class AddNorm(nn.Module):
+    """A norm with the dropout and the residual in front of it, as in Dive into Deep Learning."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.dropout, self.norm = nn.Dropout(), nn.LayerNorm(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.dropout(x))
+
+
+def test_a_container_of_a_norm_is_no_norm():
+    model = nn.Sequential(nn.Linear(3, 4), AddNorm(4), nn.Linear(4, 2))
+    assert find_layers(model)[0].norms == (model[1].norm,)
+
+
+class NormalisedCell(nn.Module):
+    """Weights of its own and a norm inside, like XLNet's attention or fused modules of QAT."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.eye(size)), nn.LayerNorm(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x @ self.weight)
+
+
+def test_a_module_with_weights_and_a_norm_is_one_layer():
+    model = nn.Sequential(nn.Linear(3, 4), NormalisedCell(4), nn.Linear(4, 2))
+    layers = find_layers(model)
+    assert names(layers) == ["0", "1", "2"]
+    assert layers[1].params == tuple(model[1].parameters())
+    assert layers[1].norms == (model[1].norm,)
 
 
 class TiedLanguageModel(nn.Module):
