@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
-from smartfrz.distributed import innermost_optimizer
+from smartfrz.optimizers import with_step_hooks
 
 
 def is_accumulating(
@@ -37,15 +36,16 @@ class UpdateWatch:
     """Detects that a gradient has been accumulated since the optimizer's last step.
 
     Args:
-        optimizer: the optimizer, possibly wrapped.
+        optimizer: the optimizer, possibly wrapped, or several.
         params: parameters that always train.
     """
 
-    def __init__(self, optimizer: Optimizer, params: Iterable[nn.Parameter]) -> None:
+    def __init__(self, optimizer: Any, params: Iterable[nn.Parameter]) -> None:
         self._params = list(params)
         self._gradient: weakref.ref[Tensor] | None = None
         self._version = 0
-        innermost_optimizer(optimizer).register_step_post_hook(self._note_step)
+        for each in with_step_hooks(optimizer):
+            each.register_step_post_hook(self._note_step)
 
     def has_accumulated(self) -> bool:
         """Whether a gradient has been added to since the last call, without an optimizer step.

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 T = TypeVar("T")
 
@@ -22,13 +21,6 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = compiled
         else:
             return model
-
-
-def innermost_optimizer(optimizer: Any) -> Optimizer:
-    """Returns the optimizer inside wrappers such as Accelerate's, which name it ``optimizer``."""
-    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def is_distributed() -> bool:

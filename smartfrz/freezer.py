@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,11 +18,13 @@ from smartfrz.distributed import (
     share_buffers,
     wrappers_of,
 )
-from smartfrz.freezing import freeze_layer, thaw_layer
+from smartfrz.freezing import discard_gradients, freeze_layer, thaw_layer
+from smartfrz.frozen_buffers import FrozenBufferWatch
 from smartfrz.frozen_weights import FrozenWeightWatch
 from smartfrz.input_gradients import InputGradients
-from smartfrz.layers import Layer, find_layers
+from smartfrz.layers import Layer, check_layers_in, find_layers
 from smartfrz.memory import GradientWatch
+from smartfrz.optimizers import optimizers_in
 
 if TYPE_CHECKING:
     from smartfrz.policies.protocol import Policy
@@ -57,7 +59,7 @@ class Freezer:
 
     Args:
         model: the model to train; it may be wrapped in DDP or compiled.
-        optimizer: the model's optimizer.
+        optimizer: the model's optimizer, or several in a list, such as Muon and AdamW.
         policy: the policy that selects layers to freeze; ``None`` for full training.
         layers: the layers, the head included; by default ``find_layers(model)``.
 
@@ -75,7 +77,7 @@ class Freezer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         policy: "Policy | None" = None,
         layers: Iterable[Layer] | None = None,
     ) -> None:
@@ -92,8 +94,9 @@ class Freezer:
         self._wrappers: list[weakref.ref[DistributedDataParallel]] = []
         self._has_stepped = False
         self.input_gradients = InputGradients(model)
+        self._buffer_watch = FrozenBufferWatch()
         self._check_something_trains()
-        if isinstance(optimizer, LBFGS):
+        if any(isinstance(each, LBFGS) for each in optimizers_in(optimizer)):
             raise ValueError(
                 "LBFGS is not supported, because it steps along earlier directions and would move "
                 "frozen weights. Choose another optimizer."
@@ -109,10 +112,16 @@ class Freezer:
 
         Raises:
             RuntimeError: reentrant activation checkpointing lost gradients after the last freeze,
-                or the optimizer changed frozen weights.
+                the optimizer changed frozen weights, or modules or parameters of the layers were
+                replaced by others.
         """
+        if not self._has_stepped:
+            check_layers_in(self.model, self.layers)
+        discard_gradients(self._frozen_layers())
         self._check_gradients_survived()
-        self._check_frozen_weights()
+        self._weight_watch.check()
+        self._buffer_watch.warn()
+        self._buffer_watch = FrozenBufferWatch()
         self.input_gradients.settle(any(layer.name in self.frozen for layer in self.layers[:1]))
         if not self._is_followed_by_update():
             return []
@@ -121,6 +130,7 @@ class Freezer:
         if newly:
             self._freeze(newly)
             self._watch = self._watch_gradients()
+            self._buffer_watch = FrozenBufferWatch(self.model, self._frozen_layers())
         self._step += 1
         return newly
 
@@ -161,7 +171,7 @@ class Freezer:
         """Restores the frozen layers, the step and the policy's state.
 
         Layers that are frozen in the state are frozen, and others are thawed. May be called before
-        or after the optimizer's ``load_state_dict``.
+        or after the optimizer's ``load_state_dict``, but before ``set_optimizer_state_dict``.
 
         Args:
             state: returned by `state_dict`.
@@ -204,6 +214,7 @@ class Freezer:
         return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
 
     def _freeze(self, layers: list[Layer]) -> None:
+        check_layers_in(self.model, layers)
         wrappers = self._found_wrappers() if layers else []
         share_buffers(wrappers, (module for layer in layers for module in layer.modules))
         for layer in layers:
@@ -215,7 +226,7 @@ class Freezer:
 
     def _adapt(self) -> None:
         """Adapts all that depends on which layers are frozen."""
-        self._check_frozen_weights(is_last=True)
+        self._weight_watch.check(is_last=True)
         self._weight_watch.end()
         self._active = [layer for layer in self.layers if layer.name not in self.frozen]
         self._weight_watch = FrozenWeightWatch(self.optimizer, self._frozen_layers())
@@ -289,12 +300,4 @@ class Freezer:
                 "them were frozen, as happens with reentrant activation checkpointing. Pass "
                 "use_reentrant=False to torch.utils.checkpoint (transformers: "
                 "gradient_checkpointing_kwargs)."
-            )
-
-    def _check_frozen_weights(self, is_last: bool = False) -> None:
-        if moved := self._weight_watch.moved(is_last):
-            raise RuntimeError(
-                f"{type(self.optimizer).__name__} changed the frozen layers {moved}: it also "
-                "updates parameters without a gradient, for example by decaying or averaging "
-                "them. Use an optimizer that skips parameters whose grad is None."
             )

@@ -1,6 +1,8 @@
 """Freezing and thawing of single layers: what changes in their modules and their optimizer."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,19 +11,22 @@ from torch.optim import Optimizer
 
 from smartfrz.grouping import is_norm
 from smartfrz.layers import Layer
+from smartfrz.optimizers import optimizers_in
 
 
-def freeze_layer(layer: Layer, optimizer: Optimizer) -> None:
+def freeze_layer(layer: Layer, optimizer: Optimizer | Sequence[Optimizer]) -> None:
     """Freezes a layer: no gradient, no optimizer state, norms in eval mode."""
     for param in layer.params:
         param.requires_grad_(False)
         param.grad = None
-        optimizer.state.pop(param, None)
+        for each in optimizers_in(optimizer):
+            each.state.pop(param, None)
     for module in layer.modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             renormalise(module)
-        if is_norm(module) or _iterates(module):
+        if is_norm(module) or _updates_itself(module):
             stay_in_eval(module)
+        stop_observing(module)
 
 
 def thaw_layer(layer: Layer, training: bool) -> None:
@@ -37,8 +42,16 @@ def thaw_layer(layer: Layer, training: bool) -> None:
     for module in layer.modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.max_norm = vars(module).pop(_MAX_NORM, module.max_norm)
-        if is_norm(module) or _iterates(module):
+        if is_norm(module) or _updates_itself(module):
             follow_mode(module, training)
+        observe_again(module)
+
+
+def discard_gradients(layers: Iterable[Layer]) -> None:
+    """Discards gradients of frozen layers that others have assigned, such as ``torch.func``."""
+    for param in (param for layer in layers for param in layer.params):
+        if not param.requires_grad:
+            param.grad = None
 
 
 def stay_in_eval(module: nn.Module) -> None:
@@ -74,9 +87,30 @@ def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
 _MAX_NORM = "_max_norm_before_freezing"
 
 
-def _iterates(module: nn.Module) -> bool:
-    """Whether a hook of the older ``spectral_norm`` updates the weight in training mode."""
-    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+def stop_observing(module: nn.Module) -> None:
+    """Keeps the ranges of all fake quantizers in a module, even after ``enable_observer``."""
+    for part in _fake_quantizers(module):
+        part.disable_observer()
+        part.enable_observer = partial(_stay, part)
+
+
+def observe_again(module: nn.Module) -> None:
+    """Undoes `stop_observing`."""
+    for part in _fake_quantizers(module):
+        if vars(part).pop("enable_observer", None) is not None:
+            part.enable_observer()
+
+
+def _fake_quantizers(module: nn.Module) -> Iterator[Any]:
+    return (part for part in module.modules() if hasattr(part, "disable_observer"))
+
+
+def _updates_itself(module: nn.Module) -> bool:
+    """Whether training mode changes a weight module: its running statistics or, by a hook of the
+    older ``spectral_norm``, its weight.
+    """
+    hooks = module._forward_pre_hooks.values()
+    return hasattr(module, "running_mean") or any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:

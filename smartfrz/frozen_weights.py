@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from smartfrz.distributed import innermost_optimizer
 from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
+from smartfrz.optimizers import optimizers_in, with_step_hooks
 
 _WATCHED_STEPS = 16
 _SAMPLES = 64
@@ -29,33 +29,43 @@ class FrozenWeightWatch:
     only times at which the host waits for the device.
 
     Args:
-        optimizer: the optimizer, or a wrapper with the attribute ``optimizer``.
+        optimizer: the optimizer, or several of them; see `optimizers_in`.
         layers: the frozen layers.
     """
 
-    def __init__(self, optimizer: Optimizer | None = None, layers: Sequence[Layer] = ()) -> None:
+    def __init__(self, optimizer: Any = None, layers: Sequence[Layer] = ()) -> None:
         self._params = {
             layer.name: max(layer.params, key=Tensor.numel) for layer in layers if layer.params
         }
+        self._optimizer = optimizer
         self._steps = self._read_steps = 0
+        self._first: Optimizer | None = None
         self._handles: list[Any] = []
         self._sizes: list[int] = []
         self._before: Tensor | None = None
         self._moved = torch.zeros(0)
-        if optimizer is not None and self._params:
-            inner = innermost_optimizer(optimizer)
-            self._handles = [
-                inner.register_step_pre_hook(self._note_before),
-                inner.register_step_post_hook(self._compare),
+        for each in with_step_hooks(optimizer) if self._params else []:
+            self._handles += [
+                each.register_step_pre_hook(self._note_before),
+                each.register_step_post_hook(self._compare),
             ]
 
-    def moved(self, is_last: bool = False) -> list[str]:
-        """Returns the names of layers that a watched step has changed.
+    def check(self, is_last: bool = False) -> None:
+        """Raises an error if a watched step has changed frozen layers.
 
         Args:
             is_last: whether to read the result now; otherwise it is read after the first step and
-                after the last one watched, and nothing is returned at other times.
+                after the last one watched, and nothing is raised at other times.
         """
+        if moved := self._moved_layers(is_last):
+            names = dict.fromkeys(type(each).__name__ for each in optimizers_in(self._optimizer))
+            raise RuntimeError(
+                f"{' or '.join(names)} changed the frozen layers {moved}: it also updates "
+                "parameters without a gradient, for example by decaying or averaging them. Use an "
+                "optimizer that skips parameters whose grad is None."
+            )
+
+    def _moved_layers(self, is_last: bool) -> list[str]:
         is_due = is_last or self._steps in (1, _WATCHED_STEPS)
         if self._steps == self._read_steps or not is_due:
             return []
@@ -69,20 +79,24 @@ class FrozenWeightWatch:
             handle.remove()
         self._handles = []
 
-    def _note_before(self, *_: Any) -> None:
+    def _note_before(self, optimizer: Optimizer, *_: Any) -> None:
+        # Of several optimizers, or one that steps inside another, the first begins the step.
+        self._first = self._first or optimizer
+        if optimizer is not self._first:
+            return
         samples = [_sample(param) for param in self._params.values()]
         self._sizes = [len(each) for each in samples]
         self._before = _joined(samples)
 
-    def _compare(self, *_: Any) -> None:
+    def _compare(self, optimizer: Optimizer, *_: Any) -> None:
         if self._before is None:
             return  # the layers were frozen by the closure of this step, as Lightning does
         after = _joined([_sample(param) for param in self._params.values()])
         # A NaN differs from itself, but has not moved.
         moved = (after != self._before) & ~(after.isnan() & self._before.isnan())
-        self._moved = self._moved | moved if self._steps else moved
-        self._before = None
-        self._steps += 1
+        self._moved = self._moved | moved if len(self._moved) else moved
+        if optimizer is self._first:
+            self._steps += 1
         if self._steps == _WATCHED_STEPS:
             self.end()
 

@@ -94,7 +94,14 @@ class InputGradients:
         inputs = _nodes_of((args, kwargs))
         graph = _graph(_nodes_of(output), inputs)
         self._reached_input |= not inputs.isdisjoint(graph)
-        self._reached_other |= any(_is_other_leaf(node) for node in graph - inputs)
+        leaves = (getattr(node, "variable", None) for node in graph - inputs)  # AccumulateGrad
+        # Also those that torch.func.functional_call puts in the place of parameters.
+        weights = {id(param) for param in module.parameters()}
+        self._reached_other |= any(
+            isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter)
+            for leaf in leaves
+            if id(leaf) not in weights
+        )
         is_reentrant = any("Checkpoint" in node.name() for node in graph)
         self._is_reentrant = bool(self._is_reentrant) or is_reentrant
 
@@ -116,11 +123,6 @@ def _graph(start: Collection[Node], stop: Collection[Node]) -> set[Node]:
             if node not in stop:
                 pending += [each for each, _ in node.next_functions if each is not None]
     return reached
-
-
-def _is_other_leaf(node: Node) -> bool:
-    variable = getattr(node, "variable", None)  # of AccumulateGrad nodes
-    return isinstance(variable, Tensor) and not isinstance(variable, nn.Parameter)
 
 
 def _hooks(model: nn.Module) -> list[tuple[nn.Module, int]]:

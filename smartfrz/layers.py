@@ -1,7 +1,7 @@
 """Freezable layers of a model, in the order in which its forward pass uses them."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -16,11 +16,14 @@ ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 # From the ground up: what stands in one line imports from lines above it only.
 LIBRARY = [
-    {"version", "distributed", "compilation"},
+    {"version", "distributed", "compilation", "optimizers"},
     {"graph"},
     {"grouping"},
     {"layers"},
-    {"cka", "memory", "frozen_weights", "input_gradients", "freezing", "accumulation"},
+    {
+        *("cka", "memory", "freezing", "accumulation"),
+        *("frozen_weights", "frozen_buffers", "input_gradients"),
+    },
     {"predictor", "freezer"},
     {"policies", "cost", "feature_cache"},
 ]

@@ -69,7 +69,9 @@ def last_owners(calls: Sequence[Call], owner_of: Mapping[Tensor, Owner]) -> set[
     is_live = _reach_output(calls)
     for index, call in enumerate(calls):
         owners = dict.fromkeys(
-            owner_of[each] for each in call.inputs if isinstance(each, Tensor) and each in owner_of
+            owner_of[each]
+            for each in call.differentiable
+            if isinstance(each, Tensor) and each in owner_of
         )
         before = [each for each in call.differentiable if isinstance(each, int)]
         depends = _union(depends_on[each] for each in before)

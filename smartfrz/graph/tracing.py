@@ -164,7 +164,8 @@ _REGION_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")  # to
 def _has_gradient(name: str, out: Any) -> bool:
     tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     has_float = any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors)
-    return has_float and name != "detach"
+    is_new = name.endswith("_like") or name.startswith("new_")  # of an argument's shape
+    return has_float and not is_new and name != "detach"
 
 
 _ATTENTION = "_scaled_dot_product"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -84,8 +85,8 @@ def test_gradients_are_those_of_autograd(
 
 def state_of(layers: list[Layer]) -> list[Tensor]:
     """Copies of all weights of some layers and of their norms' running statistics."""
-    modules = [module for layer in layers for module in layer.modules]
-    buffers = [buffer for module in modules for buffer in module.buffers()]
+    norms = [norm for layer in layers for norm in layer.norms]
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
     params = [param for layer in layers for param in layer.params]
     return [tensor.detach().clone() for tensor in params + buffers]
 
@@ -245,6 +246,29 @@ def test_frozen_statistics_outlive_update_bn():
     averaged = AveragedModel(model)
     update_bn([torch.randn(8, 3) for _ in range(3)], averaged)
     assert torch.equal(averaged.module[1].running_mean, before)
+
+
+class FusedLinear(nn.Linear):
+    """A linear layer with the statistics of its batch norm (pytorch#23357)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("running_mean", torch.zeros(outputs))
+        self.register_buffer("running_var", torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(super().forward(x), *statistics, training=self.training)
+
+
+def test_statistics_inside_a_frozen_weight_module_stand_still():
+    model = nn.Sequential(FusedLinear(3, 4), nn.Linear(4, 2))
+    freezer = Freezer(model, SGD(model.parameters(), lr=0.1), Scripted({0: ["0"]}))
+    model(torch.randn(8, 3)).square().mean().backward()
+    freezer.step()
+    before = model[0].running_mean.clone()
+    model.train()(torch.randn(8, 3))
+    assert torch.equal(model[0].running_mean, before)
 
 
 def test_an_optimizer_that_would_move_frozen_weights_is_refused():

@@ -1,0 +1,55 @@
+"""Detection of buffers of frozen layers that still change."""
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from smartfrz.layers import Layer
+
+
+class FrozenBufferWatch:
+    """Compares the buffers of frozen layers at a freeze and in the next step.
+
+    Some modules change their buffers in ways that eval mode does not end or that nobody can end in
+    general: codebooks that are moving averages (vector-quantize-pytorch#68), biases that balance
+    the load of experts, and batch norms in CUDA graphs that were captured before the freeze. The
+    layer's output then still changes.
+
+    Args:
+        model: the model.
+        layers: the frozen layers.
+    """
+
+    def __init__(self, model: nn.Module | None = None, layers: Sequence[Layer] = ()) -> None:
+        modules = {
+            part for layer in layers for module in layer.modules for part in module.modules()
+        }
+        self._before = [
+            (f"{name}.{key}", module, key, buffer.clone())
+            for name, module in (model.named_modules() if model is not None else ())
+            if module in modules
+            for key, buffer in module.named_buffers(recurse=False)
+        ]
+
+    def warn(self) -> None:
+        """Warns if buffers have changed."""
+        changed = [
+            name
+            for name, module, key, before in self._before
+            if not _are_equal(module.get_buffer(key), before)
+        ]
+        if changed:
+            warnings.warn(
+                f"The buffers {changed} of frozen layers still change, and with them the layers' "
+                "outputs. Switch off their updates when a layer is frozen: Freezer.step returns "
+                "the newly frozen layers.",
+                stacklevel=3,
+            )
+
+
+def _are_equal(now: Tensor, before: Tensor) -> bool:
+    """Whether two tensors are equal; a NaN equals another."""
+    before = before.to(now.device)
+    same = (now == before) | (now.isnan() & before.isnan())
+    return bool(same.all())

@@ -1,0 +1,35 @@
+"""Optimizers inside wrappers and lists."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def optimizers_in(optimizer: Any) -> list[Optimizer]:
+    """Returns all optimizers in an optimizer, a wrapper, a list or a dictionary, outermost first.
+
+    A wrapper has optimizers among its attributes, as those of Accelerate and Lightning,
+    ``ZeroRedundancyOptimizer``, Lookahead and SAM do.
+    """
+    found: dict[int, Optimizer] = {}
+    _collect(optimizer, found)
+    return list(found.values())
+
+
+def with_step_hooks(optimizer: Any) -> list[Optimizer]:
+    """Returns those of `optimizers_in` that call hooks, as some wrappers do not."""
+    return [each for each in optimizers_in(optimizer) if "_optimizer_step_pre_hooks" in vars(each)]
+
+
+def _collect(value: Any, found: dict[int, Optimizer]) -> None:
+    if isinstance(value, Optimizer):
+        if id(value) not in found:
+            found[id(value)] = value
+            for inner in vars(value).values():
+                _collect(inner, found)
+    elif isinstance(value, Mapping):
+        _collect(list(value.values()), found)
+    elif isinstance(value, list | tuple) and all(isinstance(each, Optimizer) for each in value):
+        for each in value:
+            _collect(each, found)
