@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from experiments.options import SmartFRZOptions
 from experiments.runs.training_loop import train
 from experiments.studies.overhead import decision_flops, training_times
-from smartfrz import fold_batch_norms, save_memory
+from smartfrz import FeatureCache, find_layers, fold_batch_norms, save_memory
 from smartfrz.memory.bits import Bits
 from smartfrz.predictor.attention import AttentionPredictor
+from tests.helpers.counted import frozen
 from tests.helpers.digits import ignore, save_random_predictor, tiny_run
 
 pytestmark = [
@@ -103,3 +104,21 @@ def test_what_smartfrz_costs_is_measured():
     times = training_times(tiny_run("smartfrz", options=vars(SmartFRZOptions())), predictor, 2)
     assert all(map(math.isfinite, times.values()))
     assert decision_flops(predictor.cuda(), 1) == flops
+
+
+def test_a_step_with_cached_features_does_not_wait_for_the_gpu():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2)).cuda()
+    inputs = torch.randn(8, 8, device="cuda")
+    cache = FeatureCache(frozen(model, ["0", "2"], layers=find_layers(model, inputs)))
+    for keys in (range(4), range(4), range(4, 8)):
+        cache(keys, inputs[keys.start : keys.stop])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs = [cache([0, 1, 2, 3], inputs[:4]) for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(outputs[2], model(inputs[:4]))
+    cache([0, 1, 2, 3], inputs[:4] + 1)
+    with pytest.raises(ValueError, match="Sample 0 has other inputs"):
+        cache([0, 1, 2, 3], inputs[:4])

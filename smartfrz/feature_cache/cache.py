@@ -2,20 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_map
 
 from smartfrz.compilation import is_compiled
 from smartfrz.distributed import unwrap
 from smartfrz.feature_cache.dropout import first_random, switch_off_dropout
+from smartfrz.feature_cache.fingerprints import Fingerprints, has_rows
 from smartfrz.feature_cache.prefix import Prefix, longest_prefix
-from smartfrz.feature_cache.store import FeatureStore
+from smartfrz.feature_cache.store import FeatureStore, take
 from smartfrz.freezer import Freezer
 from smartfrz.freezing import follow_mode
 from smartfrz.graph import ModuleCall, ModuleCalls, evaluating, without_fused_layers
@@ -77,7 +77,7 @@ class FeatureCache:
         self.cut = ""
         self._budget_bytes, self._folder = budget_bytes, folder
         self._keeps_dropout = dropout == "keep"
-        self._fingerprints: dict[int, int] = {}
+        self._fingerprints = Fingerprints()
         self._frozen_prefix: list[Layer] | None = None
         self._frozen: dict[str, int] = {}
         self._without_dropout: list[nn.Module] = []
@@ -88,15 +88,18 @@ class FeatureCache:
         """Returns the model's output for a batch.
 
         Args:
-            keys: (B,) an integer per sample that identifies it in all batches.
+            keys: (B,) an integer per sample that identifies it in all batches. A sample may appear
+                several times in a batch. For a tensor on a GPU the host waits at each step.
             *args: positional arguments of the model.
             **kwargs: keyword arguments of the model. Every tensor with B rows is taken to contain
                 one row per sample.
 
         Raises:
             ValueError: a sample has other inputs than before, or random numbers are drawn before
-                the head.
+                the head. For inputs on a GPU, changed inputs are reported by the next call, when
+                the device has compared them; the sample's features are then discarded.
         """
+        self._check_inputs_repeated(wait=True)
         if not self.freezer.model.training:
             return self.freezer.model(*args, **kwargs)
         samples = keys.tolist() if isinstance(keys, Tensor) else list(keys)
@@ -104,8 +107,14 @@ class FeatureCache:
         with without_fused_layers():
             return self._called(samples, args, kwargs)
 
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the memory that is allocated for features, never over the budget."""
+        return self._stage.nbytes if self._stage else 0
+
     def _called(self, samples: list[int], args: Any, kwargs: Any) -> Any:
-        self._check_inputs_repeat(samples, (args, kwargs))
+        self._fingerprints.compare(samples, (args, kwargs))
+        self._check_inputs_repeated(wait=False)
         if not self._frozen.items() <= self.freezer.frozen.items():
             self._discard_features()
         self._frozen = dict(self.freezer.frozen)
@@ -176,14 +185,16 @@ class FeatureCache:
         frozen = self.freezer.frozen
         return list(takewhile(lambda layer: layer.name in frozen, self.freezer.layers))
 
-    def _check_inputs_repeat(self, samples: list[int], inputs: Any) -> None:
-        fingerprints = _fingerprints(inputs, len(samples))
-        for sample, fingerprint in zip(samples, fingerprints, strict=True):
-            if self._fingerprints.setdefault(sample, fingerprint) != fingerprint:
-                raise ValueError(
-                    f"Sample {sample} has other inputs than before. A feature cache needs inputs "
-                    "that repeat unchanged: remove augmentation and pad to one length."
-                )
+    def _check_inputs_repeated(self, wait: bool) -> None:
+        changed = self._fingerprints.changed(wait)
+        if not changed:
+            return
+        if self._stage:
+            self._stage.drop(changed)  # may have been computed from the other inputs
+        raise ValueError(
+            f"Sample {changed[0]} has other inputs than before. A feature cache needs inputs "
+            "that repeat unchanged: remove augmentation and pad to one length."
+        )
 
     def _check_nothing_is_random(self, calls: Sequence[ModuleCall]) -> None:
         module = first_random(calls, [each for each in self.freezer.layers if not each.is_head])
@@ -208,65 +219,58 @@ class _Stage:
         self, prefix: Prefix, below: "_Stage | None", budget_bytes: int, folder: Path | None
     ) -> None:
         self.prefix, self.folder = prefix, folder
-        self.below = below
+        # A stage without features has nothing to compute from.
+        is_empty = below is not None and below.store is None
+        self.below: _Stage | None = below.below if below and is_empty else below
         self.budget_bytes = budget_bytes
         self.store: FeatureStore | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes of the memory that is allocated for features."""
+        stored = self.store.nbytes if self.store else 0
+        return stored + (self.below.nbytes if self.below else 0)
+
     def features(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
         """Returns the features of a batch, (B, ...); computes missing ones and stores what fits."""
+        features = self._features(model, samples, args, kwargs)
+        if self.store is None:
+            self.store = FeatureStore(features[0], self.budget_bytes, self.folder)
+        new = list(self.store.fitting(samples))
+        if new and self.below and self.below.store:
+            # What is computed from these rows replaces them; the rest makes room.
+            self.below.store.drop(new)
+            self.below.store.shrink(self.budget_bytes - self.store.bytes_with(len(new)))
+        self.store.put(samples, features)
+        return features
+
+    def drop(self, samples: list[int]) -> None:
+        """Discards the features of samples."""
+        for stage in (self, self.below):
+            if stage and stage.store:
+                stage.store.drop(samples)
+
+    def _features(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
         known = [False] * len(samples) if self.store is None else self.store.has(samples)
         missing = [i for i, is_known in enumerate(known) if not is_known]
         if not missing and self.store is not None:
             return self.store.get(samples)
-        rows = torch.tensor(missing)
         some_args, some_kwargs = tree_map(
-            lambda leaf: leaf[rows] if _has_rows(leaf, len(samples)) else leaf, (args, kwargs)
+            lambda leaf: take(leaf, missing) if has_rows(leaf, len(samples)) else leaf,
+            (args, kwargs),
         )
         new = [samples[i] for i in missing]
         computed = self._computed(model, new, some_args, some_kwargs)
-        if self.store is None:
-            self.store = self._make_store(computed[0])
-        features = computed.new_empty(len(samples), *computed.shape[1:])
-        features[rows] = computed
-        if len(missing) < len(samples):
-            kept = [i for i, is_known in enumerate(known) if is_known]
-            features[torch.tensor(kept)] = self.store.get([samples[i] for i in kept])
-        self.store.put(new, computed)
-        return features
+        if self.store is None or len(missing) == len(samples):
+            return computed
+        kept = [i for i, is_known in enumerate(known) if is_known]
+        rows = dict(zip(kept, self.store.get([samples[i] for i in kept]), strict=True))
+        rows |= zip(missing, computed, strict=True)
+        return torch.stack([rows[i] for i in range(len(samples))])
 
     def _computed(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
         if self.below is None:
             return self.prefix.features(lambda: model(*args, **kwargs))
-        earlier = self.below.features(model, samples, args, kwargs)
+        earlier = self.below._features(model, samples, args, kwargs)
         with self.below.prefix.replaced(earlier):
             return self.prefix.features(lambda: model(*args, **kwargs), self.below.prefix)
-
-    def _make_store(self, row: Tensor) -> FeatureStore:
-        """Creates a store in the remaining budget; drops a stage below that takes over half."""
-        held = self.below.store.nbytes if self.below and self.below.store else 0
-        left = self.budget_bytes - held
-        if left < held:
-            self.below, left = None, self.budget_bytes
-        return FeatureStore(row, left, self.folder)
-
-
-def _has_rows(leaf: Any, count: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count
-
-
-def _fingerprints(inputs: Any, count: int) -> list[int]:
-    """Returns a number per sample that depends on every bit of its rows and on no other sample."""
-    total = torch.zeros(count, dtype=torch.int64)
-    for leaf in tree_iter(inputs):
-        if _has_rows(leaf, count):
-            rows = leaf.detach().reshape(count, -1).contiguous()
-            size = rows.shape[1] * rows.element_size()
-            bits = rows.view(torch.int32 if size % 4 == 0 else torch.uint8)
-            total = 31 * total + (bits * _factors(bits.shape[1], bits.device)).sum(1).cpu()
-    return total.tolist()
-
-
-@lru_cache(maxsize=8)
-def _factors(count: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator).to(device)

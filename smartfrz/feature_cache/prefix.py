@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -82,17 +83,18 @@ class Prefix:
             value: the value of all other outputs of the prefix.
         """
         scale = len(features) / self.batch_size
-        outputs: dict[nn.Module, list[Any]] = {}
+        outputs: dict[nn.Module, list[Callable[[], Any]]] = {}
         for skipped in self.skipped:
-            stand_in = tree_map(lambda leaf: _filled(leaf, scale, value), skipped.output)
-            outputs.setdefault(skipped.module, []).append(stand_in)
+            # Allocated when the module is called, so that the model discards one before the next.
+            fill = partial(_filled, scale=scale, value=value)
+            outputs.setdefault(skipped.module, []).append(partial(tree_map, fill, skipped.output))
         given = tree_map(
             lambda leaf: features if isinstance(leaf, Shape) else leaf, self.cut.output
         )
-        outputs.setdefault(self.cut.module, []).append(given)
+        outputs.setdefault(self.cut.module, []).append(lambda: given)
         with ExitStack() as stack:
-            for module, values in outputs.items():
-                stack.enter_context(_other_forward(module, _returning(values)))
+            for module, each in outputs.items():
+                stack.enter_context(_other_forward(module, _returning(each)))
             yield
 
 
@@ -165,15 +167,17 @@ def _filled(leaf: Any, scale: float, value: float | None) -> Any:
     return leaf.filled(scale, value) if isinstance(leaf, Shape) else leaf
 
 
-def _returning(values: Sequence[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes a forward pass that returns the values one by one, then calls the original."""
+def _returning(
+    outputs: Sequence[Callable[[], Any]],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a forward pass that returns the outputs one by one, then calls the original."""
 
     def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
-        left = iter(values)
+        left = iter(outputs)
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            for value in islice(left, 1):
-                return value
+            for output in islice(left, 1):
+                return output()
             return original(*args, **kwargs)
 
         return run

@@ -35,7 +35,8 @@ class ModuleCall:
         nth: the number of earlier calls of the module.
         parent: the enclosing call.
         children: the completed calls directly inside this one.
-        output: the returned value, with a `Shape` in place of each tensor.
+        output: the returned value, with a `Shape` in place of each tensor and the type in place of
+            any other object.
         needs_grad: whether any returned tensor requires a gradient.
         drew_random: whether the model had drawn random numbers by the end of the call.
     """
@@ -107,7 +108,10 @@ class ModuleCalls:
 
 
 def _shape_of(leaf: Any) -> Any:
-    return Shape(leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+    if isinstance(leaf, Tensor):
+        return Shape(leaf.shape, leaf.dtype, leaf.device)
+    # Not the object, such as a cache of keys and values, whose tensors would be kept alive.
+    return None if leaf is None else type(leaf)
 
 
 def _random_state(model: nn.Module) -> Tensor:

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smartfrz import FeatureCache, Freezer, find_layers
 from tests.helpers.architectures import ARCHITECTURES, Architecture, loss_of
@@ -276,3 +278,120 @@ def test_hooks_and_state_dict_are_as_before() -> None:
     assert list(model.state_dict()) == before
     assert all("forward" not in vars(module) for module in model.modules())
     assert [len(module._forward_hooks) for module in model.first] == [1, 0, 0]
+
+
+def test_a_sample_may_appear_twice_in_a_batch() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    x = images()
+    for keys in ([0, 1], [0, 0, 1], [2, 3, 2, 2], [4, 5], [5, 4, 0, 1, 2, 3, 3]):
+        torch.testing.assert_close(cache(keys, x[keys]), model(x[keys]))
+    seen(model)
+    torch.testing.assert_close(cache([5, 3, 5], x[[5, 3, 5]]), model(x[[5, 3, 5]]))
+    assert seen(model) == 3  # of the model itself
+    with pytest.raises(ValueError, match="Sample 7 has other inputs"):
+        cache([6, 7, 7], x[[6, 7, 8]])
+
+
+def test_features_are_discarded_when_changed_inputs_are_reported_late() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]), budget_bytes=2**20)
+    x = images()
+    cache([0], x[:1])
+    compared, cache._fingerprints.changed = (
+        cache._fingerprints.changed,
+        lambda wait: compared(wait) if wait else [],
+    )
+    cache([0, 1, 2, 3], x[[1, 1, 2, 3]])  # as on a GPU, not reported yet
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Sample 0 has other inputs"):
+            cache([0, 4], x[[0, 4]])
+        torch.testing.assert_close(cache([0, 1], x[[0, 1]]), model(x[[0, 1]]))
+        cache([0], x[4:5])
+    model.eval()
+    with pytest.raises(ValueError, match="Sample 0 has other inputs"):
+        cache([0], x[:1])
+
+
+@pytest.mark.parametrize("folder", ["", "features"])
+def test_memory_is_allocated_as_needed_and_within_the_budget(folder: str, tmp_path: Path) -> None:
+    row, x = 4 * 6 * 6 * 4, torch.randn(200, 3, 8, 8)
+    model = Wide().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0"]}))
+    cache = FeatureCache(freezer, 200 * row, tmp_path / folder if folder else None)
+
+    def epoch(seed: int) -> None:
+        for keys in torch.randperm(200, generator=torch.Generator().manual_seed(seed)).split(8):
+            cache(keys, x[keys])
+            assert cache.nbytes <= 200 * row
+
+    freezer.step()
+    for _ in range(2):
+        cache(BATCH, x[BATCH])
+    assert 4 * row <= cache.nbytes <= 8 * row
+    epoch(seed=0)
+    assert cache.nbytes == 200 * row
+    freezer.step()
+    cache(BATCH, x[BATCH])
+    assert cache.cut == "second"
+    seen(model)
+    epoch(seed=1)
+    assert cache.nbytes == 200 * row
+    # The second features, as large as the first, took their place with hardly any loss.
+    assert seen(model) <= 20
+
+
+class Wide(Net):
+    """With a second convolution whose output is as large as that of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second[0].padding = 1
+
+
+def test_skipped_modules_allocate_nothing_that_stays() -> None:
+    width = 2**10
+    model = nn.Sequential(*[nn.Linear(width, width) for _ in range(8)], nn.Linear(width, 2)).train()
+    cache = FeatureCache(frozen(model, [str(i) for i in range(8)]))
+    x = torch.randn(16, width)
+    storages: list[StorageWeakRef] = []
+    alive: list[int] = []
+
+    class Allocations(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                storages.append(StorageWeakRef(out.untyped_storage()))
+            return out
+
+    model[8].register_forward_pre_hook(
+        lambda module, args: alive.append(len({s.cdata for s in storages if not s.expired()}))
+    )
+    for _ in range(2):
+        cache(range(16), x)
+    alive.clear()
+    with Allocations():
+        cache(range(16), x)
+    assert alive[0] <= 4
+
+
+def test_nothing_but_features_is_kept_of_a_forward_pass() -> None:
+    class Opaque:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    class Attention(Net):
+        """Returns an object beside the logits, as a decoder returns its keys and values."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.second(self.first(x))
+            kept.append(StorageWeakRef(hidden.untyped_storage()))
+            return self.head(hidden.mean((2, 3))), Opaque(hidden)
+
+    kept: list[StorageWeakRef] = []
+    model = Attention().train()
+    cache = FeatureCache(frozen(model, ["first.0"]))
+    for _ in range(3):
+        cache(BATCH, images()[BATCH])
+    assert all(storage.expired() for storage in kept)
