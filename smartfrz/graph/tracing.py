@@ -37,7 +37,16 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     model = unwrap(model)
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     gpus = {param.device for param in model.parameters() if param.is_cuda}
-    with evaluating(model), without_rules(), torch.no_grad(), torch.random.fork_rng(gpus), recorder:
+    # In inference mode, the recorder would be given other operators, such as "linear".
+    ordinary = torch.inference_mode(False)
+    with (
+        evaluating(model),
+        without_rules(),
+        ordinary,
+        torch.no_grad(),
+        torch.random.fork_rng(gpus),
+        recorder,
+    ):
         output = call(model, inputs)
     calls = [*recorder.calls, recorder.output_call(output)]
     return shared_by_experts(model, calls)

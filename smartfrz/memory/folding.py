@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from smartfrz.distributed import unwrap
 from smartfrz.graph import (
@@ -15,6 +16,7 @@ from smartfrz.graph import (
     add_rule,
     remove_rule,
     rules_of,
+    storage_of,
     trace,
     trace_with_guessed_inputs,
 )
@@ -71,7 +73,8 @@ class _Pair:
         self.convolution: Any = convolution
         self.norm: Any = norm
         self._key: list[Any] = []
-        self._folded: tuple[Tensor, Tensor]
+        self._storages: list[StorageWeakRef] = []
+        self._folded: tuple[Tensor, Tensor] | None = None
         self._output: Any = None
 
     def convolve(self, module: nn.Module, x: Tensor, stock: Stock) -> Tensor | None:
@@ -87,10 +90,10 @@ class _Pair:
         return x if self._output is not None and self._output() is x else None
 
     def _is_frozen(self) -> bool:
-        params = [self.convolution.weight, self.convolution.bias, self.norm.weight, self.norm.bias]
+        # Changes of inference tensors cannot be detected.
         return not (
             self.norm.training
-            or any(param is not None and param.requires_grad for param in params)
+            or any(source.requires_grad or source.is_inference() for source in self._sources())
             or self._has_hooks()
         )
 
@@ -104,24 +107,33 @@ class _Pair:
             or nn.modules.module._has_any_global_hook()
         )
 
-    def _weights(self, device: str) -> tuple[Tensor, Tensor]:
-        """Returns the folded weight and bias, recomputed only if their sources have changed."""
-        norm, convolution = self.norm, self.convolution
+    def _sources(self) -> list[Tensor]:
+        convolution, norm = self.convolution, self.norm
         sources = (
             *(convolution.weight, convolution.bias, norm.weight, norm.bias),
             *(norm.running_mean, norm.running_var),
         )
+        return [source for source in sources if source is not None]
+
+    @torch.inference_mode(False)  # inference tensors could not be used in training later
+    def _weights(self, device: str) -> tuple[Tensor, Tensor]:
+        """Returns the folded weight and bias, recomputed only if their sources have changed."""
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        key = [autocast, *((s.data_ptr(), s._version) for s in sources if s is not None)]
+        sources = self._sources()
+        key = [autocast, *((storage_of(s), s.data_ptr(), s._version) for s in sources)]
         if key != self._key:
-            weight, bias = folded(convolution, norm)
+            weight, bias = folded(self.convolution, self.norm)
             # Otherwise autocast would cast them at every step.
             self._folded = (weight.to(autocast), bias.to(autocast)) if autocast else (weight, bias)
             self._key = key
+            # Another storage could reuse the key of one that no longer exists.
+            self._storages = [StorageWeakRef(s.untyped_storage()) for s in sources]
+        assert self._folded is not None
         return self._folded
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_output": None}
+        # A copy has other storages.
+        return vars(self) | {"_output": None, "_key": [], "_storages": [], "_folded": None}
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ class WeightHistory:
         self._kept = torch.zeros(0, KEPT, size)
         self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
 
+    @torch.inference_mode(False)  # inference tensors could not be written to later
     def record(self, layers: Sequence[Layer]) -> Tensor:
         """Adds the current weights of ``layers``.
 
@@ -149,6 +150,7 @@ class WeightHistory:
             "path": self._path.clone(),
         }
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the records of another history, on the device on which they are.
 

@@ -32,6 +32,7 @@ class IncrementalPredictor:
         self._slot = -1
         self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
 
+    @torch.inference_mode(False)  # inference tensors could not be written to later
     @torch.no_grad()
     def record(self, layers: Sequence[Layer]) -> None:
         """Adds the current weights of ``layers``.
@@ -84,6 +85,7 @@ class IncrementalPredictor:
             "newest": self._newest.clone(),
         }
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the records of another instance with the same predictor.
 

@@ -304,3 +304,12 @@ def test_no_gradient_passes_where_none_is_computed(how: str):
     x = torch.ones(2, 4)
     first, second = 2 * 16, 2 * 8
     assert cost(model, x, [model.first]) == 3 * first + second
+
+
+def test_a_trace_in_inference_mode_is_the_same():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)), (1, 3, 5, 5)
+    expected = trace(model, torch.zeros(x))
+    with torch.inference_mode():
+        found = trace(model, torch.zeros(x))
+    assert found == expected
+    assert forward_macs(found) == 3 * 3 * 3 * 36 + 36 * 2

@@ -287,3 +287,44 @@ def test_compiled_code_is_left_alone():
     fold_batch_norms(model, x)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), stock)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_what_is_folded_in_inference_mode_can_be_trained_on(amp: bool):
+    model, x = frozen_pair(), torch.randn(2, 3, 5, 5, requires_grad=True)
+
+    def gradient() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            return torch.autograd.grad(model(x).square().sum(), x)[0]
+
+    stock = gradient()
+    with torch.inference_mode():
+        fold_batch_norms(model, x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            model(x)
+    assert norms_computed(model, x) == 0
+    torch.testing.assert_close(gradient(), stock, rtol=0.05 if amp else 1e-5, atol=0.05)
+
+
+def test_tensors_that_were_made_in_inference_mode_are_not_folded():
+    with torch.inference_mode():
+        model = frozen_pair()
+    x = torch.randn(2, 3, 5, 5)
+    fold_batch_norms(model, x)
+    with torch.inference_mode():
+        model(x)
+        model[1].running_mean.add_(1)
+        assert torch.equal(model(x), model[3](model[2](model[1](model[0](x)))))
+
+
+def test_weights_in_reused_memory_are_folded_again():
+    model, x = frozen_pair(), torch.randn(2, 3, 5, 5)
+    fold_batch_norms(model, x)
+    model(x)
+    for seed in range(20):  # the allocator soon returns the memory of the first weight
+        torch.manual_seed(seed)
+        model[0].weight = None
+        model[0].weight = nn.Parameter(torch.randn(4, 3, 3, 3), requires_grad=False)
+        twin = copy.deepcopy(model)
+        unfold_batch_norms(twin)
+        torch.testing.assert_close(model(x), twin(x))

@@ -223,3 +223,16 @@ def test_goes_on_on_the_device_of_the_weights(encoding):
     probability = resumed.freeze_probability()
     assert probability.is_cuda
     torch.testing.assert_close(probability.cpu(), records.freeze_probability().cpu())
+
+
+def test_records_made_in_inference_mode_are_continued_outside_it():
+    predictor, layers = small("displacement"), make_layers()
+    records, expected = IncrementalPredictor(predictor), IncrementalPredictor(predictor)
+    for step in range(3):
+        with torch.inference_mode(step < 2):
+            records.record(layers)
+            if step == 1:
+                records.load_state_dict(records.state_dict())
+        expected.record(layers)
+        move(layers, 0.1)
+    assert torch.equal(records.freeze_probability(), expected.freeze_probability())
