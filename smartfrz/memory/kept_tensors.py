@@ -67,6 +67,11 @@ class Sign:
         if self.tensor is not None:
             self.bits, self.tensor = Bits(self._unmodified(), self.below), None
 
+    def to_output(self, output: Tensor) -> None:
+        """Replaces bits by the output, unless it has been modified."""
+        if self.tensor is None and output._version == self.version:
+            self.tensor, self.bits = output.detach(), None
+
     def unpacked(self) -> Tensor:
         """Returns the output, or zeros and ones that pass the gradient at the same elements."""
         return self._unmodified() if self.bits is None else self.bits.unpacked()

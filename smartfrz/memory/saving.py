@@ -20,9 +20,8 @@ def save_memory(model: nn.Module) -> None:
     only needed for weight gradients. After this call
 
     - frozen convolutions, and frozen batch norms in eval mode, save no activation;
-    - ReLU and ReLU6 save one bit per element, unless a layer that trains saves their output anyway
-      (an in-place change of a ReLU6's output is then an error); LeakyReLU and dropout save one bit
-      per element;
+    - ReLU, ReLU6 and LeakyReLU save one bit per element, or nothing if a layer that trains saves
+      their output anyway; dropout saves one bit per element;
     - average pooling saves nothing, max pooling small integers.
 
     PyTorch's own kernels run, so gradients are bitwise equal, except for rounding in batch norms.
@@ -64,6 +63,7 @@ def _is_recorded(x: Tensor) -> bool:
 
 def _convolution(module: Any, x: Tensor, stock: Stock) -> Tensor:
     if not _is_frozen(module):
+        _keep_output(x)
         return stock()
     _keep_bits(x)
     shape = module.weight.shape
@@ -73,6 +73,7 @@ def _convolution(module: Any, x: Tensor, stock: Stock) -> Tensor:
 
 def _batch_norm(module: Any, x: Tensor, stock: Stock) -> Tensor:
     if module.training or module.running_mean is None or not _is_frozen(module):
+        _keep_output(x)
         return stock()
     _keep_bits(x)
     return _FrozenBatchNorm.apply(
@@ -81,7 +82,9 @@ def _batch_norm(module: Any, x: Tensor, stock: Stock) -> Tensor:
 
 
 def _linear(module: Any, x: Tensor, stock: Stock) -> Tensor:
-    if _is_frozen(module):
+    if module.weight.requires_grad:
+        _keep_output(x)
+    else:
         _keep_bits(x)
     return stock()
 
@@ -125,9 +128,7 @@ def _relu(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
 def _relu6(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
     _keep_bits(x)
     sign = Sign(x, below=6.0)
-    output = _ByOutput.apply(x, module, sign, partial(_RELU6_BACKWARD, min_val=0.0, max_val=6.0))
-    sign.follow(output)
-    return output
+    return _by_output(x, module, sign, partial(_RELU6_BACKWARD, min_val=0.0, max_val=6.0))
 
 
 def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
@@ -137,6 +138,10 @@ def _leaky_relu(module: Any, x: Tensor, stock: Stock) -> Tensor:
     _keep_bits(x)
     sign = Sign(x)
     backward = partial(_LEAKY_RELU_BACKWARD, negative_slope=slope, self_is_result=True)
+    return _by_output(x, module, sign, backward)
+
+
+def _by_output(x: Tensor, module: nn.Module, sign: Sign, backward: Any) -> Tensor:
     output = _ByOutput.apply(x, module, sign, backward)
     sign.follow(output)
     # Immediately, because residual blocks may modify the output in place: PyTorch saves x instead.
@@ -227,3 +232,10 @@ def _keep_bits(x: Tensor) -> None:
     sign = getattr(x, "_smartfrz_sign", None)
     if sign is not None:
         sign.to_bits()
+
+
+def _keep_output(x: Tensor) -> None:
+    """Makes the activation that produced ``x`` keep no bits, as the caller saves ``x`` anyway."""
+    sign = getattr(x, "_smartfrz_sign", None)
+    if sign is not None:
+        sign.to_output(x)

@@ -184,15 +184,23 @@ def test_scattered_frozen_layers_are_paid_for_too():
     assert kept(model, images) < 0.6 * stock
 
 
-def test_a_layer_that_trains_shares_what_the_activation_before_it_keeps():
-    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1, bias=False))
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+def test_a_layer_that_trains_shares_what_the_activation_before_it_keeps(activation, inplace):
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), activation(inplace=inplace), nn.Conv2d(16, 4, 1))
     images = torch.randn(2, 3, 16, 16)
-    stock = kept(model, images)
     save_memory(model)
-    assert kept(model, images) == stock
+    elements, output = 2 * 16 * 16 * 16, 4 * 2 * 4 * 16 * 16
+    assert kept(model, images) * MIB == images.nbytes + output + 4 * elements
     model[2].requires_grad_(False)
-    signs, output = 2 * 16 * 16 * 16, 4 * 2 * 4 * 16 * 16
-    assert kept(model, images) * MIB == images.nbytes + output + signs / 8
+    assert kept(model, images) * MIB == images.nbytes + output + elements / 8
+    model[2].requires_grad_(True)
+    model.append(nn.BatchNorm2d(4)).append(activation(inplace=inplace)).append(nn.BatchNorm2d(4))
+    save_memory(model)
+    # Statistics of the norms, and the inputs and outputs of both.
+    statistics = 2 * 2 * 4 * 4
+    expected = images.nbytes + 4 * elements + 3 * output + statistics
+    assert kept(model, images) * MIB == expected
 
 
 def test_nothing_is_kept_alive_once_the_output_is_gone():
@@ -327,24 +335,55 @@ def test_an_activation_that_is_overwritten_is_an_error_as_in_pytorch(train_next)
         second(activated).sum().backward()
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1)])
-def test_a_residual_is_added_in_place_where_pytorch_allows_it(activation):
+@pytest.mark.parametrize("train_next", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+def test_a_residual_is_added_in_place_where_pytorch_allows_it(activation, inplace, train_next):
     """PyTorch allows it for LeakyReLU, as in Darknet blocks; ReLU needs its output itself."""
-    first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-    x, residual = torch.randn(1, 3, 4, 4), torch.randn(1, 4, 4, 4)
+    torch.manual_seed(0)
+    first, relu, second = nn.Conv2d(3, 4, 1), activation(), nn.Conv2d(4, 2, 1)
+    second.requires_grad_(train_next)
+    x, residual = 8 * torch.randn(1, 3, 4, 4), 8 * torch.randn(1, 4, 4, 4)
 
-    def gradient() -> Tensor:
-        activated = activation(first(x))
-        activated += residual
+    def gradient(where: slice = slice(None)) -> Tensor:
+        activated = relu(first(x))
+        activated[:, where] += residual[:, where]
         return torch.autograd.grad(second(activated).square().sum(), first.weight)[0]
 
-    if isinstance(activation, nn.ReLU):
+    if activation is nn.ReLU:
         with pytest.raises(RuntimeError):
             gradient()
         return
+    stock = gradient(), gradient(slice(2, None))
+    relu.inplace = inplace
+    save_memory(nn.ModuleList([first, relu, second]))
+    assert torch.equal(gradient(), stock[0])
+    assert torch.equal(gradient(slice(2, None)), stock[1])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+def test_an_activation_may_overwrite_a_view(activation):
+    weight, relu = torch.randn(2, 6, requires_grad=True), activation(inplace=True)
+
+    def gradient() -> Tensor:
+        x = 4 * weight
+        relu(x[:, :3])
+        return torch.autograd.grad(x.square().sum(), weight)[0]
+
     stock = gradient()
-    save_memory(nn.ModuleList([first, activation, second]))
-    torch.testing.assert_close(gradient(), stock)
+    save_memory(relu)
+    assert torch.equal(gradient(), stock)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6, nn.LeakyReLU])
+def test_an_output_that_is_overwritten_after_a_layer_has_saved_it_is_an_error(activation):
+    first, relu, second = nn.Conv2d(3, 4, 1), activation(), nn.Conv2d(4, 2, 1)
+    save_memory(nn.ModuleList([first, relu, second]))
+    activated = relu(first(torch.randn(1, 3, 4, 4)))
+    output = second(activated)
+    activated.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
 
 
 @pytest.mark.parametrize(
