@@ -27,8 +27,8 @@ class InputGradients:
       the same.
     - In all other cases `settle` warns.
 
-    Nothing is noticed after ``model.compile()``, or if the model's submodules are called without
-    the model.
+    Nothing is noticed after ``model.compile()`` or ``torch.jit.script(model)``, or if the model's
+    submodules are called without the model.
 
     Args:
         model: the model; it may be wrapped in DDP or compiled.
@@ -54,6 +54,8 @@ class InputGradients:
         self._reached_input = self._reached_other = False
         if self.model._compiled_call_impl is None:
             self._handles = [self.model.register_forward_hook(self._note, with_kwargs=True)]
+            # Called by TorchScript, which would compile the hook.
+            vars(self.model)["__prepare_scriptable__"] = self._unwatched
 
     def settle(self, front_is_frozen: bool) -> None:
         """Stops watching; removes hooks or warns if the backward pass ran further than needed.
@@ -87,6 +89,11 @@ class InputGradients:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        vars(self.model).pop("__prepare_scriptable__", None)
+
+    def _unwatched(self) -> nn.Module:
+        self._end()
+        return self.model
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -53,27 +54,48 @@ def rules_of(module: nn.Module) -> tuple[Rule, ...]:
 
 def _ranks(module: nn.Module) -> dict[Rule, int]:
     forward: Any = vars(module).get("forward")
-    return forward.args[1] if _applies_rules(forward) else {}
+    return forward.ranks if _applies_rules(forward) else {}
 
 
 def _set_rules(module: nn.Module, ranks: dict[Rule, int]) -> None:
     if ranks:
         in_order = dict(sorted(ranks.items(), key=lambda item: item[1]))
-        module.forward = partial(_forward, module, in_order)  # type: ignore[method-assign]
+        module.forward = _Forward(module, in_order)  # type: ignore[method-assign]
     else:
         del module.forward
 
 
 def _applies_rules(forward: Any) -> bool:
-    return isinstance(forward, partial) and forward.func is _forward
+    return type(forward) is _Forward
 
 
-def _forward(module: nn.Module, ranks: dict[Rule, int], *args: Any, **kwargs: Any) -> Any:
-    stock = partial(type(module).forward, module, *args, **kwargs)
-    x = args[0] if args else next(iter(kwargs.values()), None)
-    if torch.compiler.is_compiling() or _disabled or not isinstance(x, Tensor):
-        return stock()
-    return _by_rules(module, x, stock, tuple(ranks))
+class _Forward:
+    """The ``forward`` of a module with rules, in the guise of the bound method that it replaces.
+
+    ``torch.jit.script`` and ``inspect`` read the module's own method through it.
+    """
+
+    def __init__(self, module: nn.Module, ranks: dict[Rule, int]) -> None:
+        self.module, self.ranks = module, ranks
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        stock = partial(type(self.module).forward, self.module, *args, **kwargs)
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        # What a compiler records has to work without the rules' Python code.
+        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_recorded or _disabled or not isinstance(x, Tensor):
+            return stock()
+        return _by_rules(self.module, x, stock, tuple(self.ranks))
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return MethodType
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(MethodType(type(self.module).forward, self.module), name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Forward, (self.module, self.ranks)
 
 
 def _by_rules(module: nn.Module, x: Tensor, stock: Stock, rules: tuple[Rule, ...]) -> Any:
