@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from smartfrz.accumulation import UpdateWatch, is_accumulating
 from smartfrz.compilation import expect_recompilation, is_compiled
@@ -24,7 +24,7 @@ from smartfrz.frozen_weights import FrozenWeightWatch
 from smartfrz.input_gradients import InputGradients
 from smartfrz.layers import Layer, check_layers_in, find_layers
 from smartfrz.memory import GradientWatch
-from smartfrz.optimizers import optimizers_in
+from smartfrz.optimizers import check_supported
 
 if TYPE_CHECKING:
     from smartfrz.policies.protocol import Policy
@@ -96,11 +96,7 @@ class Freezer:
         self.input_gradients = InputGradients(model)
         self._buffer_watch = FrozenBufferWatch()
         self._check_something_trains()
-        if any(isinstance(each, LBFGS) for each in optimizers_in(optimizer)):
-            raise ValueError(
-                "LBFGS is not supported, because it steps along earlier directions and would move "
-                "frozen weights. Choose another optimizer."
-            )
+        check_supported(optimizer)
         heads = (layer for layer in self.layers if layer.is_head)
         self._updates = UpdateWatch(optimizer, [param for head in heads for param in head.params])
 
@@ -120,8 +116,7 @@ class Freezer:
         discard_gradients(self._frozen_layers())
         self._check_gradients_survived()
         self._weight_watch.check()
-        self._buffer_watch.warn()
-        self._buffer_watch = FrozenBufferWatch()
+        self._buffer_watch.end()
         self.input_gradients.settle(any(layer.name in self.frozen for layer in self.layers[:1]))
         if not self._is_followed_by_update():
             return []

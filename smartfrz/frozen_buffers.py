@@ -27,18 +27,19 @@ class FrozenBufferWatch:
         }
         self._before = [
             (f"{name}.{key}", module, key, buffer.clone())
-            for name, module in (model.named_modules() if model is not None else ())
+            for name, module in (() if model is None else model.named_modules())
             if module in modules
             for key, buffer in module.named_buffers(recurse=False)
         ]
 
-    def warn(self) -> None:
-        """Warns if buffers have changed."""
+    def end(self) -> None:
+        """Stops watching; warns if buffers have changed."""
         changed = [
             name
             for name, module, key, before in self._before
             if not _are_equal(module.get_buffer(key), before)
         ]
+        self._before = []
         if changed:
             warnings.warn(
                 f"The buffers {changed} of frozen layers still change, and with them the layers' "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 
 def optimizers_in(optimizer: Any) -> list[Optimizer]:
@@ -20,6 +20,15 @@ def optimizers_in(optimizer: Any) -> list[Optimizer]:
 def with_step_hooks(optimizer: Any) -> list[Optimizer]:
     """Returns those of `optimizers_in` that call hooks, as some wrappers do not."""
     return [each for each in optimizers_in(optimizer) if "_optimizer_step_pre_hooks" in vars(each)]
+
+
+def check_supported(optimizer: Any) -> None:
+    """Raises if an optimizer moves parameters that have no gradient."""
+    if any(isinstance(each, LBFGS) for each in optimizers_in(optimizer)):
+        raise ValueError(
+            "LBFGS is not supported, because it steps along earlier directions and would move "
+            "frozen weights. Choose another optimizer."
+        )
 
 
 def _collect(value: Any, found: dict[int, Optimizer]) -> None:
