@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smartfrz.layers import Layer
+from smartfrz.sharding import full
 
 
 def next_start(
@@ -161,7 +162,7 @@ class AutoFreeze:
         """Returns the norm of each layer's summed gradients and resets the sums."""
         sums = [total for layer in blocks for total in self._sums[layer.name]]
         # One transfer for all layers, since each transfer waits for the device.
-        norms = torch.stack(torch._foreach_norm(sums, self.norm)).double().cpu()
+        norms = full(torch.stack(torch._foreach_norm(sums, self.norm))).double().cpu()
         torch._foreach_zero_(sums)
         norms_by_layer = norms.split([len(layer.params) for layer in blocks])
         return {

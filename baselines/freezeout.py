@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from smartfrz.layers import Layer
+from smartfrz.layers import Layer, refreshed
 
 _POWER = {"linear": 1, "cubic": 3}
 
@@ -113,6 +113,7 @@ def param_groups(model: nn.Module, layers: Sequence[Layer]) -> list[dict[str, An
         One group per layer, in order, and a last group for parameters in no layer, if there are
         any. Usage: ``torch.optim.SGD(param_groups(model, layers), lr=0.1)``.
     """
+    layers = [refreshed(layer) for layer in layers]
     in_layers = {id(param) for layer in layers for param in layer.params}
     rest = [param for param in model.parameters() if id(param) not in in_layers]
     groups = [layer.parameters() for layer in layers] + ([rest] if rest else [])

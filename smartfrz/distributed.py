@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from smartfrz.sharding import sharded_modules
+
 T = TypeVar("T")
 
 
@@ -54,10 +56,11 @@ def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
 
     Trainers (Lightning, Accelerate, the Hugging Face Trainer) often wrap the model after the
     freezer was created. A model does not refer to its wrapper, so all objects of the process are
-    searched, which takes a fraction of a second.
+    searched, which takes a fraction of a second. DDP does not wrap models sharded by FSDP2.
     """
     found = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
-    if found or not (dist.is_available() and dist.is_initialized()):
+    is_initialized = dist.is_available() and dist.is_initialized()
+    if found or not is_initialized or sharded_modules(model):
         return found
     gc.collect()  # discards former wrappers, so that all processes find the same ones
     wrappers = [
@@ -67,20 +70,11 @@ def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
     return [each for each in wrappers if any(part is model for part in each.modules())]
 
 
-def share_buffers(
-    wrappers: Iterable[DistributedDataParallel], modules: Iterable[nn.Module]
-) -> None:
-    """Copies rank 0's buffers to all processes, as DDP would before its next forward pass.
-
-    Args:
-        wrappers: the model's DDP modules; if none has ``broadcast_buffers``, each process keeps its
-            own buffers.
-        modules: the modules whose buffers are copied.
-    """
-    if is_distributed() and any(wrapper.broadcast_buffers for wrapper in wrappers):
-        for module in modules:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+def share_buffers(modules: Iterable[nn.Module]) -> None:
+    """Copies rank 0's buffers of modules to all processes, as DDP does before a forward pass."""
+    for module in modules:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def rebuild_reducer(model: DistributedDataParallel) -> None:

@@ -1,30 +1,20 @@
 """The freezing mechanism: changes to a model and its optimizer, for any policy."""
 
 import warnings
-import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from smartfrz.accumulation import UpdateWatch, is_accumulating
-from smartfrz.compilation import expect_recompilation, is_compiled
-from smartfrz.distributed import (
-    agree,
-    is_distributed,
-    rebuild_reducer,
-    share_buffers,
-    wrappers_of,
-)
-from smartfrz.freezing import discard_gradients, freeze_layer, thaw_layer
-from smartfrz.frozen_buffers import FrozenBufferWatch
-from smartfrz.frozen_weights import FrozenWeightWatch
-from smartfrz.input_gradients import InputGradients
-from smartfrz.layers import Layer, check_layers_in, find_layers
-from smartfrz.memory import GradientWatch
+from smartfrz.accumulation import UpdateWatch
+from smartfrz.compilation import expect_recompilation
+from smartfrz.distributed import agree, is_distributed, rebuild_reducer, share_buffers
+from smartfrz.freezing import freeze_layer, thaw_layer
+from smartfrz.layers import Layer, check_layers, check_layers_in, find_layers, refreshed
 from smartfrz.optimizers import check_supported
+from smartfrz.sharding import check_not_flattened, reshard, sharded_modules
+from smartfrz.watches import Watches
 
 if TYPE_CHECKING:
     from smartfrz.policies.protocol import Policy
@@ -45,12 +35,14 @@ class Freezer:
     mode even after ``model.train()``. Param groups keep their number, order and parameters.
 
     With gradient accumulation, call `step` once for each optimizer step, after the last backward
-    pass. Within Accelerate's ``accumulate`` and DDP's ``no_sync``, calls have no effect.
+    pass. Calls have no effect within Accelerate's ``accumulate`` and DDP's ``no_sync``, and without
+    the gradient synchronisation of FSDP2.
 
     With several processes, all of them freeze the layers that rank 0 selects, and
-    ``DistributedDataParallel`` (default process group) no longer communicates the gradients of
-    frozen parameters; the model may be wrapped before or after the freezer is created. Code
-    compiled by ``torch.compile`` is recompiled after each freeze; see `Gathered`.
+    ``DistributedDataParallel`` (default process group) and FSDP2 (``fully_shard``) no longer
+    communicate the gradients of frozen parameters; the model may be wrapped or sharded before or
+    after the freezer is created. Code compiled by ``torch.compile`` is recompiled after each
+    freeze; see `Gathered`.
 
     Reentrant activation checkpointing above a frozen prefix silently loses gradients
     (transformers#21381). `step` detects this and raises an error; pass ``use_reentrant=False``.
@@ -58,7 +50,7 @@ class Freezer:
     removed, or `step` warns where reentrant checkpointing needs them.
 
     Args:
-        model: the model to train; it may be wrapped in DDP or compiled.
+        model: the model to train; it may be wrapped in DDP, sharded by FSDP2 or compiled.
         optimizer: the model's optimizer, or several in a list, such as Muon and AdamW.
         policy: the policy that selects layers to freeze; ``None`` for full training.
         layers: the layers, the head included; by default ``find_layers(model)``.
@@ -67,11 +59,10 @@ class Freezer:
         frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
         layers: all layers, the head included.
         events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``.
-        input_gradients: ``input_gradients.are_computed`` tells whether inputs receive gradients.
 
     Raises:
-        ValueError: no parameter would train if all layers but the head were frozen, or the
-            optimizer is ``LBFGS``.
+        ValueError: no parameter would train if all layers but the head were frozen, the layers are
+            not the model's, the optimizer is ``LBFGS``, or the model is wrapped by FSDP1.
     """
 
     def __init__(
@@ -81,24 +72,22 @@ class Freezer:
         policy: "Policy | None" = None,
         layers: Iterable[Layer] | None = None,
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.policy = policy
+        check_supported(optimizer)
+        self.model, self.optimizer, self.policy = model, optimizer, policy
         self.layers = find_layers(model) if layers is None else list(layers)
         self.frozen: dict[str, int] = {}
         self.events: list[tuple[int, str, str]] = []
-        self._active = list(self.layers)
         self._step = 0
-        self._watch = GradientWatch()
-        self._weight_watch = FrozenWeightWatch()
-        self._wrappers: list[weakref.ref[DistributedDataParallel]] = []
         self._has_stepped = False
-        self.input_gradients = InputGradients(model)
-        self._buffer_watch = FrozenBufferWatch()
-        self._check_something_trains()
-        check_supported(optimizer)
-        heads = (layer for layer in self.layers if layer.is_head)
-        self._updates = UpdateWatch(optimizer, [param for head in heads for param in head.params])
+        self._watches = Watches(model, optimizer)
+        self._updates = UpdateWatch(model, optimizer)
+        self._refresh_layers()
+        check_layers(self.layers, model)
+
+    @property
+    def input_gradients_are_computed(self) -> bool:
+        """Whether the backward pass reaches inputs of the model or other tensors in front of it."""
+        return self._watches.input_gradients.are_computed
 
     def step(self) -> list[Layer]:
         """Queries the policy and freezes the layers that it selects.
@@ -112,20 +101,15 @@ class Freezer:
                 replaced by others.
         """
         if not self._has_stepped:
-            check_layers_in(self.model, self.layers)
-        discard_gradients(self._frozen_layers())
-        self._check_gradients_survived()
-        self._weight_watch.check()
-        self._buffer_watch.end()
-        self.input_gradients.settle(any(layer.name in self.frozen for layer in self.layers[:1]))
-        if not self._is_followed_by_update():
+            self._begin()
+        self._watches.check(self.layers, self._frozen_layers())
+        if not self._updates.is_next():
             return []
         self._follow_requires_grad()
         newly = self._decide()
         if newly:
             self._freeze(newly)
-            self._watch = self._watch_gradients()
-            self._buffer_watch = FrozenBufferWatch(self.model, self._frozen_layers())
+            self._watches.watch_buffers(self._frozen_layers())
         self._step += 1
         return newly
 
@@ -187,6 +171,8 @@ class Freezer:
                 f"The saved state contains the frozen layers {unknown}, but this model has no such "
                 "layers. Resume with the model that was saved."
             )
+        if sharded_modules(self.model):
+            self._refresh_layers()
         self.thaw([layer for layer in self._frozen_layers() if layer.name not in state["frozen"]])
         self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
         self.frozen = dict(state["frozen"])
@@ -209,51 +195,46 @@ class Freezer:
         return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
 
     def _freeze(self, layers: list[Layer]) -> None:
+        if not layers:
+            return
+        reshard(self.model)
         check_layers_in(self.model, layers)
-        wrappers = self._found_wrappers() if layers else []
-        share_buffers(wrappers, (module for layer in layers for module in layer.modules))
+        wrappers = self._updates.find_wrappers()
+        if any(each.broadcast_buffers for each in wrappers) or sharded_modules(self.model):
+            share_buffers(module for layer in layers for module in layer.modules)
         for layer in layers:
             freeze_layer(layer, self.optimizer)
             self.frozen[layer.name] = self._step
             self.events.append((self._step, "freeze", layer.name))
-        if layers:
-            self._adapt()
+        self._adapt()
 
     def _adapt(self) -> None:
         """Adapts all that depends on which layers are frozen."""
-        self._weight_watch.check(is_last=True)
-        self._weight_watch.end()
+        reshard(self.model)  # parameters take over requires_grad when they are gathered again
         self._active = [layer for layer in self.layers if layer.name not in self.frozen]
-        self._weight_watch = FrozenWeightWatch(self.optimizer, self._frozen_layers())
-        for wrapper in self._found_wrappers():
+        self._watches.restart(self._active, self._frozen_layers())
+        for wrapper in self._updates.find_wrappers():
             rebuild_reducer(wrapper)
-        self.input_gradients.watch()
         expect_recompilation()
+
+    def _begin(self) -> None:
+        """Finds what was wrapped, sharded or replaced since the freezer was created."""
+        if sharded_modules(self.model):
+            self._refresh_layers()
+        check_layers_in(self.model, self.layers)
+        self._updates.find_wrappers()
+        self._has_stepped = True
+
+    def _refresh_layers(self) -> None:
+        """Finds the parameters that ``fully_shard`` has put in place of those of the layers."""
+        check_not_flattened(self.model)
+        reshard(self.model)
+        self.layers = [refreshed(layer) for layer in self.layers]
+        self._active = [layer for layer in self.layers if layer.name not in self.frozen]
+        self._updates.params = [p for each in self.layers if each.is_head for p in each.params]
 
     def _frozen_layers(self) -> list[Layer]:
         return [layer for layer in self.layers if layer.name in self.frozen]
-
-    def _found_wrappers(self) -> list[DistributedDataParallel]:
-        wrappers = wrappers_of(self.model)
-        self._wrappers = [weakref.ref(wrapper) for wrapper in wrappers]
-        return wrappers
-
-    def _is_followed_by_update(self) -> bool:
-        """Whether the optimizer is about to step, and not to accumulate further gradients."""
-        if not self._has_stepped:
-            self._found_wrappers()
-        self._has_stepped = True
-        wrappers = [wrapper for ref in self._wrappers if (wrapper := ref()) is not None]
-        if is_accumulating(self.model, self.optimizer, wrappers):
-            return False
-        if not self._updates.has_accumulated():
-            return True
-        warnings.warn(
-            "Freezer.step was called again before the optimizer's step, which has no effect. With "
-            "gradient accumulation, call it once for each optimizer step, right before it.",
-            stacklevel=3,
-        )
-        return False
 
     def _follow_requires_grad(self) -> None:
         """Thaws frozen layers whose parameters were set to require a gradient."""
@@ -270,29 +251,3 @@ class Freezer:
                 stacklevel=3,
             )
             self.thaw(thawed)
-
-    def _watch_gradients(self) -> GradientWatch:
-        # Its hooks would trigger one more compilation; compiled code has no reentrant checkpoints.
-        if is_compiled(self.model):
-            return GradientWatch()
-        trained = [each for each in self._active if any(p.grad is not None for p in each.params)]
-        return GradientWatch(trained)
-
-    def _check_something_trains(self) -> None:
-        freezable = {param for layer in self.layers if not layer.is_head for param in layer.params}
-        if not any(p.requires_grad and p not in freezable for p in self.model.parameters()):
-            raise ValueError(
-                "Every trainable parameter is in a layer that can be frozen, because none of the "
-                "layers is the head. Mark one layer with is_head=True."
-            )
-
-    def _check_gradients_survived(self) -> None:
-        lost = self._watch.end()
-        self._watch = GradientWatch()
-        if lost:
-            raise RuntimeError(
-                f"The layers {lost} still train but received no gradient after the layers before "
-                "them were frozen, as happens with reentrant activation checkpointing. Pass "
-                "use_reentrant=False to torch.utils.checkpoint (transformers: "
-                "gradient_checkpointing_kwargs)."
-            )

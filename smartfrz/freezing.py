@@ -12,11 +12,13 @@ from torch.optim import Optimizer
 from smartfrz.grouping import is_norm
 from smartfrz.layers import Layer
 from smartfrz.optimizers import optimizers_in
+from smartfrz.sharding import discard_late_gradients, local
 
 
 def freeze_layer(layer: Layer, optimizer: Optimizer | Sequence[Optimizer]) -> None:
     """Freezes a layer: no gradient, no optimizer state, norms in eval mode."""
     for param in layer.params:
+        discard_late_gradients(param)
         param.requires_grad_(False)
         param.grad = None
         for each in optimizers_in(optimizer):
@@ -77,9 +79,10 @@ def renormalise(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
     An embedding without ``max_norm`` is not changed.
     """
     if embedding.max_norm is not None:
-        rows = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
-        limits = embedding.max_norm, embedding.norm_type
-        torch.embedding_renorm_(embedding.weight, rows, *limits)
+        weight = local(embedding.weight)
+        assert weight.shape[1] == embedding.embedding_dim, "rows are not split"
+        rows = torch.arange(len(weight), device=weight.device)
+        torch.embedding_renorm_(weight, rows, embedding.max_norm, embedding.norm_type)
         setattr(embedding, _MAX_NORM, embedding.max_norm)
         embedding.max_norm = None
 

@@ -45,7 +45,7 @@ class FrozenBufferWatch:
                 f"The buffers {changed} of frozen layers still change, and with them the layers' "
                 "outputs. Switch off their updates when a layer is frozen: Freezer.step returns "
                 "the newly frozen layers.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

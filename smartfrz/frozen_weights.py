@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from smartfrz.distributed import gathered
 from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
 from smartfrz.optimizers import optimizers_in, with_step_hooks
+from smartfrz.sharding import local
 
 _WATCHED_STEPS = 16
 _SAMPLES = 64
@@ -70,8 +72,10 @@ class FrozenWeightWatch:
         if self._steps == self._read_steps or not is_due:
             return []
         self._read_steps = self._steps
-        moved = self._moved.cpu().split(self._sizes)
-        return [name for name, part in zip(self._params, moved, strict=True) if part.any()]
+        parts = self._moved.cpu().split(self._sizes)
+        moved = [name for name, part in zip(self._params, parts, strict=True) if part.any()]
+        # Of a small sharded parameter, some processes hold no part.
+        return [name for name in self._params if any(name in each for each in gathered(moved))]
 
     def end(self) -> None:
         """Stops watching."""
@@ -102,8 +106,8 @@ class FrozenWeightWatch:
 
 
 def _sample(param: Tensor) -> Tensor:
-    """Returns evenly spaced elements of a parameter, a view: (n,)."""
-    memory = memory_of(param)
+    """Returns evenly spaced elements of this process's part of a parameter, a view: (n,)."""
+    memory = memory_of(local(param))
     sample = memory[:: max(1, len(memory) // _SAMPLES)]
     return torch.view_as_real(sample).reshape(-1) if sample.is_complex() else sample
 

@@ -72,7 +72,7 @@ class InputGradients:
         # Inputs that require a gradient are a recipe for reentrant checkpointing as well.
         is_waste = self._reached_other or (self._reached_input and self._is_reentrant)
         if front_is_frozen and is_waste:
-            warnings.warn(_warning(bool(self._is_reentrant)), stacklevel=3)
+            warnings.warn(_warning(bool(self._is_reentrant)), stacklevel=4)
 
     def _remove_hooks(self) -> bool:
         """Removes the hooks, unless reentrant checkpoints may need them; returns whether it did."""

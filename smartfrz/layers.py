@@ -1,14 +1,16 @@
 """Freezable layers of a model, in the order in which its forward pass uses them."""
 
+import operator
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Inputs, last_owners, storage_of, trace, trace_with_guessed_inputs
 from smartfrz.grouping import group, is_norm
+from smartfrz.sharding import check_not_flattened, reshard
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +23,14 @@ class Layer:
             and the modules that follow it and have buffers but no parameters.
         params: all trainable parameters of the layer.
         is_head: whether this is an output head, which is never frozen.
+        places: the module and the attribute in which each parameter was found, see `refreshed`.
     """
 
     name: str
     modules: tuple[nn.Module, ...]
     params: tuple[nn.Parameter, ...]
     is_head: bool = False
+    places: tuple[tuple[nn.Module, str], ...] = ()
 
     def parameters(self) -> list[nn.Parameter]:
         """Returns the layer's trainable parameters."""
@@ -62,7 +66,8 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
     they are trainable, they are never frozen, and a warning names them.
 
     Args:
-        model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
+        model: any model; DDP and ``torch.compile`` wrappers are unwrapped. If it is sharded by
+            ``fully_shard``, all processes must call this function.
         example_inputs: inputs for the forward pass: a tensor, a tuple of positional arguments or a
             mapping of keyword arguments. By default they are guessed from the model's modules.
 
@@ -71,9 +76,12 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
 
     Raises:
         ValueError: no example inputs were given and none could be guessed, no parameter is
-            trainable, or different parameters of several modules share memory.
+            trainable, different parameters of several modules share memory, or the model is wrapped
+            by FSDP1.
     """
     model = unwrap(model)
+    check_not_flattened(model)
+    reshard(model)
     _check_no_shared_memory(model)
     if example_inputs is None:
         calls = trace_with_guessed_inputs(model)
@@ -87,10 +95,57 @@ def find_layers(model: nn.Module, example_inputs: Inputs | None = None) -> list[
         )
     _warn_of_parameters_in_no_layer(model, {param for each in groups for param in each.params})
     heads = last_owners(calls, {weight: each for each in groups for weight in each.weights})
+    places = {
+        param: (module, name)
+        for module in model.modules()
+        for name, param in module.named_parameters(recurse=False)
+    }
     return [
-        Layer(each.name, tuple(each.modules), each.trainable, is_head=each.alike in heads)
+        Layer(
+            each.name,
+            tuple(each.modules),
+            each.trainable,
+            is_head=each.alike in heads,
+            places=tuple(places[param] for param in each.trainable),
+        )
         for each in groups
     ]
+
+
+def refreshed(layer: Layer) -> Layer:
+    """Returns a layer with the parameters that its modules contain now.
+
+    ``fully_shard`` and ``load_state_dict(assign=True)`` replace the parameters of modules.
+    """
+    if len(layer.places) != len(layer.params):
+        return layer  # not from `find_layers`
+    found = [getattr(module, name, None) for module, name in layer.places]
+    params = tuple(
+        new if isinstance(new, nn.Parameter) else old
+        for new, old in zip(found, layer.params, strict=True)
+    )
+    are_same = all(map(operator.is_, params, layer.params))
+    return layer if are_same else replace(layer, params=params)
+
+
+def check_layers(layers: Iterable[Layer], model: nn.Module) -> None:
+    """Raises if the layers are not those of the model, or none of them is the head.
+
+    Raises:
+        ValueError: the layers contain parameters that the model does not, or no parameter would
+            train if all layers but the head were frozen.
+    """
+    freezable = {param for layer in layers if not layer.is_head for param in layer.params}
+    if not freezable.issubset(model.parameters()):
+        raise ValueError(
+            "The layers contain parameters that the model does not, as after fully_shard. Find the "
+            "layers again: find_layers(model)."
+        )
+    if not any(p.requires_grad and p not in freezable for p in model.parameters()):
+        raise ValueError(
+            "Every trainable parameter is in a layer that can be frozen, because none of the "
+            "layers is the head. Mark one layer with is_head=True."
+        )
 
 
 def _check_no_shared_memory(model: nn.Module) -> None:

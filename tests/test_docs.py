@@ -82,6 +82,13 @@ def wrapped_model_freezes(names: Names) -> None:
     assert names["model"].conv1.weight.grad is None
 
 
+def sharded_model_freezes(names: Names) -> None:
+    for _ in range(3):
+        names["train_step"]()
+    assert list(names["freezer"].frozen) == ["conv1"]
+    assert hasattr(names["model"].conv1.weight, "full_tensor")
+
+
 def freezes_are_gathered(names: Names) -> None:
     assert isinstance(names["freezer"].policy, smartfrz.Gathered)
     assert names["freezer"].policy.policy is names["policy"]
@@ -113,8 +120,8 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/freeze.md": [
         *(loop_ran, aux_is_a_head, threshold_is_set, freeze_out_trains, rate_follows_the_budget),
-        *(modules_keep_less, features_are_cached, wrapped_model_freezes, freezes_are_gathered),
-        *(scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
+        *(modules_keep_less, features_are_cached, wrapped_model_freezes, sharded_model_freezes),
+        *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
     ],
 }
 """For each page whose code blocks stand alone, a check of each block, in order."""

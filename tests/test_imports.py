@@ -16,7 +16,8 @@ ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 # From the ground up: what stands in one line imports from lines above it only.
 LIBRARY = [
-    {"version", "distributed", "compilation", "optimizers"},
+    {"version", "sharding", "compilation", "optimizers"},
+    {"distributed"},
     {"graph"},
     {"grouping"},
     {"layers"},
@@ -24,7 +25,8 @@ LIBRARY = [
         *("cka", "memory", "freezing", "accumulation"),
         *("frozen_weights", "frozen_buffers", "input_gradients"),
     },
-    {"predictor", "freezer"},
+    {"predictor", "watches"},
+    {"freezer"},
     {"policies", "cost", "feature_cache"},
 ]
 # Packages of the harness that must not know of others.

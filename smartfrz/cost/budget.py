@@ -92,7 +92,7 @@ class ComputeBudget:
 
     def _count(self, frozen: Iterable[str]) -> None:
         """Updates the cost of a step, in steps with no layer frozen."""
-        key = frozenset(frozen), self.freezer.input_gradients.are_computed
+        key = frozenset(frozen), self.freezer.input_gradients_are_computed
         if key != self._counted:
             self._counted = key
             active = [layer for layer in self.freezer.layers if layer.name not in frozen]
@@ -100,5 +100,5 @@ class ComputeBudget:
 
     def _flops(self, active: Iterable[Layer]) -> int:
         trains = [*self._rest, *(param for layer in active for param in layer.params)]
-        input_gradients = self.freezer.input_gradients.are_computed
+        input_gradients = self.freezer.input_gradients_are_computed
         return training_flops(self._calls, trains, input_gradients=input_gradients)

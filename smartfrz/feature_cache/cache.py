@@ -20,6 +20,7 @@ from smartfrz.freezer import Freezer
 from smartfrz.freezing import follow_mode
 from smartfrz.graph import ModuleCall, ModuleCalls, evaluating, without_fused_layers
 from smartfrz.layers import Layer
+from smartfrz.sharding import sharded_modules
 
 
 class FeatureCache:
@@ -53,7 +54,7 @@ class FeatureCache:
             dropout in the frozen prefix, as AutoFreeze does; its modules stay in eval mode.
 
     Raises:
-        ValueError: the model is compiled, or ``dropout`` is unknown.
+        ValueError: the model is compiled or sharded by ``fully_shard``, or ``dropout`` is unknown.
 
     Attributes:
         cut: name of the module whose output is stored; empty if none is.
@@ -72,6 +73,12 @@ class FeatureCache:
             raise ValueError(
                 "A feature cache cannot skip modules inside a compiled model. Use either the cache "
                 "or torch.compile."
+            )
+        if sharded_modules(freezer.model):
+            raise ValueError(
+                "A feature cache does not support models sharded by fully_shard: a process that "
+                "skips modules would not take part in gathering their parameters. Use the model "
+                "without the cache, or DistributedDataParallel."
             )
         self.freezer = freezer
         self.cut = ""

@@ -13,6 +13,7 @@ from smartfrz.distributed import unwrap
 from smartfrz.graph.calls import Call, Product, Source
 from smartfrz.graph.experts import shared_by_experts
 from smartfrz.graph.forward_rules import without_rules
+from smartfrz.sharding import reshard, resharded, unsharding
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -24,7 +25,8 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
     by all of them, which is the cost in expectation.
 
     The model's ``training`` flags, its buffers and the random number generators keep their state,
-    except for buffers that the model changes in eval mode.
+    except for buffers that the model changes in eval mode. For a model sharded by ``fully_shard``
+    this is a collective call, and the sources of arguments are the sharded parameters.
 
     Args:
         model: any module; DDP and ``torch.compile`` wrappers are unwrapped.
@@ -35,6 +37,7 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
         The calls in execution order.
     """
     model = unwrap(model)
+    reshard(model)
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     gpus = {param.device for param in model.parameters() if param.is_cuda}
     # In inference mode, the recorder would be given other operators, such as "linear".
@@ -46,6 +49,7 @@ def trace(model: nn.Module, inputs: Inputs) -> list[Call]:
         torch.no_grad(),
         torch.random.fork_rng(gpus),
         recorder,
+        unsharding(model, recorder.paused, recorder.add_source),
     ):
         output = call(model, inputs)
     calls = [*recorder.calls, recorder.output_call(output)]
@@ -68,7 +72,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with without_fused_layers():
+        with without_fused_layers(), resharded(model):
             yield
     finally:
         for module, flag in training.items():
@@ -100,9 +104,12 @@ class _Recorder(TorchDispatchMode):
         self._detached: dict[int, tuple[int, int]] = {}
         # Another tensor could reuse the id of a freed tensor or the key of a freed storage.
         self._alive: list[Tensor] = []
+        self._is_paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._is_paused:
+            return func(*args, **kwargs)
         sources = [self._sources_of(argument) for argument in args]
         sources += [self._sources_of(argument) for argument in kwargs.values()]
         out = func(*args, **kwargs)
@@ -114,6 +121,17 @@ class _Recorder(TorchDispatchMode):
         self.calls.append(Call(name, inputs, _products(name, args, sources, out), differentiable))
         self._note_outputs(func, out, args)
         return out
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context manager in which operators are not recorded."""
+        self._is_paused = True
+        yield
+        self._is_paused = False
+
+    def add_source(self, tensor: Tensor, source: Tensor) -> None:
+        """Lets a tensor stand for a parameter."""
+        self._source[storage_of(tensor)] = source
 
     def output_call(self, output: Any) -> Call:
         """Returns the model's output as a call that takes the results of other calls."""
@@ -163,6 +181,8 @@ def storage_of(tensor: Tensor) -> int:
 
 def memory_of(tensor: Tensor) -> Tensor:
     """Returns a flat view of a tensor's memory, from its first to its last element, no copy."""
+    if not tensor.numel():
+        return tensor.detach().reshape(0)
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.detach().as_strided((1 + sum((n - 1) * stride for n, stride in sizes),), (1,))
 
@@ -174,7 +194,7 @@ def _has_gradient(name: str, out: Any) -> bool:
     tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     has_float = any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors)
     is_new = name.endswith("_like") or name.startswith("new_")  # of an argument's shape
-    return has_float and not is_new and name != "detach"
+    return has_float and not is_new and name not in ("detach", "embedding_renorm_")
 
 
 _ATTENTION = "_scaled_dot_product"

@@ -20,6 +20,7 @@ from smartfrz.graph import (
     trace,
     trace_with_guessed_inputs,
 )
+from smartfrz.sharding import sharded_modules
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -40,9 +41,15 @@ def fold_batch_norms(model: nn.Module, example_inputs: Inputs | None = None) -> 
         example_inputs: inputs for the model, as in `find_layers`.
 
     Raises:
-        ValueError: no example inputs were given and none could be guessed.
+        ValueError: no example inputs were given and none could be guessed, or the model is sharded
+            by ``fully_shard``.
     """
     model = unwrap(model)
+    if sharded_modules(model):
+        raise ValueError(
+            "fold_batch_norms keeps a whole copy of the folded weights and does not support models "
+            "sharded by fully_shard. Use save_memory alone."
+        )
     unfold_batch_norms(model)
     device = next((param.device for param in model.parameters()), torch.device("cpu"))
     with torch.autocast(device.type, enabled=False):  # without casts between the two

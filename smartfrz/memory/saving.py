@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Rule, Stock, add_rule, remove_rule
 from smartfrz.memory.kept_tensors import DropoutNoise, Indices, ShapeOnly, Sign, unpacked_tensor
+from smartfrz.sharding import class_of
 
 
 def save_memory(model: nn.Module) -> None:
@@ -36,7 +37,7 @@ def save_memory(model: nn.Module) -> None:
         model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
     """
     for module in unwrap(model).modules():
-        if type(module) in _RULE_OF:
+        if class_of(module) in _RULE_OF:
             add_rule(module, _keeping_less, rank=1)
 
 
@@ -47,7 +48,7 @@ def restore_memory(model: nn.Module) -> None:
 
 
 def _keeping_less(module: nn.Module, x: Tensor, stock: Stock) -> Any:
-    return _RULE_OF[type(module)](module, x, stock) if _is_recorded(x) else None
+    return _RULE_OF[class_of(module)](module, x, stock) if _is_recorded(x) else None
 
 
 def _is_recorded(x: Tensor) -> bool:
@@ -102,7 +103,7 @@ _POOLED: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxP
 def _max_pool(module: nn.Module, x: Tensor, stock: Stock) -> Any:
     _keep_bits(x)
     # Indices refer to the pooled dimensions, which are the last ones, with or without a batch.
-    largest = x.shape[-_POOLED[type(module)] :].numel()
+    largest = x.shape[-_POOLED[class_of(module)] :].numel()
     dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
 
     def pack(tensor: Tensor) -> "ShapeOnly | Indices":

@@ -11,6 +11,7 @@ from smartfrz.cka import gram_vectors
 from smartfrz.graph import Inputs
 from smartfrz.layers import Layer
 from smartfrz.predictor.tailoring import Tailor
+from smartfrz.sharding import full
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,4 @@ class HistoryRecorder:
     def _summed(self, layer: Layer) -> Tensor:
         """Computes the L1 norm of a layer's summed gradient, as in AutoFreeze's code."""
         parts = [self._gradients.get(f"{layer.name}.{i}") for i in range(len(layer.params))]
-        return sum((g.abs().sum().cpu() for g in parts if g is not None), torch.zeros(()))
+        return sum((full(g.abs().sum()).cpu() for g in parts if g is not None), torch.zeros(()))

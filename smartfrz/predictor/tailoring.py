@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smartfrz.graph import memory_of
 from smartfrz.layers import Layer
+from smartfrz.sharding import joined, local, local_indices
 
 
 def sample_indices(name: str, numel: int, size: int = 1024) -> Tensor:
@@ -60,7 +61,8 @@ class Tailor:
     The subset is drawn from the parameters of two or more dimensions, or from all parameters if
     there are none; complex ones count as pairs of real weights. It is drawn once per layer and read
     by memory offsets, for any memory format of the parameters, which takes half the time of
-    indexing by position.
+    indexing by position. Of sharded parameters, each process reads its own part, and only the
+    sampled weights are communicated.
 
     Args:
         size: the number of weights to sample.
@@ -68,10 +70,13 @@ class Tailor:
 
     def __init__(self, size: int = 1024) -> None:
         self.size = size
-        self._offsets: dict[str, tuple[list[Any], list[Tensor]]] = {}
+        self._offsets: dict[str, tuple[list[Any], list[tuple[Tensor, Tensor]]]] = {}
 
     def __call__(self, layer: Layer) -> Tensor:
-        """Returns a copy of a layer's sampled weights, (size,) float32, on their device."""
+        """Returns a copy of a layer's sampled weights, (size,) float32, on their device.
+
+        A collective call if the layer is sharded.
+        """
         weights = _weights(layer)
         layout = [(weight.stride(), weight.device) for weight in weights]
         known, offsets = self._offsets.get(layer.name, (None, []))
@@ -79,7 +84,7 @@ class Tailor:
             positions = sample_positions(layer, self.size)
             offsets = [_offsets(w, p) for w, p in zip(weights, positions, strict=True)]
             self._offsets[layer.name] = layout, offsets
-        values = [memory_of(w).index_select(0, o) for w, o in zip(weights, offsets, strict=True)]
+        values = [_read(w, *o) for w, o in zip(weights, offsets, strict=True)]
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
 
@@ -103,14 +108,20 @@ def deciding_layers(layers: Sequence[Layer]) -> list[int]:
     return indices
 
 
-def _offsets(weight: Tensor, positions: Tensor) -> Tensor:
-    """Returns the memory offsets of the weights at these positions, in elements."""
-    indices = torch.unravel_index(positions, weight.shape)
-    strides = weight.stride()
-    return sum(
+def _offsets(weight: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns which of the weights this process holds, and their memory offsets, in elements."""
+    positions = positions.to(local(weight).device)
+    held, indices = local_indices(weight, positions)
+    strides = local(weight).stride()
+    offsets = sum(
         (index * stride for index, stride in zip(indices, strides, strict=True)),
-        torch.zeros_like(positions),
+        torch.zeros_like(positions)[held],
     )
+    return held, offsets
+
+
+def _read(weight: Tensor, held: Tensor, offsets: Tensor) -> Tensor:
+    return joined(memory_of(local(weight)).index_select(0, offsets), held, weight)
 
 
 def _weights(layer: Layer) -> list[Tensor]:

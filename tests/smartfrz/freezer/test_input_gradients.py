@@ -143,7 +143,7 @@ def test_a_hook_does_not_extend_the_backward_pass(name: str, how: str):
     inputs = inputs_of(model)
     freezer = trained(model, inputs)
     check_gradients(freezer, inputs, {2})
-    assert not freezer.input_gradients.are_computed
+    assert not freezer.input_gradients_are_computed
 
 
 def test_reentrant_checkpointing_keeps_the_hook_that_it_needs():
@@ -155,7 +155,7 @@ def test_reentrant_checkpointing_keeps_the_hook_that_it_needs():
         gradients(model, inputs, 0)
         update(freezer)
     check_gradients(freezer, inputs, {0, 1, 2})
-    assert freezer.input_gradients.are_computed
+    assert freezer.input_gradients_are_computed
 
 
 class Net(nn.Module):
@@ -253,7 +253,7 @@ def test_other_causes_are_named_once(net: Net, requires_grad: bool, remedy: str)
             step(net, freezer, torch.randn(2, 4, requires_grad=requires_grad))
     assert [WARNING in str(each.message) for each in caught].count(True) == 1
     assert caught[-1].filename == __file__
-    assert freezer.input_gradients.are_computed
+    assert freezer.input_gradients_are_computed
 
 
 def test_hooks_that_may_keep_the_tensor_stay():
@@ -290,7 +290,7 @@ def test_hook_in_a_compiled_model():
     net.first.register_forward_hook(lambda _, args, output: outputs.append(output))
     net(torch.randn(2, 4))
     assert not outputs[0].requires_grad
-    assert not freezer.input_gradients.are_computed
+    assert not freezer.input_gradients_are_computed
 
 
 def test_the_feature_cache_cuts_behind_the_hook():
