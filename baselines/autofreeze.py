@@ -4,6 +4,7 @@ Liu et al., "AutoFreeze: Automatically Freezing Model Blocks to Accelerate Fine-
 (arXiv:2102.01386); SmartFRZ, Appendix B.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,9 @@ class AutoFreeze:
 
     Gradients are summed element by element over an interval, and a layer's score is the norm of
     the sums of all its parameters. From the second interval on, `next_start` determines the layers
-    to freeze. The head is not scored.
+    to freeze. The head is not scored, nor is a layer that was selected before and still trains, see
+    `Gathered`. A layer that trains again after it was frozen is treated as new: nothing freezes
+    until all layers have been scored twice.
 
     The norm is L1, as in AutoFreeze's code; SmartFRZ (Section 4.2) mentions L2: ``norm=2``.
 
@@ -93,6 +96,7 @@ class AutoFreeze:
         self._sums: dict[str, list[Tensor]] = {}
         self._restored_sums: dict[str, list[Tensor]] = {}
         self._scores: dict[str, float] = {}
+        self._selected: set[str] = set()
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Adds this step's gradients; returns the layers to freeze at the end of an interval.
@@ -101,7 +105,8 @@ class AutoFreeze:
             active: the layers that still train, in execution order, the head included.
             step: the index of the optimizer step about to be taken.
         """
-        blocks = [layer for layer in active if not layer.is_head]
+        self._selected &= {layer.name for layer in active}
+        blocks = [b for b in active if not b.is_head and b.name not in self._selected]
         self._add_gradients(blocks)
         if not blocks or not self.is_due(step):
             return []
@@ -110,13 +115,14 @@ class AutoFreeze:
             return []
         names = [layer.name for layer in blocks]
         count = next_start(
-            [previous[name] for name in names],
+            [previous.get(name, math.nan) for name in names],
             [self._scores[name] for name in names],
             start=0,
             percentile=self.percentile,
         )
         for name in names[:count]:
             del self._sums[name]
+        self._selected.update(names[:count])
         return blocks[:count]
 
     def is_due(self, step: int) -> bool:
@@ -127,13 +133,18 @@ class AutoFreeze:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state from which a run resumes exactly, even within an interval."""
-        return {"sums": {**self._restored_sums, **self._sums}, "scores": dict(self._scores)}
+        return {
+            "sums": {**self._restored_sums, **self._sums},
+            "scores": dict(self._scores),
+            "selected": sorted(self._selected),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
         self._sums = {}
         self._restored_sums = dict(state["sums"])
         self._scores = dict(state["scores"])
+        self._selected = set(state["selected"])
 
     def _add_gradients(self, blocks: Sequence[Layer]) -> None:
         sums: list[Tensor] = []

@@ -10,8 +10,8 @@ from experiments.errors import UserError
 
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
-# Fields added later enter the hash only if they differ from these defaults: the ids of older runs
-# must not change.
+# Fields and options added later enter the hash only if they differ from these defaults: the ids of
+# older runs must not change.
 _DEFAULTS_OF_LATER_FIELDS = {
     "optimizer": "sgd",
     "warmup": 0.0,
@@ -20,6 +20,7 @@ _DEFAULTS_OF_LATER_FIELDS = {
     "feature_cache": False,
     "budget": None,
 }
+_DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2}
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,10 @@ class RunConfig:
     @property
     def id(self) -> str:
         """Hash of everything that determines the run's outcome: 12 hexadecimal digits."""
-        values = dataclasses.asdict(self)
-        unset = {key for key, value in _DEFAULTS_OF_LATER_FIELDS.items() if values[key] == value}
-        text = json.dumps({k: v for k, v in values.items() if k not in unset}, sort_keys=True)
+        values = _without(dataclasses.asdict(self), _DEFAULTS_OF_LATER_FIELDS)
+        if values["options"]:
+            values["options"] = _without(values["options"], _DEFAULTS_OF_LATER_OPTIONS)
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -128,3 +130,8 @@ class RunConfig:
     def cell(self) -> str:
         """A short description of the run for progress bars and messages."""
         return f"{self.model} {self.dataset} {self.method} seed {self.seed}"
+
+
+def _without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values except those that equal their defaults."""
+    return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}

@@ -155,6 +155,7 @@ def _smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
         interval(setting.steps_per_epoch, options.records_per_epoch),
         options.records_per_decision,
         options.threshold,
+        options.min_records,
     )
 
 

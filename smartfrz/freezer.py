@@ -54,6 +54,8 @@ class Freezer:
         optimizer: the model's optimizer, or several in a list, such as Muon and AdamW.
         policy: the policy that selects layers to freeze; ``None`` for full training.
         layers: the layers, the head included; by default ``find_layers(model)``.
+        total_steps: the number of optimizer steps of the run, if known: `step` then warns when all
+            layers but the heads are frozen in its first quarter.
 
     Attributes:
         frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
@@ -71,10 +73,12 @@ class Freezer:
         optimizer: Optimizer | Sequence[Optimizer],
         policy: "Policy | None" = None,
         layers: Iterable[Layer] | None = None,
+        total_steps: int | None = None,
     ) -> None:
         check_supported(optimizer)
         self.model, self.optimizer, self.policy = model, optimizer, policy
         self.layers = find_layers(model) if layers is None else list(layers)
+        self.total_steps = total_steps
         self.frozen: dict[str, int] = {}
         self.events: list[tuple[int, str, str]] = []
         self._step = 0
@@ -110,6 +114,7 @@ class Freezer:
         if newly:
             self._freeze(newly)
             self._watches.watch_buffers(self._frozen_layers())
+            self._warn_if_early()
         self._step += 1
         return newly
 
@@ -251,3 +256,15 @@ class Freezer:
                 stacklevel=3,
             )
             self.thaw(thawed)
+
+    def _warn_if_early(self) -> None:
+        if self.total_steps is None or self._step >= self.total_steps / 4:
+            return
+        if all(layer.is_head for layer in self._active):
+            # Without numbers, so that Python shows it once for many runs.
+            warnings.warn(
+                "All layers but the head were frozen in the first quarter of the run. If the loss "
+                "has hardly fallen by then, a plateau was taken for convergence: freeze later, "
+                "with a higher threshold or more records before the first decision.",
+                stacklevel=3,
+            )

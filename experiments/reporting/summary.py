@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.reporting.labels import display_name
-from experiments.reporting.majority_class import not_learned
 from experiments.reporting.markup import escape_markdown, markdown
 from experiments.reporting.provenance import measured_on
+from experiments.reporting.remarks import not_learned
 from experiments.reporting.tables import accuracy, difference, number, with_remarks
 from experiments.runs.run_frame import read_csv
 

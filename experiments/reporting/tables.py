@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from experiments.reporting.labels import display_name
-from experiments.reporting.majority_class import not_learned
 from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown, text
 from experiments.reporting.provenance import measured_on
+from experiments.reporting.remarks import frozen_early, not_learned
 
 COLUMNS = (
     *("model", "dataset", "method", "accuracy_mean", "accuracy_std"),
@@ -100,7 +100,8 @@ def caption(frame: pd.DataFrame, title: str) -> str:
         f"{title} Mean ± sample standard deviation over seeds. Difference (points), time (median) "
         f"and compute (mean) are relative to full training with the same seed, time on the same "
         f"machine."
-        f"{_other_metrics(frame)}{_other_weights(frame)}{not_learned(frame)} {measured_on(frame)}"
+        f"{_other_metrics(frame)}{_other_weights(frame)}{not_learned(frame)}{frozen_early(frame)} "
+        f"{measured_on(frame)}"
     )
 
 

@@ -185,7 +185,7 @@ def prepare(config: RunConfig) -> Run:
     policy = make_policy(setting)
     if config.compile and policy is not None:
         policy = Gathered(policy)
-    freezer = Freezer(wrapped, optimizer, policy, layers)
+    freezer = Freezer(wrapped, optimizer, policy, layers, total_steps)
     budget = None
     if config.budget is not None:
         budget = ComputeBudget(freezer, config.budget * total_steps, example)

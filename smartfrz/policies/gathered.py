@@ -15,10 +15,11 @@ class Gathered:
     save, and a CUDA graph must be captured again. Selected layers therefore keep training until a
     fraction of all layers is waiting, or until no other layer is left to freeze. A run freezes at
     most ``1 / part`` times, rounded up; the distinct steps in ``freezer.frozen`` are the actual
-    freezes.
+    freezes. The wrapped policy still sees the layers that wait, since they move and so change the
+    input of the layers behind them. It cannot take its selection back.
 
     Args:
-        policy: selects the layers. Once it has selected a layer, it is no longer queried about it.
+        policy: selects the layers.
         part: the fraction of all layers except the head that freezes at once, in (0, 1].
 
     Raises:
@@ -44,10 +45,11 @@ class Gathered:
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns all waiting layers if there are enough of them, otherwise none."""
         self._count = self._count or sum(not layer.is_head for layer in active)
-        others = [layer for layer in active if layer.name not in self._waiting]
-        chosen = self.policy.layers_to_freeze(others, step)
+        is_waiting = set(self._waiting)
+        chosen = self.policy.layers_to_freeze(active, step)
         if self.is_due(step):
-            self._waiting += [layer.name for layer in chosen if not layer.is_head]
+            new = [layer for layer in chosen if not layer.is_head and layer.name not in is_waiting]
+            self._waiting += [layer.name for layer in new]
         waiting = [layer for layer in active if layer.name in self._waiting]
         body = [layer for layer in active if not layer.is_head]
         if len(waiting) < min(math.ceil(self.part * self._count), len(body)):

@@ -11,14 +11,16 @@ from smartfrz.cka import gram_vectors
 from smartfrz.graph import Inputs
 from smartfrz.layers import Layer
 from smartfrz.policies.intervals import checked_interval
+from smartfrz.predictor import WeightHistory
 
 
 class SimilarityGuided:
     """Policy: the oracle that labels the predictor's training data (Table 1).
 
     A layer freezes when its CKA to the same layer of an already trained reference model
-    (Section 3.4) has changed by at most ``tolerance`` since the previous measurement. In practice,
-    no such reference is available.
+    (Section 3.4) has changed by at most ``tolerance`` since the previous measurement. Nothing is
+    frozen if no layer's weights have moved since then, as when a `GradScaler` skips steps. In
+    practice, no such reference is available.
 
     Args:
         model: the model to train.
@@ -43,6 +45,7 @@ class SimilarityGuided:
         self.interval, self.tolerance = checked_interval(interval), tolerance
         self._last: dict[str, float] = {}
         self._of_reference: dict[str, Tensor] = {}
+        self._weights = WeightHistory()
 
     def is_due(self, step: int) -> bool:
         """Whether this step measures the similarity: the last step of each interval."""
@@ -61,7 +64,8 @@ class SimilarityGuided:
             if abs(now - self._last.get(layer.name, math.nan)) <= self.tolerance
         ]
         self._last = {layer.name: s for layer, s in zip(candidates, similarity, strict=True)}
-        return stable
+        self._weights.record(candidates)
+        return stable if self._weights.has_moved else []
 
     def _similarity(self, layers: Sequence[Layer]) -> list[float]:
         missing = [layer for layer in layers if layer.name not in self._of_reference]
@@ -73,9 +77,10 @@ class SimilarityGuided:
         return torch.linalg.vecdot(gram_vectors(self.model, layers, self.probe), reference).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the similarities of the last measurement."""
-        return {"last": dict(self._last)}
+        """Returns the similarities of the last measurement, and the weights so far."""
+        return {"last": dict(self._last), "weights": self._weights.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the similarities of the last measurement."""
+        """Restores the similarities of the last measurement, and the weights so far."""
         self._last = dict(state["last"])
+        self._weights.load_state_dict(state["weights"])

@@ -23,14 +23,22 @@ class SmartFRZ:
 
     An embedding freezes together with the layer behind it, see `deciding_layers`.
 
+    A plateau at the start of a run looks like convergence. No layer is therefore frozen before it
+    has ``min_records`` records, nor at a record since which no layer has moved, as when a
+    `GradScaler` skips steps or a warmup starts at zero; such records are not counted. A longer
+    plateau is not recognised.
+
     Args:
         predictor: the trained predictor; it determines the ``window`` and ``size`` of the history.
         interval: steps between two records.
         records_per_decision: records between two decisions.
         threshold: probability above which to freeze; by default the predictor's own threshold.
+        min_records: records of a layer before the first decision about it. With the default, the
+            times to which the encoding ``"drift"`` looks back, from the start of the run to the
+            last record but one, all differ for the first time.
 
     Raises:
-        ValueError: ``interval`` or ``records_per_decision`` is less than 1.
+        ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1.
     """
 
     def __init__(
@@ -39,11 +47,15 @@ class SmartFRZ:
         interval: int,
         records_per_decision: int = 1,
         threshold: float | None = None,
+        min_records: int = 10,
     ) -> None:
         self.predictor = predictor
         self.interval = checked_interval(interval)
         self.records_per_decision = checked_interval(records_per_decision)
         self.threshold = predictor.threshold if threshold is None else threshold
+        if min_records < 1:
+            raise ValueError(f"min_records must be at least 1, not {min_records}.")
+        self.min_records = min_records
         self._records = IncrementalPredictor(predictor)
 
     def is_due(self, step: int) -> bool:
@@ -58,7 +70,9 @@ class SmartFRZ:
         self._records.record(candidates)
         if not self.is_due(step):
             return []
-        converged = self._records.freeze_probability() > self.threshold
+        converged = (self._records.freeze_probability() > self.threshold).cpu()
+        converged &= self._records.counts >= self.min_records
+        converged &= self._records.history.has_moved
         converged = converged[deciding_layers(candidates)]
         if ENCODINGS[self.predictor.encoding].cumulative:
             converged = converged.cumprod(dim=0)

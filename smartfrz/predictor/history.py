@@ -49,7 +49,8 @@ class WeightHistory:
     """The tailored weights of all layers of a run, from its first record on.
 
     A layer that is no longer recorded is frozen. It keeps its last weights in the history, because
-    its earlier displacements still matter for the layers behind it. The history takes
+    its earlier displacements still matter for the layers behind it. If it is recorded again, it
+    counts as not having moved in between. The history takes
     ``(KEPT + 3) * size * 4`` bytes per layer, on the device of the weights (about 7 MB for
     ResNet-50 with 1024 weights; 6 MB with the paper's window of 30 records, Appendix C). The
     records of all layers are in one tensor, which one operation reads or writes.
@@ -76,8 +77,7 @@ class WeightHistory:
         """Adds the current weights of ``layers``.
 
         Args:
-            layers: all layers at first, later those that still train, in the same order; at least
-                one.
+            layers: all layers at first, later those that train, in the same order; at least one.
 
         Returns:
             The weights of all layers, (L, size) float32.
@@ -114,6 +114,15 @@ class WeightHistory:
     def is_first(self) -> bool:
         """Whether the newest record is the first."""
         return self._record == 0
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether any of the layers recorded last has moved since the record before.
+
+        All of them stand still if a `GradScaler` skips the optimizer's steps, or while a warmup
+        keeps the learning rate at zero, which is no sign of convergence. False at the first record.
+        """
+        return not torch.equal(self._newest[self.rows], self._previous[self.rows])
 
     def earlier(self, fractions: Sequence[float]) -> Tensor:
         """Returns earlier weights of all layers, each weight from its own time.

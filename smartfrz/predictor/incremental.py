@@ -18,14 +18,22 @@ class IncrementalPredictor:
     Each record is encoded once. Its key and value (Eq. 1) are kept while it is in the window, like
     the key-value cache of a transformer, so a decision costs the work of one record and not of 30.
 
+    A layer that is frozen and trains again starts with an empty window. Its displacements still
+    refer to all of its records.
+
     Args:
         predictor: the trained predictor; it moves to the device of the weights.
+
+    Attributes:
+        counts: (layers,) the number of records of each of the layers recorded last, since it began
+            to train. Records at which no layer had moved are not counted.
     """
 
     def __init__(self, predictor: AttentionPredictor) -> None:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
         self.history = WeightHistory(predictor.size)
+        self.counts = torch.zeros(0, dtype=torch.long)
         # Cached results of the records in the window, for the layers recorded last. A new record
         # replaces the oldest one, because attention does not depend on their order.
         self._window = self._empty_window(0)
@@ -38,18 +46,17 @@ class IncrementalPredictor:
         """Adds the current weights of ``layers``.
 
         Args:
-            layers: all layers at first, later those that still train, in the same order; at least
-                one, their weights on one device. See `WeightHistory.record`.
+            layers: all layers at first, later those that train, in the same order; at least one,
+                their weights on one device. See `WeightHistory.record`.
         """
         rows_before = self.history.rows
         weights = self.history.record(layers)
         rows = self.history.rows
         self._follow(weights.device)
-        if self.history.is_first:
-            self._window = self._empty_window(len(rows))
-        elif rows != rows_before:
-            still = [rows_before.index(row) for row in rows]
-            self._window = {name: kept[still] for name, kept in self._window.items()}
+        if rows != rows_before:
+            self._select(rows_before)
+        if self.history.is_first or self.history.has_moved:
+            self.counts += 1
         encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
         previous = self.history.earlier((PREVIOUS,))
         if len(rows) < len(weights):
@@ -83,6 +90,7 @@ class IncrementalPredictor:
             "window": {name: kept.clone() for name, kept in self._window.items()},
             "slot": self._slot,
             "newest": self._newest.clone(),
+            "counts": self.counts.clone(),
         }
 
     @torch.inference_mode(False)
@@ -105,6 +113,18 @@ class IncrementalPredictor:
         device = next(self.predictor.parameters()).device
         self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
         self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)
+        self.counts = state["counts"].to("cpu", copy=True)
+
+    def _select(self, rows_before: Sequence[int]) -> None:
+        """Restricts the window to the layers recorded last, with empty rows for returning ones."""
+        rows = self.history.rows
+        old = [(rows_before.index(row), i) for i, row in enumerate(rows) if row in rows_before]
+        sources, targets = ([pair[side] for pair in old] for side in (0, 1))
+        window, counts = self._empty_window(len(rows)), torch.zeros(len(rows), dtype=torch.long)
+        for name, kept in self._window.items():
+            window[name][targets] = kept[sources]
+        counts[targets] = self.counts[sources]
+        self._window, self.counts = window, counts
 
     def _empty_window(self, layers: int) -> dict[str, Tensor]:
         window, features = self.predictor.window, self.predictor.features

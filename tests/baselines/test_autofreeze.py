@@ -209,6 +209,18 @@ def test_nothing_freezes_in_the_first_interval_and_never_the_head():
     assert layers[4] in active and len(active) >= 2
 
 
+def test_a_layer_that_trains_again_is_scored_twice_before_anything_freezes():
+    layers, gradients = make_layers(), random_gradients(8, seed=0)
+    policy = AutoFreeze(1, 1)
+    frozen, active = run(policy, layers, gradients[:4])
+    assert frozen
+    back = next(layer for layer in layers if layer.name in frozen)
+    active = [layer for layer in layers if layer is back or layer in active]
+    again, _ = run(policy, active, gradients[4:5], first_step=4)
+    assert again == {}
+    run(policy, active, gradients[5:], first_step=5)
+
+
 def test_norms_disagree_where_they_should():
     """From one large entry to many small ones: the same L1 norm, but another L2 norm."""
     layers = make_layers()

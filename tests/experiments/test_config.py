@@ -99,6 +99,14 @@ def test_ids_stay_what_they_were(method):
     assert make_config({**PRETRAINED, "method": method}).id == GOLDEN[method]
 
 
+def test_an_option_added_later_changes_the_id_only_if_it_is_set():
+    ids = {
+        make_config({**PRETRAINED, "method": "smartfrz", "options": options}).id
+        for options in ({}, {"min_records": 2}, {"min_records": 10})
+    }
+    assert len(ids) == 2 and GOLDEN["smartfrz"] in ids
+
+
 def test_the_id_is_the_same_in_another_process():
     code = (
         "from experiments.methods import METHODS, make_config;"

@@ -37,6 +37,8 @@ def run(method="full", seed=0, accuracy=0.9, seconds=100.0, tflops=10.0, **chang
         "epochs": 10.0,
         "steps": 200,
         "steps_per_epoch": 20,
+        "layers": '["body", "head"]',
+        "frozen": "{}",
         "metric": "accuracy",
         "final_accuracy": accuracy,
         "train_seconds": seconds,

@@ -1,5 +1,6 @@
 """Tests of the calls from freezer to policy, and of the decisions that the freezer applies."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -117,3 +118,25 @@ def test_no_head_of_several_is_ever_frozen():
         freezer.step()
         optimizer.step()
     assert list(freezer.frozen) == ["body"]
+
+
+@pytest.mark.parametrize(
+    ("script", "total_steps", "is_early"),
+    [
+        ({1: ["0", "2"]}, 8, True),
+        ({0: ["0"], 1: ["2"]}, 8, True),
+        ({1: ["0"]}, 8, False),
+        ({2: ["0", "2"]}, 8, False),
+        ({1: ["0", "2"]}, None, False),
+    ],
+)
+def test_warns_if_all_layers_but_the_head_freeze_in_the_first_quarter(
+    script: dict[int, list[str]], total_steps: int | None, is_early: bool
+):
+    model = build()
+    freezer = Freezer(model, SGD(model.parameters(), 0.1), Scripted(script), None, total_steps)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        for _ in range(8):
+            freezer.step()
+    assert ["first quarter" in str(each.message) for each in shown] == [True] * is_early

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from baselines import AutoFreeze, FreezeOut
+from baselines import AutoFreeze, FreezeOut, RandomOrder
 from baselines.freezeout import param_groups
 from smartfrz import AttentionPredictor, Freezer, Gathered, SmartFRZ, find_layers
 from tests.helpers.scripted import Scripted
@@ -73,15 +73,18 @@ def test_what_waits_goes_on_training():
 
 POLICIES = {
     "scripted": lambda optimizer: one_by_one(),
+    "random": lambda optimizer: RandomOrder(STEPS, 0.8),
     "linear": lambda optimizer: FreezeOut(optimizer, STEPS, t0=0.2),
     "autofreeze": lambda optimizer: AutoFreeze(2, 1),
-    "smartfrz": lambda optimizer: SmartFRZ(_predictor(), interval=2, threshold=0.488),
+    "smartfrz": lambda optimizer: SmartFRZ(
+        _predictor(), interval=2, threshold=0.488, min_records=2
+    ),
 }
 
 
-def _predictor() -> AttentionPredictor:
+def _predictor(encoding: str = "displacement") -> AttentionPredictor:
     torch.manual_seed(0)
-    return AttentionPredictor(size=16, window=4, encoding="displacement")
+    return AttentionPredictor(size=16, window=4, encoding=encoding)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -109,6 +112,56 @@ def test_every_policy_can_be_gathered_and_resumed(name):
         assert all(map(torch.equal, again.parameters(), unbroken.parameters()))
     # Else the state of layers that wait would not have been restored.
     assert waiting
+
+
+class Watched:
+    """A policy that records what it sees, and selects layer k from step k + 1 on, repeatedly."""
+
+    def __init__(self):
+        self.seen = []
+
+    def layers_to_freeze(self, active, step):
+        self.seen.append([layer.name for layer in active])
+        return [layer for layer in active if int(layer.name) < step]
+
+
+def test_the_policy_still_sees_the_layers_that_wait():
+    policy = Watched()
+    freezer = freezer_of(build(), Gathered(policy, 0.5))
+    train(freezer.model, freezer)
+    every = [str(k) for k in range(BODY + 1)]
+    assert policy.seen == [every] * 6 + [every[5:]] * 5 + [every[10:]] * 3
+    assert list(freezer.frozen.values()) == [5] * 5 + [10] * 5
+
+
+def test_the_drift_of_a_layer_that_waits_counts_for_those_behind_it():
+    """Their input still changes: without it, they would seem to have come to rest."""
+    policy = SmartFRZ(_predictor("drift"), interval=1, threshold=2.0)
+    seen, wrapped = SmartFRZ(_predictor("drift"), interval=1, threshold=2.0), Gathered(policy, 1.0)
+    layers = find_layers(build())
+    wrapped.load_state_dict({**wrapped.state_dict(), "count": BODY, "waiting": ["0"]})
+    for step in range(4):
+        with torch.no_grad():
+            layers[0].params[0].add_(1.0)
+            for layer in layers[1:]:
+                layer.params[0].add_(0.001)
+        assert wrapped.layers_to_freeze(layers, step) == []
+        seen.layers_to_freeze(layers, step)
+    assert torch.equal(policy._records._newest, seen._records._newest)
+
+
+def test_autofreeze_goes_on_behind_the_layers_that_wait():
+    """What it has selected no longer counts for the percentile, as if it were frozen."""
+    plain = freezer_of(build(), AutoFreeze(2, 1))
+    gathered = freezer_of(build(), Gathered(AutoFreeze(2, 1), 1.0))
+    for freezer in (plain, gathered):
+        train(freezer.model, freezer, range(6))
+    selected = gathered.state_dict()["policy"]["waiting"]
+    assert plain.frozen and selected
+    first = min(plain.frozen.values())
+    at_first = [name for name, step in plain.frozen.items() if step == first]
+    assert selected[: len(at_first)] == at_first and not gathered.frozen
+    assert len(set(selected)) == len(selected)
 
 
 def test_compiled_a_handful_of_times():

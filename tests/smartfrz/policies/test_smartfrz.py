@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import SGD
 
 from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
+from smartfrz.predictor import ENCODINGS, kept_before
+from smartfrz.predictor.history import PATH
 from tests.helpers.reference import layer_cka, tailored
 
 STEPS = 10
@@ -91,6 +93,7 @@ def always(*probabilities, **options):
 
 
 def smart(predictor, interval=4, records_per_decision=1, **options):
+    options = {"min_records": 2, **options}
     return start(lambda model: SmartFRZ(predictor, interval, records_per_decision, **options))
 
 
@@ -114,6 +117,82 @@ def test_freezes_nothing_while_a_warm_up_holds_the_weights_still():
     assert freezer.frozen == {}
     optimizer.param_groups[0]["lr"] = 0.1
     assert train(model, optimizer, freezer, range(6, STEPS)).frozen == dict.fromkeys(BODY, 8)
+
+
+def train_with_overflows(model, optimizer, freezer, overflows, steps=12):
+    """Trains with a GradScaler, which skips the steps whose gradients are infinite."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for step in range(steps):
+        loss = model(torch.randn(8, 3)).square().mean()
+        scaler.scale(loss * (math.inf if step in overflows else 1.0)).backward()
+        freezer.step()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return freezer
+
+
+def test_freezes_nothing_at_a_record_since_which_every_step_was_skipped():
+    """Even if the predictor takes this for convergence: it says so at step 5 alone."""
+    predictor = Stub(lambda windows: torch.full((len(windows),), float(len(predictor.asked) == 6)))
+    assert train_with_overflows(*smart(predictor, interval=1), overflows=[4]).frozen == {}
+    predictor.asked.clear()
+    assert train_with_overflows(*smart(predictor, interval=1), overflows=[]).frozen != {}
+
+
+def test_records_since_which_every_step_was_skipped_do_not_count():
+    run = smart(always([1.0, 1.0, 1.0]), interval=1, min_records=4)
+    assert train_with_overflows(*run, overflows=range(4)).frozen == dict.fromkeys(BODY, 7)
+
+
+@pytest.mark.parametrize("min_records", [1, 2, 3, 5])
+def test_decides_about_a_layer_once_it_has_enough_records(min_records):
+    """And not at its first one, before which it cannot have moved."""
+    freezer = train(*smart(always([1.0, 1.0, 1.0]), interval=2, min_records=min_records))
+    assert freezer.frozen == dict.fromkeys(BODY, 2 * max(1, min_records - 1))
+
+
+def test_by_default_waits_until_the_times_that_drift_looks_back_to_differ():
+    moments = [fraction for fraction in ENCODINGS["drift"].fractions if fraction != PATH]
+    needed = SmartFRZ(always(), interval=1).min_records
+
+    def are_different(newest):
+        return len({kept_before(newest, fraction) for fraction in moments}) == len(moments)
+
+    assert [are_different(newest) for newest in range(needed)] == [False] * (needed - 1) + [True]
+
+
+def train_on_parity(learning_rate, steps=150):
+    """Trains an MLP whose loss does not fall at first; the bundled predictor decides."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
+    )
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
+    policy = SmartFRZ(AttentionPredictor.from_pretrained(), interval=5)
+    freezer = Freezer(model, optimizer, policy, total_steps=600)
+    inputs = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, :2] > 0).sum(dim=1) % 2
+    drawn = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step)
+        batch = torch.randint(512, (64,), generator=drawn)
+        nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    return freezer.frozen
+
+
+@pytest.mark.parametrize("warmup", [1, 100])
+def test_a_plateau_at_the_start_is_not_taken_for_convergence(warmup):
+    assert train_on_parity(lambda step: 0.1 * min(1.0, (step + 1) / warmup)) == {}
+
+
+def test_a_longer_plateau_is_taken_for_convergence_with_a_warning():
+    """Here the learning rate is annealed on the plateau, before it restarts."""
+    with pytest.warns(UserWarning, match="in the first quarter of the run"):
+        train_on_parity(lambda step: 0.05 * (1 + math.cos(math.pi * (step % 150) / 150)))
 
 
 def test_freezes_the_layers_that_the_predictor_means_in_any_order():
@@ -152,7 +231,7 @@ def test_an_embedding_freezes_with_the_first_layer_behind_it(probabilities, froz
     """The weights of an embedding do not move, except for the few words in the batches."""
     model, ids = Words(), torch.randint(0, 10, (8, 3))
     optimizer = SGD(model.parameters(), 0.1)
-    policy = SmartFRZ(always(probabilities), interval=1)
+    policy = SmartFRZ(always(probabilities), interval=1, min_records=2)
     freezer = Freezer(model, optimizer, policy, find_layers(model, ids))
     for _ in range(2):
         model(ids).square().mean().backward()
@@ -210,7 +289,9 @@ def quiet_layers(windows):
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_resumed_equals_unbroken(stop):
-    frozen = check_resume_equals_unbroken(lambda model: SmartFRZ(Stub(quiet_layers), 1, 1), stop)
+    frozen = check_resume_equals_unbroken(
+        lambda model: SmartFRZ(Stub(quiet_layers), 1, min_records=2), stop
+    )
     assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop
 
 
@@ -222,7 +303,7 @@ def test_processes_with_the_same_weights_decide_the_same():
         nn.init.normal_(param, std=1.0)
     frozen = []
     for rank in range(2):
-        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, 1))
+        model, optimizer, freezer = start(lambda model: SmartFRZ(predictor, 1, min_records=2))
         torch.manual_seed(rank)
         frozen.append(train(model, optimizer, freezer).frozen)
     assert frozen[0] == frozen[1] and len(set(frozen[0].values())) > 1
@@ -242,6 +323,8 @@ def test_intervals_are_at_least_one(interval):
         SmartFRZ(Stub(quiet_layers), interval)
     with pytest.raises(ValueError, match="at least 1, not"):
         SmartFRZ(Stub(quiet_layers), 1, records_per_decision=interval)
+    with pytest.raises(ValueError, match="at least 1, not"):
+        SmartFRZ(Stub(quiet_layers), 1, min_records=interval)
     with pytest.raises(ValueError, match="at least 1, not"):
         SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
 
@@ -279,14 +362,17 @@ def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
     assert freezer.frozen == {least: 3, others[0]: 3}
 
 
-def test_a_model_that_is_its_reference_freezes_at_the_second_look():
+def test_a_model_close_to_its_reference_freezes_at_the_first_look_after_a_step():
     model = net()
     reference = copy.deepcopy(model)
-    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=0.0)
+    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=1e-3)
     layers = find_layers(model)
-    assert [policy.is_due(step) for step in range(4)] == [False, True, False, True]
+    assert [policy.is_due(step) for step in range(6)] == [False, True, False, True, False, True]
     chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
-    assert chosen == [[], [], [], layers[:-1]]
+    assert chosen == [[], [], [], []]
+    with torch.no_grad():
+        model[0].weight += 1e-4
+    assert policy.layers_to_freeze(layers, 5) == layers[:-1]
 
 
 def test_the_reference_runs_once_per_probe_batch_however_many_looks():

@@ -147,6 +147,47 @@ def test_what_a_frozen_layer_did_before_is_not_forgotten():
     assert (drift >= own).all() and (drift > own).any()
 
 
+@every_encoding
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_layer_that_trains_again_starts_with_an_empty_window(encoding, resumes):
+    """Its displacements refer to all its records, but only those since its return are attended."""
+    predictor, layers = small(encoding, window=30), make_layers()
+    records, past = IncrementalPredictor(predictor), []
+    for t in range(16):
+        active = layers if t < 5 or t >= 9 else [layers[0], layers[2]]
+        move(active, by=0.1)
+        if resumes and t in (8, 9, 12):
+            records = reloaded(records, predictor)
+        records.record(active)
+        past.append(torch.stack([tailored(layer, SIZE) for layer in layers]))
+    assert records.counts.tolist() == [16, 7, 16]
+    history = torch.stack(past, dim=1)
+    encoded, attended = predictor.encode(history)
+    attended[1, :9] = False
+    maps = predictor.mlp_k(encoded), predictor.mlp_v(encoded)
+    expected = predictor.decide(encoded[:, -1], *maps, attended).softmax(dim=1)[:, 1]
+    torch.testing.assert_close(records.freeze_probability(), expected)
+
+
+def test_a_layer_that_trains_again_is_not_judged_before_it_moves():
+    predictor, layers = small("drift"), make_layers()
+    records = IncrementalPredictor(predictor)
+    for t in range(9):
+        move(layers[1:], by=0.1)
+        records.record(layers if t in (0, 8) else layers[1:])
+    assert (records.freeze_probability() > 0).tolist() == [False, True, True]
+
+
+def test_records_at_which_nothing_moved_are_not_counted():
+    predictor, layers = small("drift"), make_layers()
+    records, counts = IncrementalPredictor(predictor), []
+    for moving in (False, False, True, False, True):
+        move(layers, by=float(moving))
+        records.record(layers)
+        counts.append(records.counts.tolist())
+    assert counts == [[n] * 3 for n in (1, 1, 2, 2, 3)]
+
+
 def work(layers, num_records, window):
     """Number of records in the first linear map of each MLP, in a run with one decision."""
     predictor, passed = small("log_displacement", window), []

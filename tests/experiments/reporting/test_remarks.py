@@ -1,9 +1,11 @@
-"""Tests of the remark on data sets where full training does not exceed the majority class."""
+"""Tests of the remarks on data sets that are not learned, and on runs that froze early."""
+
+import json
 
 import pandas as pd
 import pytest
 
-from experiments.reporting.majority_class import not_learned
+from experiments.reporting.remarks import frozen_early, not_learned
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,23 @@ def test_says_what_the_same_answer_gives():
         " On MRPC, full training is no better than always predicting the majority class (68.4%)."
     )
     assert not_learned(pd.DataFrame([row])) == expected
+
+
+LAYERS = ["stem", "body", "head"]
+
+
+def run(method: str, frozen: dict[str, int], steps: int = 100) -> dict[str, object]:
+    series = {"layers": json.dumps(LAYERS), "frozen": json.dumps(frozen)}
+    return {"method": method, "steps": steps, **series}
+
+
+def test_counts_such_runs_by_method():
+    early, late = {"stem": 0, "body": 24}, {"stem": 0, "body": 25}
+    runs = [run("smartfrz", early), run("autofreeze", early), run("smartfrz", early)]
+    runs += [run("smartfrz", late), run("linear", {"stem": 0}), run("full", {})]
+    assert frozen_early(pd.DataFrame(runs)).endswith(": SmartFRZ 2, AutoFreeze 1.")
+
+
+@pytest.mark.parametrize("frozen", [{}, {"stem": 0}, {"stem": 0, "body": 25}])
+def test_says_nothing_of_other_runs(frozen: dict[str, int]):
+    assert frozen_early(pd.DataFrame([run("smartfrz", frozen)])) == ""
