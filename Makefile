@@ -4,6 +4,7 @@ BIN = .venv/bin
 # GPUS=8 starts eight processes with torchrun.
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
 FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) \
+	$(if $(FRESH),--fresh) $(if $(MIXED),--mixed) \
 	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS))
 # Results of the demo scale are not part of the repository.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
@@ -21,7 +22,7 @@ endif
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  DRY=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  DRY=1  FRESH=1  MIXED=1  WANDB=1"
 
 setup: .venv/ready  ## create .venv and install the project with all dependencies
 

@@ -1,34 +1,75 @@
-"""File helpers of the harness: the cache folder, atomic writes, setting damaged files aside."""
+"""File helpers of the harness: the cache folder, atomic writes, damaged files, dry runs."""
 
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from experiments.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 """The root of the checkout."""
 
+T = TypeVar("T")
+_dry = ContextVar("_dry", default=False)
+
+
+class DamagedFileError(Exception):
+    """The content of a file is not what was written to it.
+
+    Other errors of reading, such as a lack of memory or of permission, say nothing about the file.
+    """
+
+
+class NeedsDownloadError(UserError):
+    """Something has to be downloaded first, which a dry run does not do."""
+
+
+@contextmanager
+def dry_run() -> Iterator[None]:
+    """Within this block, nothing is written or downloaded: data and weights are only looked up."""
+    token = _dry.set(True)
+    try:
+        yield
+    finally:
+        _dry.reset(token)
+
+
+def is_dry_run() -> bool:
+    """Whether this is within a `dry_run`."""
+    return _dry.get()
+
+
+def check_may_download(what: str) -> None:
+    """Checks that this is no dry run.
+
+    Args:
+        what: what is to be downloaded, for the error message.
+
+    Raises:
+        NeedsDownloadError: it is one.
+    """
+    if is_dry_run():
+        raise NeedsDownloadError(
+            f"{what} is neither in $SMARTFRZ_DATA nor in the cache, and has to be fetched first."
+        )
+
 
 def cache_folder(name: str) -> Path:
     """A folder under ``$SMARTFRZ_CACHE`` (default: ``.cache``) for weights, data, checkpoints.
 
-    It is created if it does not exist.
-
-    Raises:
-        UserError: it cannot be created.
+    It does not exist before something is written to it.
     """
-    folder = Path(os.environ.get("SMARTFRZ_CACHE", ".cache")) / name
-    _make_folder(folder)
-    return folder
+    return Path(os.environ.get("SMARTFRZ_CACHE", ".cache")) / name
 
 
 @contextmanager
@@ -46,7 +87,8 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: it cannot be written, for example because the disk is full. The message contains
             the path and the reason, and nothing is left behind.
     """
-    _make_folder(path.parent)
+    assert not is_dry_run(), f"a dry run writes {path}"
+    make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -73,7 +115,12 @@ def _refusal(error: Exception) -> BaseException | None:
     return reason if isinstance(reason, OSError) else None
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Creates a folder, and those above it, if it does not exist.
+
+    Raises:
+        UserError: it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,17 +135,84 @@ def _sync(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def set_aside(path: Path, error: Exception) -> None:
-    """Renames a damaged file to ``<name>.corrupt`` and warns; its content is computed again.
+def unless_damaged(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Reads a file without changing anything on disk.
 
     Args:
         path: the file.
-        error: the reason why it cannot be read.
+        read: reads it, and raises `DamagedFileError` if its content is damaged.
+
+    Returns:
+        What ``read`` returns; None if there is no file, or, with a warning, if it is damaged.
     """
-    aside = path.with_name(path.name + ".corrupt")
-    with suppress(FileNotFoundError):  # another process of this run may have renamed it already
-        os.replace(path, aside)
-    warnings.warn(f"{path} cannot be read ({error}): renamed to {aside.name}.", stacklevel=3)
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedFileError as error:
+        warnings.warn(
+            f"{path} cannot be read ({error}): it counts as missing, and is set aside before it is "
+            "made again.",
+            stacklevel=3,
+        )
+        return None
+
+
+def names_in(path: Path) -> set[str]:
+    """Reads the names of the tensors in a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        DamagedFileError: its header is damaged, or it is not as long as its header says.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise DamagedFileError(str(error)) from error
+
+
+def set_damaged_aside(path: Path, read: Callable[[Path], object]) -> None:
+    """Sets a file aside if it is damaged, before it is made again.
+
+    Args:
+        path: the file, which may be missing.
+        read: as for `unless_damaged`.
+    """
+    try:
+        read(path)
+    except FileNotFoundError:
+        pass
+    except DamagedFileError as error:
+        set_aside(path, f"it cannot be read: {error}")
+
+
+def set_aside(path: Path, reason: str, kind: str = "corrupt") -> None:
+    """Renames a file to ``<name>.<kind>``, and warns; ``<name>.<kind>.txt`` contains the reason.
+
+    Files that were set aside earlier are kept: the next is ``<name>.<kind>.2``. Only the process
+    that makes the file again may call this.
+
+    Args:
+        path: the file.
+        reason: why it is not used.
+        kind: ``corrupt`` for damaged files, ``stale`` for those of other code.
+    """
+    assert not is_dry_run(), f"a dry run renames {path}"
+    names = (f"{path.name}.{kind}{'' if n == 1 else f'.{n}'}" for n in count(1))
+    aside = next(each for name in names if not (each := path.with_name(name)).exists())
+    os.replace(path, aside)
+    write_text_atomic(aside.with_name(aside.name + ".txt"), f"{reason}\n")
+    warnings.warn(f"{path} is not used, because {reason}: renamed to {aside.name}.", stacklevel=3)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is a lack of memory, of the machine or of a GPU."""
+    # torch raises RuntimeErrors, and its OutOfMemoryError is one.
+    texts = ("out of memory", "allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
 
 
 def write_json_atomic(path: Path, obj: Any) -> None:

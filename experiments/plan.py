@@ -44,9 +44,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         UserError: the table has no such scale, a model, data set, method or key is unknown, or
             two of its runs are equal.
     """
-    if scale not in spec.scales:
-        raise UserError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
-    chosen = checked(Scale, spec.scales[scale], f"scales.{scale}")
+    chosen = _scale(spec, scale)
     for name in chosen.models:
         network(name)
     check_parts(spec.options, spec.methods, "options")
@@ -57,7 +55,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     own = recipes(spec, scale)
     runs: dict[RunConfig, str] = {}
     for planned, label in _runs(spec, chosen):
-        config = _with_fingerprint(planned, own)
+        config = _with_fingerprint(_with_fallback(planned, chosen.fallback), own)
         if config in runs:
             raise UserError(
                 f"{config.cell} occurs twice, as {runs[config]!r} and as {label!r}: give them "
@@ -68,6 +66,33 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         if config.pretraining and config.pretraining.dataset not in PUBLISHED:
             dataset(config.pretraining.dataset)
     return runs
+
+
+def downloads(spec: Spec, scale: str) -> tuple[list[str], list[str]]:
+    """Returns what a table's plan depends on and may have to be downloaded first.
+
+    The plan itself depends on the spec and on the files that are there, see `labelled_plan`.
+
+    Args:
+        spec: the table.
+        scale: a scale of it.
+
+    Returns:
+        The networks whose published weights are not in the cache; they are replaced by the scale's
+        fallback, if it has one. And the predictors, by name, folder or Hub id.
+    """
+    configs = [config for config, _ in _runs(spec, _scale(spec, scale))]
+    networks = dict.fromkeys(
+        config.model
+        for config in configs
+        if config.pretraining and config.pretraining.dataset in PUBLISHED
+    )
+    options = [each.options for each in configs if isinstance(each.options, SmartFRZOptions)]
+    predictors = dict.fromkeys(each.predictor for each in options)
+    return (
+        [name for name in networks if not has_published_weights(name)],
+        [name for name in predictors if name not in spec.predictors],
+    )
 
 
 def training_at(scale: str, values: Mapping[str, Any]) -> Training:
@@ -100,6 +125,12 @@ def recipes(spec: Spec, scale: str) -> dict[str, Recipe]:
     }
 
 
+def _scale(spec: Spec, scale: str) -> Scale:
+    if scale not in spec.scales:
+        raise UserError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
+    return checked(Scale, spec.scales[scale], f"scales.{scale}")
+
+
 def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
     for name, variant, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
@@ -111,11 +142,11 @@ def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
             options = merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
             method = {"method": label.partition(" ")[0], "options": options}
             config = make_config({**values, **spec.fields.get(label, {}), **method})
-            yield _with_fallback(config, scale.fallback), label
+            yield config, label
 
 
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:
-    """The run, with its pretraining replaced if the published weights are not available.
+    """The run, with its pretraining replaced if the published weights are not in the cache.
 
     The replacement is part of the config and gives the run another id.
     """
@@ -146,6 +177,6 @@ def _with_fingerprint(config: RunConfig, own: Mapping[str, Recipe]) -> RunConfig
 
 @lru_cache
 def fingerprint(predictor: str) -> tuple[str, float]:
-    """Returns a hash of a predictor's weights, and its threshold."""
-    found = pretrained(predictor)
+    """Returns a hash of a predictor's weights, and its threshold; nothing is downloaded."""
+    found = pretrained(predictor, local_files_only=True)
     return hashlib.sha256(save(found.state_dict())).hexdigest()[:12], found.threshold

@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true", help="add compute-matched controls")
     parser.add_argument("--budget", action="store_true", help="add rows at 60%% of the compute")
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")
+    parser.add_argument("--fresh", action="store_true", help="run what other code computed again")
+    parser.add_argument("--mixed", action="store_true", help="add to runs of other code")
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
     table = Table(
@@ -31,6 +33,8 @@ def main() -> None:
         options.datasets,
         [kind for kind in KINDS if getattr(options, kind)],
         options.wandb,
+        options.fresh,
+        options.mixed,
     )
     if not options.dry:
         make_table(table)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
 from experiments.errors import UserError
+from experiments.files import check_may_download
 
 FOLDERS: dict[str, int | None] = {"imagenet": 1000, "imagefolder": None}
 """Data sets of this kind, and their number of classes; None for any number."""
@@ -74,6 +75,7 @@ def _from_hub(name: str) -> FolderData:
             f"The data set {name} is missing: {state}. Set SMARTFRZ_DATA to the folder that "
             f"contains {name}/{{train,val}}/<class>."
         )
+    check_may_download("The data set imagenet")
     try:
         sets = datasets.load_dataset(_HUB)
     except Exception as error:  # the network, the Hub and the cache raise errors of many types

@@ -4,15 +4,26 @@ import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from experiments.errors import UserError
-from experiments.files import cache_folder, replacing, set_aside
+from experiments.files import (
+    DamagedFileError,
+    cache_folder,
+    check_may_download,
+    is_dry_run,
+    replacing,
+    set_damaged_aside,
+    unless_damaged,
+)
 
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _FOLDERS = {"cifar10": ("cifar10", "cifar10-jpeg"), "cifar100": ("cifar100", "cifar100-jpeg")}
@@ -107,22 +118,21 @@ def _cifar(name: str) -> ImageData:
     if files is not None:
         stamp = [files["train"].parent.name, *(str(f.stat().st_size) for f in files.values())]
     cached = cache_folder("data") / f"{'-'.join([name, *stamp])}.safetensors"
-    tensors = _read(cached)
+    tensors = unless_damaged(cached, _read)
     if tensors is None:
         tensors = _decode(name, files)
-        with replacing(cached) as partial:
-            save_file(tensors, partial)
+        if not is_dry_run():
+            set_damaged_aside(cached, _read)
+            with replacing(cached) as partial:
+                save_file(tensors, partial)
     return ImageData(**tensors, num_classes=CLASSES[name])
 
 
-def _read(cached: Path) -> dict[str, Tensor] | None:
-    if not cached.exists():
-        return None
+def _read(cached: Path) -> dict[str, Tensor]:
     try:
         return load_file(cached)
     except SafetensorError as error:
-        set_aside(cached, error)
-        return None
+        raise DamagedFileError(str(error)) from error
 
 
 def _parquet_files(name: str) -> dict[str, Path] | None:
@@ -139,31 +149,37 @@ def _parquet_files(name: str) -> dict[str, Path] | None:
 def _decode(name: str, files: dict[str, Path] | None) -> dict[str, Tensor]:
     import numpy as np
 
+    if files is None:
+        check_may_download(f"The data set {name}")
     sets = _from_files(name, files) if files is not None else _from_hub(name)
     tensors = {}
     for split in ("train", "test"):
         images = np.stack([np.asarray(image.convert("RGB")) for image in sets[split]["img"]])
         tensors[f"{split}_images"] = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        tensors[f"{split}_labels"] = torch.tensor(sets[split][_LABELS[name]])
+        tensors[f"{split}_labels"] = torch.tensor(list(sets[split][_LABELS[name]]))
     return tensors
 
 
-def _from_files(name: str, files: dict[str, Path]):
-    import datasets
+def _from_files(name: str, files: dict[str, Path]) -> dict[str, Any]:
+    """The columns of both files, read by pandas: ``datasets`` would write a copy of them."""
+    import pandas as pd
 
     folder = files["train"].parent
     try:
-        sets = datasets.load_dataset("parquet", data_files={k: str(v) for k, v in files.items()})
-    except Exception as error:  # a damaged file leads to errors of many types
+        frames = {split: pd.read_parquet(file) for split, file in files.items()}
+    except (ValueError, OSError) as error:
         raise UserError(
             f"The data set {name} in {folder} cannot be read ({error}). Replace its files."
         ) from error
     for column in ("img", _LABELS[name]):
-        if column not in sets["train"].column_names or column not in sets["test"].column_names:
+        if not all(column in frame for frame in frames.values()):
             raise UserError(
                 f"The data set {name} in {folder} has no column {column!r}. Replace its files."
             )
-    return sets
+    return {
+        split: {**frame, "img": (Image.open(BytesIO(each["bytes"])) for each in frame["img"])}
+        for split, frame in frames.items()
+    }
 
 
 def _from_hub(name: str):

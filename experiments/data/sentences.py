@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.errors import UserError
+from experiments.files import check_may_download, is_out_of_memory
 
 TASKS = {
     "mrpc": ("sentence1", "sentence2"),
@@ -139,15 +140,23 @@ def _texts(name: str) -> Iterator[str]:
 def _rows(name: str, split: str) -> Any:
     """The rows of a task's split, indexable by column."""
     import datasets
+    import pandas as pd
 
     root = os.environ.get("SMARTFRZ_DATA")
     file = Path(root or "", "glue", name, f"{split}-00000.parquet")
+    is_local = root and file.exists()
+    if not is_local:
+        check_may_download(f"The task {name}")
     try:
-        if root and file.exists():
-            rows = datasets.load_dataset("parquet", data_files=str(file), split="train")
-        else:
-            rows = datasets.load_dataset("nyu-mll/glue", name, split=split)
+        # datasets would write a copy of the local file.
+        rows = (
+            datasets.Dataset.from_pandas(pd.read_parquet(file))
+            if is_local
+            else datasets.load_dataset("nyu-mll/glue", name, split=split)
+        )
     except Exception as error:  # the network, the Hub and the cache raise errors of many types
+        if is_out_of_memory(error):
+            raise
         raise _missing(f"The task {name}", f"glue/{name}/{split}-00000.parquet", error) from error
     columns = (*TASKS[name], "label")
     if missing := [column for column in columns if column not in rows.column_names]:
@@ -164,11 +173,16 @@ def _tokenizer() -> Any:
 
     root = os.environ.get("SMARTFRZ_DATA")
     file = Path(root or "", _HUB, "vocab.txt")
+    is_local = root and file.exists()
+    if not is_local:
+        check_may_download("BERT's vocabulary")
     try:
-        if root and file.exists():
+        if is_local:
             return BertTokenizerFast(vocab=str(file))
         return BertTokenizerFast.from_pretrained(_HUB)
     except Exception as error:  # the network, the Hub and the cache raise errors of many types
+        if is_out_of_memory(error):
+            raise
         raise _missing("BERT's vocabulary", f"{_HUB}/vocab.txt", error) from error
 
 

@@ -13,7 +13,8 @@ from experiments.evidence import tables as tables_of_evidence
 from experiments.evidence.jobs import Evidence, Job, do, jobs
 from experiments.evidence.scores import BUNDLED, Comparison, read_scores, write_scores
 from experiments.evidence.verdict import verdict
-from experiments.files import cache_folder, write_csv, write_json_atomic, write_text_atomic
+from experiments.files import cache_folder, dry_run, write_csv, write_json_atomic, write_text_atomic
+from experiments.locks import locked
 from experiments.models.registry import families as all_families
 from experiments.plan import plan, training_at
 from experiments.predictor.recordings import record_all, to_record
@@ -56,7 +57,8 @@ def compare(
     recordings = [*learned, *judged]
     if dry:
         print(f"{len(planned)} jobs, {len(todo)} to do.")
-        print_todo(recordings, to_record(recordings, runs) if todo else [], runs)
+        with dry_run():
+            print_todo(recordings, to_record(recordings, runs) if todo else [], runs)
         return
     if todo:
         command = f"make evidence SCALE={scale}"
@@ -92,15 +94,21 @@ def do_all(
     """Executes the missing jobs under one progress bar."""
     with tqdm(total=sum(1 + job.learns * job.training.steps for job in todo)) as bar:
         for job in todo:
-            origin = provenance(command)
-            bar.set_description(f"{job.candidate}, without {job.family}, seed {job.seed}")
-            rows = do(
-                job, learned, judged, evidence.records_per_epoch, lambda step, loss: bar.update()
-            )
-            bar.update()
-            facts = {**origin, "machine": origin["machine"]["gpu"] or origin["machine"]["cpu"]}
-            rows = [{"job": job.id, **row, **facts} for row in rows]
-            write_json_atomic(cache_folder("evidence") / f"{job.id}.json", rows)
+            origin, file = provenance(command), cache_folder("evidence") / f"{job.id}.json"
+            described = f"{job.candidate}, without {job.family}, seed {job.seed}"
+            bar.set_description(described)
+            with locked(job.id, described):
+                if file.exists():  # another process has executed it meanwhile
+                    bar.update(1 + job.learns * job.training.steps)
+                    continue
+                rows = do(
+                    *(job, learned, judged, evidence.records_per_epoch),
+                    lambda step, loss: bar.update(),
+                )
+                bar.update()
+                facts = {**origin, "machine": origin["machine"]["gpu"] or origin["machine"]["cpu"]}
+                rows = [{"job": job.id, **row, **facts} for row in rows]
+                write_json_atomic(file, rows)
 
 
 def draw(comparison: Comparison, folder: Path) -> None:

@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
 from experiments.data.sentences import SENTENCES, SENTENCES_LENGTH
 from experiments.errors import UserError
-from experiments.models.registry import NETWORKS
+from experiments.files import (
+    cache_folder,
+    check_may_download,
+    is_out_of_memory,
+    names_in,
+    replacing,
+    set_damaged_aside,
+    unless_damaged,
+)
+from experiments.locks import locked
+from experiments.models.registry import NETWORKS, network
 from experiments.models.weights import load_weights
 
 PUBLISHED = ("imagenet", "books")
@@ -95,31 +106,53 @@ def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Te
     return weights | {name: resample_abs_pos_embed(weights[name], [side, side])}
 
 
-@lru_cache
 def has_published_weights(model: str) -> bool:
-    """Whether the published weights of a model are in the cache or can be downloaded."""
-    try:
-        published_weights(model)
-    except UserError:
-        return False
-    return True
+    """Whether the published weights of a model are in the cache, in a file that is not damaged."""
+    return unless_damaged(published_file(model), names_in) is not None
 
 
 def published_weights(model: str) -> dict[str, Tensor]:
-    """Loads the published weights of a network, and downloads them if necessary.
+    """Loads the published weights of a network, and downloads them if they are not in the cache.
 
     Raises:
         UserError: there are none, or they cannot be downloaded.
     """
-    fetch = NETWORKS[model].published
+    fetch_published_weights(model)
+    return load_file(published_file(model))
+
+
+def fetch_published_weights(model: str) -> None:
+    """Downloads the published weights of a network into the cache, if they are not there.
+
+    Raises:
+        UserError: there are none, or they cannot be downloaded.
+    """
+    if has_published_weights(model):
+        return
+    what = f"The published weights of {model}"
+    fetch = network(model).published
     if fetch is None:
         raise UserError(
             f"There are no published weights of {model}: choose another pretraining data set."
         )
-    try:
-        return fetch()
-    except Exception as error:  # the network and the Hub raise errors of many types
-        raise UserError(
-            f"The published weights of {model} cannot be downloaded ({type(error).__name__}): go "
-            "online once, or choose another pretraining data set."
-        ) from error
+    check_may_download(what)
+    with locked(f"published-{model}", what):
+        if has_published_weights(model):
+            return
+        try:
+            tensors = {name: tensor.clone().contiguous() for name, tensor in fetch().items()}
+        except Exception as error:  # the network and the Hub raise errors of many types
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{what} cannot be downloaded ({type(error).__name__}): go online once, or choose "
+                "another pretraining data set."
+            ) from error
+        set_damaged_aside(published_file(model), names_in)
+        with replacing(published_file(model)) as partial:
+            save_file(tensors, partial)
+
+
+def published_file(model: str) -> Path:
+    """The file with the published weights of a model."""
+    return cache_folder("published") / f"{model}.safetensors"

@@ -3,13 +3,13 @@
 import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
-from experiments.files import cache_folder, replacing, set_aside
+from experiments.files import cache_folder, names_in, replacing, set_damaged_aside, unless_damaged
 
 
 def weights_file(config: RunConfig) -> Path:
@@ -30,21 +30,14 @@ def save_weights(config: RunConfig, model: nn.Module, accuracy: float) -> None:
     tensors = {name: state[name].contiguous() for name in reversed(once.values())}
     digest = hashlib.sha256(save(tensors)).hexdigest()[:12]
     facts = {"source": config.dataset, "accuracy": str(accuracy), "sha256": digest}
+    set_damaged_aside(weights_file(config), names_in)
     with replacing(weights_file(config)) as partial:
         save_file(tensors, partial, facts)
 
 
 def has_weights(config: RunConfig) -> bool:
-    """Whether the final weights of a run are in the cache; a damaged file is set aside."""
-    file = weights_file(config)
-    if not file.exists():
-        return False
-    try:
-        with safe_open(file, "pt"):
-            return True
-    except SafetensorError as error:
-        set_aside(file, error)
-        return False
+    """Whether the final weights of a run are in the cache, in a file that is not damaged."""
+    return unless_damaged(weights_file(config), names_in) is not None
 
 
 def load_weights(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, str]]:

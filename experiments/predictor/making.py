@@ -9,7 +9,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from experiments.errors import UserError
-from experiments.files import write_json_atomic, write_text_atomic
+from experiments.files import dry_run, write_json_atomic, write_text_atomic
+from experiments.locks import locked
 from experiments.plan import plan, training_at
 from experiments.predictor.cache import keep, kept
 from experiments.predictor.fitting import Training, fit, labels_of, probability_of, split
@@ -52,18 +53,21 @@ def make_bundled(scale: str, results: Path, output: Path) -> None:
         folder, facts = output / encoding, facts_file(results, scale, encoding)
         if not is_made(folder, facts, recipe.id):
             record_all(recipe.recordings, results / "runs", command)
-            make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
+            with locked(recipe.id, f"predictor {encoding}"):
+                if not is_made(folder, facts, recipe.id):
+                    make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
         print((folder / "README.md").read_text())
         print(f"The predictor is in {folder}.")
 
 
 def print_dry(scale: str, results: Path, output: Path) -> None:
     """Prints the pending work for the bundled predictors; arguments as for `make_bundled`."""
-    runs = results / "runs"
-    for encoding, recipe in bundled_recipes(scale).items():
-        made = is_made(output / encoding, facts_file(results, scale, encoding), recipe.id)
-        print(f"The predictor {encoding} is {'made already' if made else 'to be made'}.")
-        print_todo(recipe.recordings, [] if made else to_record(recipe.recordings, runs), runs)
+    with dry_run():
+        runs = results / "runs"
+        for encoding, recipe in bundled_recipes(scale).items():
+            made = is_made(output / encoding, facts_file(results, scale, encoding), recipe.id)
+            print(f"The predictor {encoding} is {'made already' if made else 'to be made'}.")
+            print_todo(recipe.recordings, [] if made else to_record(recipe.recordings, runs), runs)
 
 
 def facts_file(results: Path, scale: str, encoding: str) -> Path:
@@ -110,7 +114,9 @@ def make_for_table(recipes: Mapping[str, Recipe], scale: str, results: Path) -> 
                 )
             if is_main_process():
                 record_all(recipe.recordings, results / "runs", f"make predictor SCALE={scale}")
-                keep(recipe.id, trained(recipe, name)[0])
+                with locked(recipe.id, f"predictor {name}"):
+                    if recipe.id not in kept():
+                        keep(recipe.id, trained(recipe, name)[0])
         if is_distributed():
             dist.barrier()
 

@@ -10,11 +10,13 @@ def measured_on(rows: pd.DataFrame) -> str:
     """Returns the last sentence of a caption: machines, torch versions, seeds and commands.
 
     Args:
-        rows: one or more rows with ``machine``, ``torch``, ``git``, ``seed`` and ``command``.
+        rows: one or more rows with ``machine``, ``torch``, ``git``, ``seed`` and ``command``, and
+            with ``code`` if that was recorded.
     """
     seeds = distinct(rows["seed"])
-    commits = distinct(rows["git"])
-    versions = f"; {len(commits)} commits (provenance.json)" if len(commits) > 1 else ""
+    counted = {"commits": distinct(rows["git"]), "versions of the code": distinct(_code(rows))}
+    several = [f"{len(found)} {what}" for what, found in counted.items() if len(found) > 1]
+    versions = f"; {', '.join(several)} (provenance.json)" if several else ""
     return (
         f"Measured on {' and '.join(distinct(rows['machine']))}, torch "
         f"{' and '.join(distinct(rows['torch']))}, seed{'s' if len(seeds) > 1 else ''} "
@@ -28,13 +30,17 @@ def provenance_of(rows: pd.DataFrame) -> dict[str, Any]:
     Args:
         rows: as for `measured_on`, and with ``code`` if that was recorded.
     """
-    code = rows["code"] if "code" in rows else pd.Series(index=rows.index, dtype=str)
     columns = {
         **{name: rows[name] for name in ("machine", "torch", "git")},
-        "code": code.fillna("not recorded"),
+        "code": _code(rows),
         **{name: rows[name] for name in ("command", "seed")},
     }
     return {name: _counts(values) for name, values in columns.items()}
+
+
+def _code(rows: pd.DataFrame) -> pd.Series:
+    code = rows["code"] if "code" in rows else pd.Series(index=rows.index, dtype=str)
+    return code.fillna("not recorded")
 
 
 def single_source(facts: Mapping[str, Any]) -> str:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import RunConfig
-from experiments.files import cache_folder, write_json_atomic
+from experiments.files import cache_folder, set_aside, set_damaged_aside, write_json_atomic
 from experiments.models.weights import has_weights, save_weights
-from experiments.runs.provenance import provenance
-from experiments.runs.run_files import read_run, sealed
+from experiments.runs.provenance import code_hash, provenance
+from experiments.runs.run_files import parse_run, read_run, sealed
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves, OnStep, diverged, train
 from smartfrz.distributed import unwrap
+
+NOT_RECORDED = "not recorded"
+"""The code of run files that are older than the record of it."""
 
 
 def execute(
@@ -40,16 +43,39 @@ def execute(
         return
     if keep_weights and not diverged(curves):
         save_weights(config, unwrap(run.model), curves.accuracy[-1])
+    _set_old_aside(run_file(config, runs))
     write_json_atomic(run_file(config, runs), sealed(record(run, curves, origin)))
     (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)
 
 
-def is_finished(config: RunConfig, runs: Path, needs_weights: bool = False) -> bool:
-    """Whether a run has a complete run file and, if needed, its final weights in the cache."""
+def _set_old_aside(file: Path) -> None:
+    """Sets aside a run file that is damaged or of other code, before it is written again."""
+    set_damaged_aside(file, parse_run)
+    if (old := code_of(file)) not in (None, code_hash()):
+        set_aside(file, f"the code {old} computed it, and this is {code_hash()}", "stale")
+
+
+def code_of(file: Path) -> str | None:
+    """Returns the hash of the code that computed a run file; None if there is no complete file."""
+    run = read_run(file)
+    return None if run is None else run.get("code", NOT_RECORDED)
+
+
+def is_finished(
+    config: RunConfig, runs: Path, needs_weights: bool = False, by_this_code: bool = False
+) -> bool:
+    """Whether a run has a complete run file.
+
+    Args:
+        config: the run.
+        runs: the folder of the run files.
+        needs_weights: whether its final weights must be in the cache, too.
+        by_this_code: whether it must have been computed by the present code.
+    """
     if needs_weights and not has_weights(config):
         return False
-    file = run_file(config, runs)
-    return file.exists() and read_run(file) is not None
+    code = code_of(run_file(config, runs))
+    return code == code_hash() if by_this_code else code is not None
 
 
 def run_file(config: RunConfig, runs: Path) -> Path:

@@ -59,7 +59,6 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-@lru_cache
 def code_hash(code: tuple[str, ...] = RUN_CODE, root: Path = ROOT) -> str:
     """Computes a hash of Python code: 12 hexadecimal digits.
 
@@ -70,6 +69,11 @@ def code_hash(code: tuple[str, ...] = RUN_CODE, root: Path = ROOT) -> str:
         code: files and folders, relative to ``root``.
         root: the root of the checkout.
     """
+    return _code_hash(code, root)
+
+
+@lru_cache
+def _code_hash(code: tuple[str, ...], root: Path) -> str:
     digest = hashlib.sha256()
     for place in code:
         files = [root / place] if place.endswith(".py") else sorted((root / place).rglob("*.py"))

@@ -3,12 +3,18 @@
 from dataclasses import fields
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
-from experiments.files import cache_folder, replacing, set_aside
+from experiments.files import (
+    DamagedFileError,
+    cache_folder,
+    names_in,
+    replacing,
+    set_damaged_aside,
+    unless_damaged,
+)
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves, OnStep, diverged, train
 from smartfrz.predictor import History, HistoryRecorder
@@ -27,15 +33,16 @@ def load_history(config: RunConfig, size: int = 1024) -> History:
 
 
 def is_recorded(config: RunConfig) -> bool:
-    """Whether the history of a run is in the cache; an unreadable file is set aside."""
-    if not history_file(config).exists():
-        return False
-    try:
-        with safe_open(history_file(config), "pt") as file:
-            return set(file.keys()) == {field.name for field in fields(History)}
-    except SafetensorError as error:
-        set_aside(history_file(config), error)
-        return False
+    """Whether the history of a run is in the cache, in a file that is not damaged."""
+    return unless_damaged(history_file(config), _check) is not None
+
+
+def _check(path: Path) -> set[str]:
+    """Reads the names of a history's tensors; raises DamagedFileError if they are others."""
+    names = names_in(path)
+    if names != {field.name for field in fields(History)}:
+        raise DamagedFileError(f"it holds {', '.join(sorted(names))}")
+    return names
 
 
 def record_history(config: RunConfig, on_step: OnStep) -> None:
@@ -60,6 +67,7 @@ def record_history(config: RunConfig, on_step: OnStep) -> None:
             "it from the spec."
         )
     history = recorder_of(run).history()
+    set_damaged_aside(history_file(config), _check)
     with replacing(history_file(config)) as partial:
         save_file(vars(history), partial)
     (cache_folder("checkpoints") / f"{config.id}.pt").unlink(missing_ok=True)

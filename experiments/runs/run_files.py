@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.files import set_aside
+from experiments.files import DamagedFileError, unless_damaged
 
 SERIES = ("accuracy", "eval_steps", "loss", "frozen_fraction", "layers", "frozen")
 SCALARS = (
@@ -39,19 +39,27 @@ def _digest(run: Mapping[str, Any]) -> str:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """Reads a run file; an incomplete one is renamed to ``<name>.corrupt``, with a warning.
+    """Reads a run file, and leaves it as it is.
 
     Returns:
-        The run; None if there is no file, or if it was renamed.
+        The run; None if there is no file, or, with a warning, if it is not a complete run.
     """
-    if not path.exists():
-        return None
+    return unless_damaged(path, parse_run)
+
+
+def parse_run(path: Path) -> dict[str, Any]:
+    """Reads a run file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        DamagedFileError: it is not a complete run.
+    """
+    content = path.read_bytes()
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(content.decode("utf-8"))
         _check_complete(run)
     except ValueError as error:
-        set_aside(path, error)
-        return None
+        raise DamagedFileError(str(error)) from error
     return run
 
 

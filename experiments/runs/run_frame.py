@@ -31,7 +31,7 @@ _DTYPES: dict[str, type] = dict.fromkeys(_TEXTS, str) | dict.fromkeys(_NUMBERS, 
 
 
 def load_runs(folder: Path) -> pd.DataFrame:
-    """Loads all run files of a folder, see `runs_to_frame`; incomplete ones are renamed."""
+    """Loads all run files of a folder, see `runs_to_frame`, except incomplete ones."""
     runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
     return runs_to_frame([run for run in runs if run is not None])
 

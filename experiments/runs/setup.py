@@ -125,10 +125,15 @@ class Run:
         return self.config.batch_size * training_flops(self.calls, trains, as_in_paper)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that determines the next step, of all processes.
+        """Everything that determines the next step, of all processes, see `prepare`.
 
         It must be called by all processes.
         """
+        rngs = gathered([torch.get_rng_state(), *self._gpu_rng()])
+        return {**self.own_state(), "rngs": rngs}
+
+    def own_state(self) -> dict[str, Any]:
+        """The part of the state that is the same in all processes."""
         return {
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -136,7 +141,6 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "freezer": self.freezer.state_dict(),
             "budget": self.budget.state_dict() if self.budget else {},
-            "rngs": gathered([torch.get_rng_state(), *self._gpu_rng()]),
         }
 
     def _gpu_rng(self) -> list[Tensor]:
@@ -161,7 +165,11 @@ class Run:
 
 
 def prepare(config: RunConfig) -> Run:
-    """Builds a run from its config, which determines the outcome completely."""
+    """Builds a run from its config, which determines the outcome.
+
+    It does so bit for bit on a CPU with a given number of threads, and on a GPU up to the rounding
+    of kernels that add in no fixed order.
+    """
     device, rank, processes = device_and_rank()
     if device.type == "cuda":
         gc.collect()  # an earlier run's model is a reference cycle; it would add to the peak memory

@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,7 @@ from experiments.config import RunConfig
 from experiments.data.batches import Batch
 from experiments.data.metrics import score
 from experiments.errors import UserError
-from experiments.files import cache_folder, set_aside
+from experiments.files import DamagedFileError, cache_folder
 from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
 from experiments.runs.peak_memory import peak_memory, reset_peak_memory
 from experiments.runs.setup import Run, prepare
@@ -74,7 +76,9 @@ def train(config: RunConfig, on_step: OnStep, on_epoch: OnStep) -> tuple[Run, Cu
 
 
 def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
-    """Restores a run from its checkpoint, or prepares it if there is no readable one.
+    """Restores a run from its checkpoint, or prepares it if there is none.
+
+    A damaged checkpoint, or one that was saved by other code, is set aside, see `load_checkpoint`.
 
     Args:
         config: the run.
@@ -85,22 +89,31 @@ def resume(config: RunConfig, checkpoint: Path) -> tuple[Run, Curves]:
             depend on the interruption.
     """
     run = prepare(config)
-    # AdamW's step counts must stay on the CPU: on a GPU every step would synchronise.
-    saved = load_checkpoint(checkpoint, torch.device("cpu"))
+    saved = load_checkpoint(checkpoint, partial(_check_state, run))
     if saved is None:
         return run, Curves()
+    begun_by = len(saved["run"]["rngs"])
+    if begun_by != world_size():
+        raise UserError(
+            f"The checkpoint of {config.cell} is from {begun_by} processes and cannot be resumed "
+            f"with {world_size()}: continue with GPUS={begun_by}, or delete {checkpoint}."
+        )
+    run.load_state_dict(saved["run"])
+    return run, Curves(**saved["curves"])
+
+
+def _check_state(run: Run, state: Any) -> None:
+    """Raises DamagedFileError unless a state has the keys of this run's state."""
+    own = run.own_state()
+    expected = [{"run", "curves"}, {*own, "rngs"}, own["model"], vars(Curves())]
     try:
-        begun_by = len(saved["run"]["rngs"])
-        if begun_by == world_size():
-            run.load_state_dict(saved["run"])
-            return run, Curves(**saved["curves"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        set_aside(checkpoint, error)
-        return prepare(config), Curves()
-    raise UserError(
-        f"The checkpoint of {config.cell} is from {begun_by} processes and cannot be resumed with "
-        f"{world_size()}: continue with GPUS={begun_by}, or delete {checkpoint}."
-    )
+        found = [state, state["run"], state["run"]["model"], state["curves"]]
+    except (TypeError, KeyError) as error:
+        raise DamagedFileError("it is not the state of a run") from error
+    for mine, theirs in zip(expected, found, strict=True):
+        if set(mine) != set(theirs):
+            odd = ", ".join(sorted(set(mine) ^ set(theirs))[:3])
+            raise DamagedFileError(f"it is not the state of this run: {odd} missing or unknown")
 
 
 def diverged(curves: Curves) -> bool:

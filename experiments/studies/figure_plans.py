@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
+from experiments.files import is_dry_run
 from experiments.options import SmartFRZOptions
 from experiments.plan import fingerprint, plan, training_at
 from experiments.predictor.cache import pretrained
@@ -123,7 +124,7 @@ def attention_figure(request: Request) -> Plan:
     name, planned = recordings(request.scale)
     recorded = [config for config in planned if is_recorded(config)]
     configs = recorded or planned
-    predictor = pretrained(request.predictor)
+    predictor = pretrained(request.predictor, local_files_only=is_dry_run())
     weights, _ = fingerprint(request.predictor)
     per_epoch = load_spec("table2").options["smartfrz"]["records_per_epoch"]
 

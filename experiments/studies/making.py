@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
-from experiments.files import write_text_atomic
+from experiments.files import dry_run, write_text_atomic
 from experiments.reporting import style
 from experiments.reporting.provenance import single_source
 from experiments.studies.measurement import (
@@ -73,14 +73,15 @@ class Plan:
 
 def print_dry(request: Request, plan: Callable[[Request], Plan]) -> None:
     """Prints the pending work for a figure and its requirements, or why it cannot be started."""
-    try:
-        planned = plan(request)
-    except UserError as error:
-        print_refusal(error)
-        return
-    done = measured(request.folder, planned.inputs) is not None
-    print("Measured already." if done else "To be measured.")
-    print_todo(planned.configs, [] if done else planned.todo, request.runs)
+    with dry_run():
+        try:
+            planned = plan(request)
+        except UserError as error:
+            print_refusal(error)
+            return
+        done = measured(request.folder, planned.inputs) is not None
+        print("Measured already." if done else "To be measured.")
+        print_todo(planned.configs, [] if done else planned.todo, request.runs)
 
 
 def make_figure(request: Request, plan: Callable[[Request], Plan]) -> None:

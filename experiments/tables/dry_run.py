@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
+from experiments.files import NeedsDownloadError
 from experiments.runs.run_frame import load_runs
 from experiments.tables.requirements import check_requirements, requirements
 
@@ -29,5 +30,6 @@ def print_todo(configs: Iterable[RunConfig], todo: Sequence[RunConfig], runs: Pa
 
 
 def print_refusal(error: UserError) -> None:
-    """Prints why a command cannot be started."""
-    print(f"Cannot be started: {error}")
+    """Prints why a command cannot be started, or not at once."""
+    reason = "To be downloaded" if isinstance(error, NeedsDownloadError) else "Cannot be started"
+    print(f"{reason}: {error}")

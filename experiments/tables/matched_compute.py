@@ -91,18 +91,26 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
         The run with adjusted epochs or span; ``None`` if the matched run is not finished or has
         diverged.
     """
-    match = getattr(config.options, "match", "")
-    if not match:
+    if not getattr(config.options, "match", ""):
         return config
-    for other, method in planned.items():
-        if method == match and other.full_training == config.full_training:
-            file = run_file(other, runs)
-            found = read_run(file) if file.exists() else None
-            if found and found["status"] == "finished":
-                return _with_compute(config, found["tflops"])
+    for other in partners(config, planned):
+        found = read_run(run_file(other, runs))
+        if found and found["status"] == "finished":
+            return _with_compute(config, found["tflops"])
     return None
 
 
+def partners(config: RunConfig, planned: Mapping[RunConfig, str]) -> list[RunConfig]:
+    """Returns the run whose compute a run is matched with, if any; arguments as for `matched`."""
+    match = getattr(config.options, "match", "")
+    return [
+        other
+        for other, method in planned.items()
+        if match and method == match and other.full_training == config.full_training
+    ]
+
+
+@lru_cache
 def _with_compute(config: RunConfig, tflops: float) -> RunConfig:
     schedule = METHODS[config.method].schedule
     assert schedule

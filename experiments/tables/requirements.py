@@ -7,8 +7,7 @@ import pandas as pd
 
 from experiments.config import RunConfig
 from experiments.data.registry import load
-from experiments.errors import UserError
-from experiments.models.pretraining import PUBLISHED, has_published_weights, pretraining_run
+from experiments.models.pretraining import PUBLISHED, fetch_published_weights, pretraining_run
 from experiments.reporting.labels import display_name
 from experiments.tables.compute import full_tflops, traced
 
@@ -33,20 +32,16 @@ def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[
 
 
 def check_requirements(configs: Iterable[RunConfig]) -> None:
-    """Checks that all data sets and published weights are available.
+    """Checks that all data sets and published weights are available, and downloads missing ones.
 
     Raises:
-        UserError: one of them is unknown or missing.
+        NeedsDownloadError: one of them is missing, and this is a dry run.
+        UserError: one of them is unknown, or missing and cannot be downloaded.
     """
     for config in {(each.dataset, each.max_length): each for each in configs}.values():
         load(config)
     for config in {each.model: each for each in configs if _published(each)}.values():
-        if not has_published_weights(config.model):
-            assert config.pretraining is not None
-            raise UserError(
-                f"The published weights of {config.model} are not available: go online once, or "
-                "choose a scale that includes pretraining."
-            )
+        fetch_published_weights(config.model)
 
 
 def hours_by_machine(todo: Sequence[RunConfig], measured: pd.DataFrame) -> dict[str, float]:

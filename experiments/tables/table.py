@@ -10,13 +10,15 @@ import torch.distributed as dist
 from experiments.added_rows import KINDS, left_out, with_rows
 from experiments.config import RunConfig
 from experiments.errors import UserError
+from experiments.files import dry_run
+from experiments.models.pretraining import fetch_published_weights
 from experiments.options import SmartFRZOptions
-from experiments.plan import labelled_plan, recipes
-from experiments.predictor.cache import kept
+from experiments.plan import downloads, labelled_plan, recipes
+from experiments.predictor.cache import kept, pretrained
 from experiments.predictor.making import make_for_table
 from experiments.predictor.recipes import Recipe
 from experiments.runs.execute import execute, is_finished
-from experiments.runs.processes import is_main_process
+from experiments.runs.processes import by_main_process, is_main_process
 from experiments.runs.run_frame import load_runs
 from experiments.runs.tracking import start_tracking
 from experiments.runs.training_loop import OnStep
@@ -24,9 +26,16 @@ from experiments.spec import Spec, load_spec
 from experiments.tables.compute import full_tflops
 from experiments.tables.dry_run import print_refusal
 from experiments.tables.files import draw
-from experiments.tables.matched_compute import matched
-from experiments.tables.queue import ignore, missing_prerequisites, prerequisites, run_queue
+from experiments.tables.matched_compute import matched, partners
+from experiments.tables.queue import (
+    Queue,
+    ignore,
+    missing_prerequisites,
+    prerequisites,
+    run_queue,
+)
 from experiments.tables.requirements import check_requirements, requirements
+from experiments.tables.versions import check_may_mix, describe, of_other_code
 from experiments.validation import check_asked
 from smartfrz.distributed import is_distributed
 
@@ -43,6 +52,8 @@ class Table:
         datasets: data sets to include; None for all.
         added: kinds of added rows, see `with_rows`.
         is_tracked: whether to track the runs with wandb.
+        is_fresh: whether to execute finished runs of other code than the present again.
+        is_mixed: whether to add runs to finished ones of other code.
     """
 
     name: str
@@ -52,6 +63,8 @@ class Table:
     datasets: Sequence[str] | None = None
     added: Sequence[str] = ()
     is_tracked: bool = False
+    is_fresh: bool = False
+    is_mixed: bool = False
 
     @cached_property
     def plain(self) -> Spec:
@@ -85,6 +98,15 @@ class Table:
         """The folder of the run files."""
         return self.results / "runs"
 
+    def final(self, config: RunConfig) -> RunConfig:
+        """A cell's run as it is executed: with the compute of the run that it is matched with."""
+        return matched(config, self.cells, self.runs) or config
+
+    def is_finished(self, config: RunConfig, needs_weights: bool = False) -> bool:
+        """Whether a run of the table, or a prerequisite, needs no execution."""
+        known = matched(config, self.cells, self.runs)
+        return known is not None and is_finished(known, self.runs, needs_weights, self.is_fresh)
+
     @property
     def command(self) -> str:
         """The ``make`` command of the table, which run files record."""
@@ -96,10 +118,14 @@ def make_table(table: Table) -> None:
     """Executes the missing runs of a table, and draws it.
 
     Raises:
-        UserError: data, weights or a predictor are missing.
+        UserError: data, weights or a predictor are missing, or runs of other code would be mixed
+            with new ones.
     """
-    todo = missing_runs(table.cells, table.runs)
+    by_main_process(lambda: fetch(table))
+    todo = missing_runs(table)
     predictors = needed_predictors(todo, recipes(table.spec, table.scale))
+    if todo and not (table.is_fresh or table.is_mixed):
+        check_may_mix([run for run in reused(table, todo) if run not in todo], table.runs)
     if todo:
         check_requirements([*table.cells, *todo])
     if is_main_process():
@@ -112,33 +138,63 @@ def make_table(table: Table) -> None:
         draw(table.results, table.name, table.scale, table.added)
 
 
+def fetch(table: Table) -> None:
+    """Downloads what the plan of a table depends on: published weights, and predictors.
+
+    Weights that cannot be downloaded are replaced by the table's fallback, if it has one.
+    """
+    networks, predictors = downloads(table.spec, table.scale)
+    for name in networks:
+        if name in (table.models or networks):
+            try:
+                fetch_published_weights(name)
+            except UserError as error:
+                print(error)
+    for name in predictors:
+        pretrained(name)
+
+
 def print_dry(table: Table) -> None:
-    """Prints the plan of a table and its requirements, or why it cannot be started."""
-    todo = missing_runs(table.cells, table.runs)
-    print_plan(table, todo, needed_predictors(todo, recipes(table.spec, table.scale)))
-    try:
-        check_requirements([*table.cells, *todo])
-        print_requirements(table, todo)
-    except UserError as error:
-        print_refusal(error)
+    """Prints the plan of a table and its requirements, or why it cannot be started.
+
+    Nothing is written or downloaded.
+    """
+    with dry_run():
+        networks, _ = downloads(table.spec, table.scale)
+        if networks:
+            print(f"Published weights to be downloaded first: {', '.join(networks)}.")
+            print("This is the plan without them.")
+        cells = table.cells
+        try:
+            todo = missing_runs(table)
+            print_plan(table, todo, needed_predictors(todo, recipes(table.spec, table.scale)))
+            check_requirements([*cells, *todo])
+            print_requirements(table, todo)
+        except UserError as error:
+            print_refusal(error)
 
 
-def missing_runs(cells: Mapping[RunConfig, str], runs: Path) -> list[RunConfig]:
-    """Returns the missing runs, prerequisites first.
+def missing_runs(table: Table) -> list[RunConfig]:
+    """Returns the missing runs of a table, prerequisites first.
 
     Runs that are matched with an unfinished run still have their nominal epochs or span.
+    """
+    missing = [config for config in table.cells if not table.is_finished(config)]
+    needed = missing_prerequisites(missing, table.runs, by_this_code=table.is_fresh)
+    # The reference run of similarity-guided freezing may be a cell of the table.
+    return list(dict.fromkeys(needed + missing))
+
+
+def reused(table: Table, todo: Sequence[RunConfig]) -> list[RunConfig]:
+    """Returns the finished runs of other code that a table holds, or that new runs start from.
 
     Args:
-        cells: the runs of a table and their methods.
-        runs: the folder of the run files.
+        table: the table.
+        todo: its missing runs.
     """
-    missing = [
-        config
-        for config in cells
-        if (known := matched(config, cells, runs)) is None or not is_finished(known, runs)
-    ]
-    # The reference run of similarity-guided freezing may be a cell of the table.
-    return list(dict.fromkeys(missing_prerequisites(missing, runs) + missing))
+    cells = [table.final(config) for config in table.cells]
+    sources = [source for config in todo for source in prerequisites(config)]
+    return of_other_code(dict.fromkeys([*cells, *sources]), table.runs)
 
 
 def needed_predictors(todo: Sequence[RunConfig], own: Mapping[str, Recipe]) -> dict[str, Recipe]:
@@ -159,6 +215,8 @@ def print_plan(table: Table, todo: list[RunConfig], predictors: Mapping[str, Rec
         if rows := left_out(table.plain, kind):
             print(f"Left out: {', '.join(rows)}, because this table lacks the row they require.")
     print(table.spec.title)
+    if others := reused(table, todo):
+        print(describe(others, table.runs))
     if missing := [name for name, recipe in predictors.items() if recipe.id not in kept()]:
         print(f"Predictors to train first: {', '.join(missing)}.")
     print(f"{len(table.cells)} cells, {len(todo)} runs to do, pretraining included:")
@@ -201,4 +259,11 @@ def run_all(table: Table, todo: list[RunConfig]) -> None:
         if is_distributed():
             dist.barrier()
 
-    run_queue(todo, run_one, quiet=not is_main_process())
+    queue = Queue(
+        todo,
+        run_one,
+        is_finished=lambda config: table.is_finished(config, needs_weights=config in sources),
+        needs=lambda config: [*prerequisites(config), *partners(config, table.cells)],
+        final=table.final,
+    )
+    run_queue(queue, quiet=not is_main_process())

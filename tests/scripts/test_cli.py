@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from experiments.errors import UserError
-from experiments.files import cache_folder, replacing, write_text_atomic
+from experiments.files import replacing, write_text_atomic
+from experiments.locks import lock_of
 from experiments.runs.processes import join_processes
 from scripts.cli import run_command
 from smartfrz import linear_cka
@@ -118,7 +119,7 @@ def test_a_folder_that_cannot_be_created_gets_a_sentence(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "file"))
     for call in (
-        lambda: cache_folder("weights"),
+        lambda: lock_of("a run"),
         lambda: write_text_atomic(tmp_path / "file/a.csv", ""),
     ):
         with pytest.raises(UserError, match=r"The folder .*file.* cannot be created"):

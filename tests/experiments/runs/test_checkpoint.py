@@ -1,6 +1,8 @@
 """Checkpoints and atomic writes: interruptions, damaged files, full disks."""
 
+import errno
 import os
+import warnings
 
 import pytest
 import torch
@@ -15,7 +17,6 @@ from experiments.runs.training_loop import train
 from tests.helpers.digits import ignore, tiny_run
 from tests.helpers.disk import files_at_most
 
-CPU = torch.device("cpu")
 STATE = {"weights": torch.arange(1000.0), "step": 3, "names": ["a", "b"], "scores": {"a": 0.5}}
 
 
@@ -31,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     save_checkpoint(STATE, tmp_path / "state.pt")
-    loaded = load_checkpoint(tmp_path / "state.pt", CPU)
+    loaded = load_checkpoint(tmp_path / "state.pt")
     assert loaded is not None
     assert torch.equal(loaded.pop("weights"), STATE["weights"])
     assert loaded == {key: value for key, value in STATE.items() if key != "weights"}
@@ -39,7 +40,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
 
 
 def test_there_is_none_before_the_first(tmp_path):
-    assert load_checkpoint(tmp_path / "state.pt", CPU) is None
+    assert load_checkpoint(tmp_path / "state.pt") is None
 
 
 @pytest.mark.parametrize("interrupted", ["torch.save", "os.fsync", "os.replace"])
@@ -53,7 +54,7 @@ def test_the_old_checkpoint_survives_an_interrupted_new_one(tmp_path, monkeypatc
     with pytest.raises(Stop):
         save_checkpoint({"step": 4}, tmp_path / "state.pt")
     monkeypatch.undo()
-    loaded = load_checkpoint(tmp_path / "state.pt", CPU)
+    loaded = load_checkpoint(tmp_path / "state.pt")
     assert loaded is not None and loaded["step"] == 3
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["state.pt"]
 
@@ -75,8 +76,8 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_warning(tmp_path, damage):
     save_checkpoint(STATE, file)
     content = damaged_contents(file.read_bytes())[damage]
     file.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"state.pt cannot be read.*renamed to state.pt.corrupt"):
-        assert load_checkpoint(file, CPU) is None
+    with pytest.warns(UserWarning, match=r"it cannot be read: .*renamed to state.pt.corrupt"):
+        assert load_checkpoint(file) is None
     assert not file.exists()
     assert (tmp_path / "state.pt.corrupt").read_bytes() == content
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_that_is_code_is_not_run(tmp_path):
 
     torch.save({"state": Evil()}, tmp_path / "state.pt")
     with pytest.warns(UserWarning, match=r"renamed to state\.pt\.corrupt"):
-        assert load_checkpoint(tmp_path / "state.pt", CPU) is None
+        assert load_checkpoint(tmp_path / "state.pt") is None
     assert not (tmp_path / "evil").exists()
 
 
@@ -117,7 +118,7 @@ def unbroken(tmp_path_factory):
 def test_a_run_with_a_damaged_checkpoint_is_repeated(unbroken, damage):
     expected, curves = unbroken
     config, checkpoint = stopped_run()
-    state = torch.load(checkpoint)
+    state = torch.load(checkpoint)["state"]
     if damage == "truncated":
         checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     elif damage == "wrong keys":
@@ -159,15 +160,19 @@ def test_no_space_for_weights_is_an_error_that_leaves_nothing(cache):
     assert list((cache / "weights").iterdir()) == []
 
 
-def test_damaged_weights_are_set_aside():
+def test_damaged_weights_are_set_aside_once_they_are_saved_again():
     config = tiny_run()
     save_weights(config, torch.nn.Linear(100, 100), 0.5)
     assert has_weights(config)
     file = weights_file(config)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=r"renamed to .*\.safetensors\.corrupt"):
+    with pytest.warns(UserWarning, match=r"\.safetensors cannot be read .*counts as missing"):
         assert not has_weights(config)
-    assert not file.exists()
+    damaged = file.read_bytes()
+    with pytest.warns(UserWarning, match=r"renamed to .*\.safetensors\.corrupt"):
+        save_weights(config, torch.nn.Linear(100, 100), 0.5)
+    assert has_weights(config)
+    assert file.with_name(f"{file.name}.corrupt").read_bytes() == damaged
 
 
 def test_a_run_s_checkpoint_is_gone_once_its_result_is_written(cache, tmp_path):
@@ -229,3 +234,77 @@ def test_another_number_of_processes_does_not_go_on(cache):
     with pytest.raises(ValueError, match=r"from 8 processes.*1: continue with GPUS=8"):
         train(config, ignore, ignore)
     assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("call", ["zipfile.ZipFile.testzip", "torch.load"])
+def test_an_error_that_is_not_of_the_file_leaves_it_as_it_is(tmp_path, monkeypatch, call, error):
+    file = tmp_path / "state.pt"
+    save_checkpoint(STATE, file)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(type(error)) as raised:
+        load_checkpoint(file)
+    assert raised.value is error
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["state.pt"]
+
+
+def test_too_little_memory_for_a_run_s_state_leaves_its_checkpoint(monkeypatch):
+    config, checkpoint = stopped_run()
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("experiments.runs.setup.Run.load_state_dict", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(config, ignore, ignore)
+    assert checkpoint.exists()
+
+
+def test_damage_anywhere_is_damage(tmp_path):
+    """Bytes are flipped all over the file: the state is read or set aside, without an error."""
+    file = tmp_path / "state.pt"
+    save_checkpoint({"weights": torch.arange(8.0)}, file)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 29):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = load_checkpoint(file)
+        assert state is None or torch.equal(state["weights"], torch.arange(8.0))
+
+
+def test_files_that_were_set_aside_are_kept_with_the_reasons(tmp_path):
+    file = tmp_path / "state.pt"
+    for content in (b"first", b"second"):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="not a zip file"):
+            assert load_checkpoint(file) is None
+    found = {path.name: path.read_bytes() for path in tmp_path.glob("state.pt*")}
+    reasons = [found.pop("state.pt.corrupt.txt"), found.pop("state.pt.corrupt.2.txt")]
+    assert found == {"state.pt.corrupt": b"first", "state.pt.corrupt.2": b"second"}
+    assert all(b"it cannot be read: File is not a zip file" in reason for reason in reasons)
+
+
+def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, monkeypatch):
+    file = tmp_path / "state.pt"
+    monkeypatch.setattr("experiments.runs.checkpoint.code_hash", lambda: "0123")
+    save_checkpoint(STATE, file)
+    monkeypatch.setattr("experiments.runs.checkpoint.code_hash", lambda: "4567")
+    with pytest.warns(UserWarning, match=r"code 0123 saved it.*renamed to state\.pt\.stale"):
+        assert load_checkpoint(file) is None
+    assert (tmp_path / "state.pt.stale").exists() and not file.exists()

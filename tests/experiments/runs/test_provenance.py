@@ -67,7 +67,7 @@ def test_so_does_the_name_of_a_file(tmp_path):
     before = hash_of(tmp_path / "one", CODE)
     hash_of(tmp_path / "two", CODE)
     (tmp_path / "two" / "package" / "a.py").rename(tmp_path / "two" / "package" / "c.py")
-    code_hash.cache_clear()
+    module._code_hash.cache_clear()
     assert code_hash(("package", "b.py"), tmp_path / "two") != before
 
 
@@ -75,7 +75,8 @@ def test_code_that_changes_meanwhile_is_not_what_a_process_runs(tmp_path):
     before = hash_of(tmp_path, CODE)
     (tmp_path / "b.py").write_text("x = 2\n")
     assert code_hash(("package", "b.py"), tmp_path) == before
-    code_hash.cache_clear()
+    assert code_hash(code=("package", "b.py"), root=tmp_path) == before
+    module._code_hash.cache_clear()
     assert code_hash(("package", "b.py"), tmp_path) != before
 
 
@@ -120,6 +121,31 @@ def test_results_that_change_make_the_commit_not_dirty_but_code_does(tmp_path, m
     monkeypatch.setattr(module, "ROOT", tmp_path.parent)
     assert commit() == "unknown"
     git_commit.cache_clear()
+
+
+def test_runs_of_one_command_have_one_commit_whatever_is_edited_or_written_meanwhile(
+    tmp_path, monkeypatch
+):
+    """The modules that a process has loaded do not change when their files do."""
+    (tmp_path / "smartfrz").mkdir()
+    (tmp_path / "smartfrz" / "a.py").write_text("before\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "All.")
+    clean = git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    git_commit.cache_clear()
+
+    def edit(run, curves):
+        (tmp_path / "smartfrz" / "a.py").write_text("after\n")
+
+    configs = [tiny_run(epochs=0.1), tiny_run(epochs=0.1, seed=1)]
+    for config in configs:
+        execute(config, tmp_path / "results", "make test", edit, ignore)
+    runs = [read_run(run_file(config, tmp_path / "results")) for config in configs]
+    git_commit.cache_clear()
+    assert [run["git"] for run in runs] == [clean, clean]
+    assert len({run["code"] for run in runs}) == 1
 
 
 def test_provenance_says_where_how_and_when():

@@ -40,11 +40,16 @@ def test_a_run_is_recorded_once_and_found_again(cache):
     assert not list((cache / "checkpoints").glob("*.pt"))
 
 
-def test_a_damaged_history_is_set_aside():
+def test_a_damaged_history_counts_as_missing_and_is_set_aside_once_it_is_recorded_again():
+    history_file(CONFIG).parent.mkdir(parents=True)
     history_file(CONFIG).write_bytes(b"not safetensors")
-    with pytest.warns(UserWarning, match="corrupt"):
+    with pytest.warns(UserWarning, match="counts as missing"):
         assert not is_recorded(CONFIG)
-    assert not history_file(CONFIG).exists()
+    with pytest.warns(UserWarning, match=r"renamed to .*\.corrupt"):
+        record_history(CONFIG, ignore)
+    assert is_recorded(CONFIG)
+    aside = history_file(CONFIG).with_name(f"{history_file(CONFIG).name}.corrupt")
+    assert aside.read_bytes() == b"not safetensors"
 
 
 def test_the_readme_lists_every_run(cache):
