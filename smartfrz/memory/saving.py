@@ -25,7 +25,8 @@ def save_memory(model: nn.Module) -> None:
       their output anyway; dropout saves one bit per element;
     - average pooling saves nothing, max pooling small integers.
 
-    PyTorch's own kernels run, so gradients are bitwise equal, except for rounding in batch norms.
+    PyTorch's own kernels run, so gradients are bitwise equal as far as these are deterministic,
+    except for rounding in batch norms.
     Parameters, buffers, names and hooks stay the same objects. Frozen linear layers save nothing in
     PyTorch, either, and the backward passes of layer norms, GELU and attention need all that they
     save. Layers that are frozen or thawed later need no further call.
