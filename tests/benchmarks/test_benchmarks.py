@@ -171,6 +171,7 @@ def test_idle_steps_have_a_column_for_each_method(monkeypatch, use_clock):
     assert microseconds == pytest.approx(250_000.0)
 
 
+@pytest.mark.slow
 def test_what_is_reduced_goes_with_what_trains(monkeypatch):
     frame = communication.measure(["residual"])
     assert len(frame) == len(LAYOUTS) * len(communication.FRACTIONS)

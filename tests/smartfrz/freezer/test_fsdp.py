@@ -103,7 +103,7 @@ def by_displacement(model: nn.Module, optimizer: Optimizer) -> DisplacementRule:
 
 
 def by_prediction(model: nn.Module, optimizer: Optimizer) -> SmartFRZ:
-    return SmartFRZ(AttentionPredictor.from_pretrained(), interval=1, threshold=0.01)
+    return SmartFRZ(AttentionPredictor.from_pretrained(), interval=1, threshold=0.01, min_records=2)
 
 
 def by_gradient(model: nn.Module, optimizer: Optimizer) -> AutoFreeze:
@@ -152,9 +152,7 @@ VARIANTS = {
     "every leaf, gathered until backward": Variant(
         parts=LEAVES, saves_memory=True, options={"reshard_after_forward": False}
     ),
-    "bfloat16": Variant(options={"mp_policy": "bfloat16"}),
     "prediction": Variant(by_prediction),
-    "AutoFreeze": Variant(by_gradient),
 }
 MORE_VARIANTS = {
     "default": Variant(),
@@ -164,6 +162,8 @@ MORE_VARIANTS = {
     "every leaf": Variant(parts=LEAVES, saves_memory=True),
     "accumulation": Variant(micro_batches=2),
     "checkpointing": Variant(is_checkpointed=True),
+    "bfloat16": Variant(options={"mp_policy": "bfloat16"}),
+    "AutoFreeze": Variant(by_gradient),
     "displacement": Variant(by_displacement),
     "FreezeOut": Variant(by_schedule, with_rate_per_layer, early=True),
     "similarity": Variant(by_similarity),
