@@ -106,14 +106,14 @@ class Freezer:
         """
         if not self._has_stepped:
             self._begin()
-        self._watches.check(self.layers, self._frozen_layers())
+        self._undo_changes_by_others()
+        self._watches.check(self.layers, self._frozen)
         if not self._updates.is_next():
             return []
-        self._follow_requires_grad()
         newly = self._decide()
         if newly:
             self._freeze(newly)
-            self._watches.watch_buffers(self._frozen_layers())
+            self._watches.watch_buffers(self._frozen)
             self._warn_if_early()
         self._step += 1
         return newly
@@ -178,7 +178,7 @@ class Freezer:
             )
         if sharded_modules(self.model):
             self._refresh_layers()
-        self.thaw([layer for layer in self._frozen_layers() if layer.name not in state["frozen"]])
+        self.thaw([layer for layer in self._frozen if layer.name not in state["frozen"]])
         self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
         self.frozen = dict(state["frozen"])
         self.events = list(state.get("events", []))
@@ -216,8 +216,8 @@ class Freezer:
     def _adapt(self) -> None:
         """Adapts all that depends on which layers are frozen."""
         reshard(self.model)  # parameters take over requires_grad when they are gathered again
-        self._active = [layer for layer in self.layers if layer.name not in self.frozen]
-        self._watches.restart(self._active, self._frozen_layers())
+        self._divide_layers()
+        self._watches.restart(self._active, self._frozen)
         for wrapper in self._updates.find_wrappers():
             rebuild_reducer(wrapper)
         expect_recompilation()
@@ -235,27 +235,31 @@ class Freezer:
         check_not_flattened(self.model)
         reshard(self.model)
         self.layers = [refreshed(layer) for layer in self.layers]
-        self._active = [layer for layer in self.layers if layer.name not in self.frozen]
+        self._divide_layers()
         self._updates.params = [p for each in self.layers if each.is_head for p in each.params]
 
-    def _frozen_layers(self) -> list[Layer]:
-        return [layer for layer in self.layers if layer.name in self.frozen]
+    def _divide_layers(self) -> None:
+        self._active = [layer for layer in self.layers if layer.name not in self.frozen]
+        self._frozen = [layer for layer in self.layers if layer.name in self.frozen]
+        self._frozen_params = [param for layer in self._frozen for param in layer.params]
 
-    def _follow_requires_grad(self) -> None:
-        """Thaws frozen layers whose parameters were set to require a gradient."""
-        thawed = [
-            layer
-            for layer in self._frozen_layers()
-            if any(param.requires_grad for param in layer.params)
-        ]
-        if thawed:
-            warnings.warn(
-                f"The frozen layers {[layer.name for layer in thawed]} train again, because "
-                "requires_grad=True was set outside of the freezer. Call Freezer.thaw to do so on "
-                "purpose.",
-                stacklevel=3,
-            )
-            self.thaw(thawed)
+    def _undo_changes_by_others(self) -> None:
+        """Discards gradients of frozen layers, and thaws those that are to require one again."""
+        # One pass: with many layers, this is most of the time of a step in which nothing happens.
+        changed = [p for p in self._frozen_params if p.requires_grad or p.grad is not None]
+        training = {param for param in changed if param.requires_grad}
+        for param in changed:
+            param.grad = None  # others assign gradients, such as torch.func
+        if not training:
+            return
+        thawed = [layer for layer in self._frozen if not training.isdisjoint(layer.params)]
+        warnings.warn(
+            f"The frozen layers {[layer.name for layer in thawed]} train again, because "
+            "requires_grad=True was set outside of the freezer. Call Freezer.thaw to do so on "
+            "purpose.",
+            stacklevel=3,
+        )
+        self.thaw(thawed)
 
     def _warn_if_early(self) -> None:
         if self.total_steps is None or self._step >= self.total_steps / 4:

@@ -1,6 +1,6 @@
 """Freezing and thawing of single layers: what changes in their modules and their optimizer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,13 +47,6 @@ def thaw_layer(layer: Layer, training: bool) -> None:
         if is_norm(module) or _updates_itself(module):
             follow_mode(module, training)
         observe_again(module)
-
-
-def discard_gradients(layers: Iterable[Layer]) -> None:
-    """Discards gradients of frozen layers that others have assigned, such as ``torch.func``."""
-    for param in (param for layer in layers for param in layer.params):
-        if not param.requires_grad:
-            param.grad = None
 
 
 def stay_in_eval(module: nn.Module) -> None:

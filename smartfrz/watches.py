@@ -6,7 +6,6 @@ from typing import Any
 from torch import nn
 
 from smartfrz.compilation import is_compiled
-from smartfrz.freezing import discard_gradients
 from smartfrz.frozen_buffers import FrozenBufferWatch
 from smartfrz.frozen_weights import FrozenWeightWatch
 from smartfrz.input_gradients import InputGradients
@@ -43,7 +42,6 @@ class Watches:
             RuntimeError: reentrant activation checkpointing lost gradients, or the optimizer
                 changed frozen weights.
         """
-        discard_gradients(frozen)
         self._check_gradients()
         self._weights.check()
         self.input_gradients.settle(front_is_frozen=layers[:1] == frozen[:1])

@@ -77,6 +77,7 @@ def test_mixed_runs_are_said_in_the_caption(old, monkeypatch):
     assert "2 versions of the code (provenance.json)" in caption
 
 
+@pytest.mark.slow
 def test_fresh_runs_replace_those_of_other_code_which_are_kept(old, monkeypatch, capsys):
     assert run_table(monkeypatch, *ONE, "--fresh") == 0
     assert capsys.readouterr().err.count("because the code 0123 computed it") == 2

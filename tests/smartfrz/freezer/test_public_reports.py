@@ -277,6 +277,7 @@ def resumed_by_torch(model: nn.Module, optimizer: Optimizer, freezer: Freezer) -
     return twin
 
 
+@pytest.mark.slow
 def test_resume_with_distributed_checkpoint():
     """It refuses parameters that train but have no state, so the freezer is loaded first
     (pytorch#132628, pytorch#192202).
