@@ -70,7 +70,7 @@ class SmartFRZ:
         self._records.record(candidates)
         if not self.is_due(step):
             return []
-        converged = (self._records.freeze_probability() > self.threshold).cpu()
+        converged = self._records.freeze_probability() > self.threshold
         converged &= self._records.counts >= self.min_records
         converged &= self._records.history.has_moved
         converged = converged[deciding_layers(candidates)]

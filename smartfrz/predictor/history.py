@@ -116,13 +116,13 @@ class WeightHistory:
         return self._record == 0
 
     @property
-    def has_moved(self) -> bool:
-        """Whether any of the layers recorded last has moved since the record before.
+    def has_moved(self) -> Tensor:
+        """Whether any layer has moved since the record before: a bool on the weights' device.
 
-        All of them stand still if a `GradScaler` skips the optimizer's steps, or while a warmup
+        All layers stand still if a `GradScaler` skips the optimizer's steps, or while a warmup
         keeps the learning rate at zero, which is no sign of convergence. False at the first record.
         """
-        return not torch.equal(self._newest[self.rows], self._previous[self.rows])
+        return (self._newest != self._previous).any()
 
     def earlier(self, fractions: Sequence[float]) -> Tensor:
         """Returns earlier weights of all layers, each weight from its own time.

@@ -55,8 +55,7 @@ class IncrementalPredictor:
         self._follow(weights.device)
         if rows != rows_before:
             self._select(rows_before)
-        if self.history.is_first or self.history.has_moved:
-            self.counts += 1
+        self.counts += 1 if self.history.is_first else self.history.has_moved
         encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
         previous = self.history.earlier((PREVIOUS,))
         if len(rows) < len(weights):
@@ -113,14 +112,14 @@ class IncrementalPredictor:
         device = next(self.predictor.parameters()).device
         self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
         self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)
-        self.counts = state["counts"].to("cpu", copy=True)
+        self.counts = state["counts"].to(device, copy=True)
 
     def _select(self, rows_before: Sequence[int]) -> None:
         """Restricts the window to the layers recorded last, with empty rows for returning ones."""
         rows = self.history.rows
         old = [(rows_before.index(row), i) for i, row in enumerate(rows) if row in rows_before]
         sources, targets = ([pair[side] for pair in old] for side in (0, 1))
-        window, counts = self._empty_window(len(rows)), torch.zeros(len(rows), dtype=torch.long)
+        window, counts = self._empty_window(len(rows)), self.counts.new_zeros(len(rows))
         for name, kept in self._window.items():
             window[name][targets] = kept[sources]
         counts[targets] = self.counts[sources]
@@ -142,3 +141,4 @@ class IncrementalPredictor:
         if next(self.predictor.parameters()).device != device:  # .to() walks all parameters
             self.predictor.to(device)
         self._window = {name: kept.to(device) for name, kept in self._window.items()}
+        self.counts = self.counts.to(device)
