@@ -11,7 +11,13 @@ from smartfrz.accumulation import UpdateWatch
 from smartfrz.compilation import expect_recompilation
 from smartfrz.distributed import agree, is_distributed, rebuild_reducer, share_buffers
 from smartfrz.freezing import freeze_layer, thaw_layer
-from smartfrz.layers import Layer, check_layers, check_layers_in, find_layers, refreshed
+from smartfrz.layers import (
+    Layer,
+    check_layers_in,
+    check_something_trains,
+    find_layers,
+    refreshed,
+)
 from smartfrz.optimizers import check_supported
 from smartfrz.sharding import check_not_flattened, reshard, sharded_modules
 from smartfrz.watches import Watches
@@ -86,7 +92,8 @@ class Freezer:
         self._watches = Watches(model, optimizer)
         self._updates = UpdateWatch(model, optimizer)
         self._refresh_layers()
-        check_layers(self.layers, model)
+        check_layers_in(model, self.layers)
+        check_something_trains(model, self.layers)
 
     @property
     def input_gradients_are_computed(self) -> bool:
@@ -101,8 +108,8 @@ class Freezer:
 
         Raises:
             RuntimeError: reentrant activation checkpointing lost gradients after the last freeze,
-                the optimizer changed frozen weights, or modules or parameters of the layers were
-                replaced by others.
+                or the optimizer changed frozen weights.
+            ValueError: modules or parameters of the layers were replaced by others.
         """
         if not self._has_stepped:
             self._begin()

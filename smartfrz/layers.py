@@ -128,19 +128,33 @@ def refreshed(layer: Layer) -> Layer:
     return layer if are_same else replace(layer, params=params)
 
 
-def check_layers(layers: Iterable[Layer], model: nn.Module) -> None:
-    """Raises if the layers are not those of the model, or none of them is the head.
+def check_layers_in(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Raises if the layers are not, or no longer, those of the model.
 
     Raises:
-        ValueError: the layers contain parameters that the model does not, or no parameter would
-            train if all layers but the head were frozen.
+        ValueError: the model does not contain modules or parameters of the layers.
+    """
+    modules, params = set(model.modules()), set(model.parameters())
+    missing = [
+        layer.name
+        for layer in layers
+        if not (modules.issuperset(layer.modules) and params.issuperset(layer.params))
+    ]
+    if missing:
+        raise ValueError(
+            f"The model does not contain the modules or parameters of the layers {missing}, as "
+            "after fully_shard, convert_sync_batchnorm or load_state_dict(assign=True). Find the "
+            "layers again, and make the freezer after such changes to the model."
+        )
+
+
+def check_something_trains(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Raises if no parameter would train with all layers but the heads frozen.
+
+    Raises:
+        ValueError: none of the layers is a head, and no other parameter trains.
     """
     freezable = {param for layer in layers if not layer.is_head for param in layer.params}
-    if not freezable.issubset(model.parameters()):
-        raise ValueError(
-            "The layers contain parameters that the model does not, as after fully_shard. Find the "
-            "layers again: find_layers(model)."
-        )
     if not any(p.requires_grad and p not in freezable for p in model.parameters()):
         raise ValueError(
             "Every trainable parameter is in a layer that can be frozen, because none of the "
@@ -164,22 +178,6 @@ def _check_no_shared_memory(model: nn.Module) -> None:
                     "parameters (as after vector_to_parameters or with flat buffers). Give each "
                     "its own memory: param.data = param.data.clone()."
                 )
-
-
-def check_layers_in(model: nn.Module, layers: Iterable[Layer]) -> None:
-    """Raises if modules or parameters of the layers were replaced by others in the model."""
-    modules, params = set(model.modules()), set(model.parameters())
-    replaced = [
-        layer.name
-        for layer in layers
-        if not (modules.issuperset(layer.modules) and params.issuperset(layer.params))
-    ]
-    if replaced:
-        raise RuntimeError(
-            f"The model no longer contains the modules or parameters of the layers {replaced}, as "
-            "after convert_sync_batchnorm or load_state_dict(assign=True). Make the freezer after "
-            "such changes to the model."
-        )
 
 
 def _warn_of_parameters_in_no_layer(model: nn.Module, placed: set[nn.Parameter]) -> None:
