@@ -31,8 +31,10 @@ class UpdateWatch:
         self._gradient: weakref.ref[Tensor] | None = None
         self._version = 0
         self._wrappers: list[weakref.ref[DistributedDataParallel]] = []
+        # The optimizer must not keep the model alive.
+        note = weakref.WeakMethod(self._note_step)
         for each in with_step_hooks(optimizer):
-            each.register_step_post_hook(self._note_step)
+            each.register_step_post_hook(lambda *_: (call := note()) and call())
 
     def find_wrappers(self) -> list[DistributedDataParallel]:
         """Returns the DDP modules of the model and remembers them; see `wrappers_of`."""
@@ -78,7 +80,7 @@ class UpdateWatch:
         self._gradient, self._version = weakref.ref(param.grad), param._version
         return before is not None and before() is param.grad and version == param._version
 
-    def _note_step(self, *_: Any) -> None:
+    def _note_step(self) -> None:
         self._gradient = None
 
 
