@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -9,8 +10,11 @@ from torch.optim import Optimizer
 
 from smartfrz.accumulation import UpdateWatch
 from smartfrz.compilation import expect_recompilation
-from smartfrz.distributed import agree, is_distributed, rebuild_reducer, share_buffers
+from smartfrz.cost import StepCosts, compute_spent
+from smartfrz.decisions import decide, warn_if_early
+from smartfrz.distributed import rebuild_reducer, share_buffers
 from smartfrz.freezing import freeze_layer, thaw_layer
+from smartfrz.graph import Inputs
 from smartfrz.layers import (
     Layer,
     check_layers_in,
@@ -59,18 +63,23 @@ class Freezer:
         model: the model to train; it may be wrapped in DDP, sharded by FSDP2 or compiled.
         optimizer: the model's optimizer, or several in a list, such as Muon and AdamW.
         policy: the policy that selects layers to freeze; ``None`` for full training.
-        layers: the layers, the head included; by default ``find_layers(model)``.
+        layers: the layers, the head included; by default ``find_layers(model, example_inputs)``.
         total_steps: the number of optimizer steps of the run, if known: `step` then warns when all
-            layers but the heads are frozen in its first quarter.
+            layers but the heads are frozen in its first quarter, unless at step 0.
+        example_inputs: inputs for the model, as in `find_layers`, with which the compute is
+            counted, too; guessed by default.
 
     Attributes:
         frozen: maps the name of each frozen layer to the step, from 0, at which it was frozen.
         layers: all layers, the head included.
-        events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``.
+        events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``. A
+            layer that freezes at a step is not updated by it; one that is thawed at a step is
+            trained by it.
 
     Raises:
         ValueError: no parameter would train if all layers but the head were frozen, the layers are
-            not the model's, the optimizer is ``LBFGS``, or the model is wrapped by FSDP1.
+            not the model's, the optimizer is ``LBFGS``, the model is wrapped by FSDP1, or the
+            policy has to spend a compute that it cannot reach.
     """
 
     def __init__(
@@ -80,11 +89,13 @@ class Freezer:
         policy: "Policy | None" = None,
         layers: Iterable[Layer] | None = None,
         total_steps: int | None = None,
+        example_inputs: Inputs | None = None,
     ) -> None:
         check_supported(optimizer)
         self.model, self.optimizer, self.policy = model, optimizer, policy
-        self.layers = find_layers(model) if layers is None else list(layers)
+        self.layers = find_layers(model, example_inputs) if layers is None else list(layers)
         self.total_steps = total_steps
+        self._example_inputs = example_inputs
         self.frozen: dict[str, int] = {}
         self.events: list[tuple[int, str, str]] = []
         self._step = 0
@@ -94,6 +105,28 @@ class Freezer:
         self._refresh_layers()
         check_layers_in(model, self.layers)
         check_something_trains(model, self.layers)
+        attach = getattr(policy, "attach", None)
+        if attach is not None:
+            attach(self)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps so far."""
+        return self._step
+
+    @cached_property
+    def costs(self) -> StepCosts:
+        """What a step costs with some layers frozen, counted once.
+
+        If the model is sharded by ``fully_shard``, all processes must read it the first time.
+        """
+        return StepCosts(self.model, self.layers, self._example_inputs)
+
+    @property
+    def compute_spent(self) -> float:
+        """The compute of the run so far, in steps with no layer frozen."""
+        costs = partial(self.costs, input_gradients=self.input_gradients_are_computed)
+        return compute_spent(self.events, self._step, costs)
 
     @property
     def input_gradients_are_computed(self) -> bool:
@@ -101,7 +134,7 @@ class Freezer:
         return self._watches.input_gradients.are_computed
 
     def step(self) -> list[Layer]:
-        """Queries the policy and freezes the layers that it selects.
+        """Queries the policy, freezes the layers that it selects, and thaws those that it releases.
 
         Returns:
             The newly frozen layers, in execution order.
@@ -117,12 +150,18 @@ class Freezer:
         self._watches.check(self.layers, self._frozen)
         if not self._updates.is_next():
             return []
-        newly = self._decide()
+        thawing: list[Layer] = []
+        newly: list[Layer] = []
+        if self.policy is not None:
+            thawing, newly = decide(self.policy, self.layers, self._active, self._step)
         if newly:
             self._freeze(newly)
-            self._watches.watch_buffers(self._frozen)
-            self._warn_if_early()
+            warn_if_early(self._active, self._step, self.total_steps)
         self._step += 1
+        if thawing:
+            self.thaw(thawing)  # they train in the step that begins now
+        if newly:
+            self._watches.watch_buffers(self._frozen)
         return newly
 
     def thaw(self, layers: Iterable[Layer]) -> None:
@@ -145,6 +184,7 @@ class Freezer:
             thaw_layer(layer, self.model.training)
             del self.frozen[layer.name]
             self.events.append((self._step, "thaw", layer.name))
+        self._watches.watch_buffers([])
         self._adapt()
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,23 +228,12 @@ class Freezer:
         self.thaw([layer for layer in self._frozen if layer.name not in state["frozen"]])
         self._freeze([layer for layer in self._active if layer.name in state["frozen"]])
         self.frozen = dict(state["frozen"])
-        self.events = list(state.get("events", []))
+        frozen_at = [(step, "freeze", name) for name, step in state["frozen"].items()]
+        self.events = list(state.get("events", frozen_at))
         self._step = state["step"]
         load_policy = getattr(self.policy, "load_state_dict", None)
         if load_policy is not None:
             load_policy(state["policy"])
-
-    def _decide(self) -> list[Layer]:
-        if self.policy is None:
-            return []
-        # Called at every step, due or not: a policy may sum gradients or set learning rates.
-        chosen = [layer.name for layer in self.policy.layers_to_freeze(self._active, self._step)]
-        is_due = getattr(self.policy, "is_due", None)
-        if is_due is not None and not is_due(self._step):
-            return []
-        if is_distributed():
-            chosen = agree(chosen)
-        return [layer for layer in self._active if layer.name in chosen and not layer.is_head]
 
     def _freeze(self, layers: list[Layer]) -> None:
         if not layers:
@@ -267,15 +296,3 @@ class Freezer:
             stacklevel=3,
         )
         self.thaw(thawed)
-
-    def _warn_if_early(self) -> None:
-        if self.total_steps is None or self._step >= self.total_steps / 4:
-            return
-        if all(layer.is_head for layer in self._active):
-            # Without numbers, so that Python shows it once for many runs.
-            warnings.warn(
-                "All layers but the head were frozen in the first quarter of the run. If the loss "
-                "has hardly fallen by then, a plateau was taken for convergence: freeze later, "
-                "with a higher threshold or more records before the first decision.",
-                stacklevel=3,
-            )

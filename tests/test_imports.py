@@ -21,13 +21,10 @@ LIBRARY = [
     {"graph"},
     {"grouping"},
     {"layers"},
-    {
-        *("cka", "memory", "freezing", "accumulation"),
-        *("frozen_weights", "frozen_buffers", "input_gradients"),
-    },
-    {"predictor", "watches"},
+    {"cka", "memory", "freezing", "accumulation"},
+    {"predictor", "watches", "cost", "decisions"},
     {"freezer"},
-    {"policies", "cost", "feature_cache"},
+    {"policies", "feature_cache"},
 ]
 # Packages of the harness that must not know of others.
 NEVER = {

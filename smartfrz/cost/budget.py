@@ -1,13 +1,13 @@
 """A compute budget, whose spent fraction can drive the learning rate."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smartfrz.cost.flops import training_flops
-from smartfrz.distributed import unwrap
-from smartfrz.freezer import Freezer
-from smartfrz.graph import Inputs, trace, trace_with_guessed_inputs
-from smartfrz.layers import Layer
+from smartfrz.cost.step_costs import StepCosts
+from smartfrz.graph import Inputs
+
+if TYPE_CHECKING:
+    from smartfrz.freezer import Freezer
 
 
 class ComputeBudget:
@@ -35,28 +35,27 @@ class ComputeBudget:
     Args:
         freezer: the freezer of the model; each layer that it freezes makes a step cheaper.
         steps: the budget, in steps with no layer frozen.
-        example_inputs: inputs for the model, as in `find_layers`; guessed by default.
+        example_inputs: inputs for the model, as in `find_layers`; by default those of the freezer,
+            or guessed.
 
     Raises:
         ValueError: ``steps`` is not positive, or no example inputs were given or could be guessed.
     """
 
     def __init__(
-        self, freezer: Freezer, steps: float, example_inputs: Inputs | None = None
+        self, freezer: "Freezer", steps: float, example_inputs: Inputs | None = None
     ) -> None:
         if steps <= 0:
             raise ValueError(f"The budget must be a positive number of steps, not {steps}.")
         self.freezer, self.steps = freezer, steps
-        model = unwrap(freezer.model)
         if example_inputs is None:
-            self._calls = trace_with_guessed_inputs(model)
+            self._costs = freezer.costs
         else:
-            self._calls = trace(model, example_inputs)
-        in_layers = {param for layer in freezer.layers for param in layer.params}
-        self._rest = [p for p in model.parameters() if p.requires_grad and p not in in_layers]
+            self._costs = StepCosts(freezer.model, freezer.layers, example_inputs)
         self._counted: tuple[frozenset[str], bool] = (frozenset(), False)
         self._cost = 1.0
         self._done = 0.0
+        self._events = 0
         self._count(freezer.frozen)
 
     @property
@@ -75,7 +74,12 @@ class ComputeBudget:
         The step at which a layer freezes has computed its gradient and counts in full.
         """
         frozen, _ = self._counted
-        self._count(frozen)  # the step itself has shown whether there are input gradients
+        thawed = {
+            name
+            for step, what, name in self.freezer.events[self._events :]
+            if what == "thaw" and step < self.freezer.steps
+        }
+        self._count(frozen - thawed)  # the step itself has shown whether there are input gradients
         self._done += self._cost
         self._count(self.freezer.frozen)
 
@@ -92,13 +96,8 @@ class ComputeBudget:
 
     def _count(self, frozen: Iterable[str]) -> None:
         """Updates the cost of a step, in steps with no layer frozen."""
+        self._events = len(self.freezer.events)
         key = frozenset(frozen), self.freezer.input_gradients_are_computed
         if key != self._counted:
             self._counted = key
-            active = [layer for layer in self.freezer.layers if layer.name not in frozen]
-            self._cost = self._flops(active) / self._flops(self.freezer.layers)
-
-    def _flops(self, active: Iterable[Layer]) -> int:
-        trains = [*self._rest, *(param for layer in active for param in layer.params)]
-        input_gradients = self.freezer.input_gradients_are_computed
-        return training_flops(self._calls, trains, input_gradients=input_gradients)
+            self._cost = self._costs(*key)

@@ -1,9 +1,10 @@
 """A policy wrapper that freezes layers in groups, to save recompilations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer
 from smartfrz.policies.protocol import Policy
 
@@ -17,6 +18,10 @@ class Gathered:
     most ``1 / part`` times, rounded up; the distinct steps in ``freezer.frozen`` are the actual
     freezes. The wrapped policy still sees the layers that wait, since they move and so change the
     input of the layers behind them. It cannot take its selection back.
+
+    Layers selected at step 0 freeze there, before any group is complete: they are to keep their
+    initial weights. Thaws are not gathered either. A policy that spends a given compute spends more
+    of it if its layers wait.
 
     Args:
         policy: selects the layers.
@@ -36,19 +41,35 @@ class Gathered:
         self.part = part
         self._count = 0
         self._waiting: list[str] = []
+        self._thawing: set[str] = set()
+
+    def attach(self, freezer: Freezer) -> None:
+        """Attaches the wrapped policy to the freezer."""
+        attach = getattr(self.policy, "attach", None)
+        if attach is not None:
+            attach(freezer)
 
     def is_due(self, step: int) -> bool:
         """Whether the wrapped policy may freeze layers at this step."""
         is_due = getattr(self.policy, "is_due", None)
         return is_due is None or is_due(step)
 
+    def layers_to_thaw(self, frozen: Sequence[Layer], step: int) -> Collection[Layer]:
+        """Returns the layers that the wrapped policy thaws."""
+        thaw = getattr(self.policy, "layers_to_thaw", None)
+        thawing = [] if thaw is None else thaw(frozen, step)
+        self._thawing = {layer.name for layer in thawing}
+        return thawing
+
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns all waiting layers if there are enough of them, otherwise none."""
         self._count = self._count or sum(not layer.is_head for layer in active)
-        is_waiting = set(self._waiting)
+        passed_over = {*self._waiting, *self._thawing}
         chosen = self.policy.layers_to_freeze(active, step)
         if self.is_due(step):
-            new = [layer for layer in chosen if not layer.is_head and layer.name not in is_waiting]
+            new = [layer for layer in chosen if not layer.is_head and layer.name not in passed_over]
+            if step == 0:
+                return new
             self._waiting += [layer.name for layer in new]
         waiting = [layer for layer in active if layer.name in self._waiting]
         body = [layer for layer in active if not layer.is_head]

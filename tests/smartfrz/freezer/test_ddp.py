@@ -16,12 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from smartfrz import Freezer, find_layers
-from tests.helpers.scripted import Scripted
+from tests.helpers.scripted import Scripted, ThawsToo
 
 STEPS = 12
 RANKS = 2
 SCRIPT = {2: ["0"], 5: ["6"], 8: ["3", "8"]}
 OTHER_SCRIPT = {1: ["6", "8"], 2: ["3"], 6: ["0"]}
+THAWS = {5: ["0"], 8: ["6"]}
+OTHER_THAWS = {2: ["3"], 5: ["6"], 8: ["0", "6"]}
 
 
 class SeldomDue(Scripted):
@@ -148,6 +150,17 @@ def run_frozen_batch_norm(rank: int) -> dict[str, Any]:
     return {"statistics": statistics}
 
 
+def run_thawed(rank: int) -> dict[str, Any]:
+    """A policy of which each process would thaw other layers."""
+    model = build()
+    ddp = DistributedDataParallel(model)
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    policy = ThawsToo(SCRIPT, OTHER_THAWS if rank else THAWS)
+    freezer = Freezer(ddp, optimizer, policy)
+    train(ddp, freezer, slice(rank * 4, rank * 4 + 4))
+    return {"weights": model.state_dict(), "events": freezer.events}
+
+
 def reduce_with_state(
     state: PowerSGDState, bucket: dist.GradBucket
 ) -> torch.futures.Future[Tensor]:
@@ -159,6 +172,7 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
     results = {name: run_variant(rank, **options) for name, options in VARIANTS.items()}
     results["batch norm"] = run_frozen_batch_norm(rank)
+    results["thawed"] = run_thawed(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -218,6 +232,18 @@ def test_frozen_batch_norm_stands_still_on_every_process(results: list[dict[str,
     frozen = first[3][0]
     assert all(torch.equal(mean, frozen) for mean, _ in first[3:] + second[3:])
     assert not any(torch.equal(first[step][1], first[step + 1][1]) for step in range(STEPS - 1))
+
+
+def test_the_first_process_thaws_for_all(results: list[dict[str, Any]]):
+    model = build()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    alone = Freezer(model, optimizer, ThawsToo(SCRIPT, THAWS))
+    train(model, alone, slice(None))
+    assert [e for e in alone.events[::-1] if "thaw" in e] == [(9, "thaw", "6"), (6, "thaw", "0")]
+    for result in results:
+        assert result["thawed"]["events"] == alone.events
+        for key, expected in model.state_dict().items():
+            torch.testing.assert_close(result["thawed"]["weights"][key], expected)
 
 
 def test_power_sgd_forgets_what_it_remembers_by_bucket():

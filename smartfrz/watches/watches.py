@@ -1,4 +1,4 @@
-"""Detection of what goes wrong silently in the steps after a freeze."""
+"""Watches over gradients, weights and buffers after a freeze."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 
 from smartfrz.compilation import is_compiled
-from smartfrz.frozen_buffers import FrozenBufferWatch
-from smartfrz.frozen_weights import FrozenWeightWatch
-from smartfrz.input_gradients import InputGradients
 from smartfrz.layers import Layer
 from smartfrz.memory import GradientWatch
+from smartfrz.watches.frozen_buffers import FrozenBufferWatch
+from smartfrz.watches.frozen_weights import FrozenWeightWatch
+from smartfrz.watches.input_gradients import InputGradients
 
 
 class Watches:
