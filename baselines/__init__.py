@@ -3,6 +3,21 @@
 from baselines.autofreeze import AutoFreeze
 from baselines.displacement import DisplacementRule
 from baselines.freezeout import FreezeOut
+from baselines.head_first import HeadFirst
+from baselines.paced import Paced
+from baselines.prefix_then_body import PrefixThenBody
 from baselines.random_order import RandomOrder
+from baselines.static_prefix import StaticPrefix
+from baselines.unfreezing import Unfreezing
 
-__all__ = ["AutoFreeze", "DisplacementRule", "FreezeOut", "RandomOrder"]
+__all__ = [
+    "AutoFreeze",
+    "DisplacementRule",
+    "FreezeOut",
+    "HeadFirst",
+    "Paced",
+    "PrefixThenBody",
+    "RandomOrder",
+    "StaticPrefix",
+    "Unfreezing",
+]

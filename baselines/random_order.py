@@ -2,10 +2,12 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smartfrz import Freezer
 from smartfrz.layers import Layer
+from smartfrz.policies import meet_compute, schedule_compute
 
 
 def freeze_steps(layers: Sequence[str], total_steps: int, span: float, seed: int) -> dict[str, int]:
@@ -35,16 +37,45 @@ class RandomOrder:
         total_steps: optimizer steps of the whole run.
         span: the fraction of the run within which layers freeze, more than 0.
         seed: the seed of the order.
+        compute: in place of ``span``, the fraction of full training's compute that the run spends.
+            The span that fits is found when the policy is attached to a freezer.
 
     Raises:
-        ValueError: ``span`` is not positive.
+        ValueError: ``span`` or ``compute`` is out of range, or both or neither of them are given.
+            At the attachment: the compute is less than the run spends with all layers but the
+            heads frozen from step 0.
     """
 
-    def __init__(self, total_steps: int, span: float, seed: int = 0) -> None:
-        if span <= 0:
+    def __init__(
+        self,
+        total_steps: int,
+        span: float | None = None,
+        seed: int = 0,
+        compute: float | None = None,
+    ) -> None:
+        if (span is None) == (compute is None):
+            raise ValueError("RandomOrder needs either span or compute.")
+        if span is not None and span <= 0:
             raise ValueError(f"span={span} must be more than 0.")
-        self.total_steps, self.span, self.seed = total_steps, span, seed
+        if compute is not None and not 0 < compute <= 1:
+            raise ValueError(f"compute={compute} must be more than 0 and at most 1.")
+        self.total_steps, self.span, self.seed, self.compute = total_steps, span, seed, compute
         self._freeze_steps: dict[str, int] = {}
+
+    def attach(self, freezer: Freezer) -> None:
+        """Finds the freeze steps that spend the compute, if one is given."""
+        if self.compute is None:
+            return
+        body = [layer.name for layer in freezer.layers if not layer.is_head]
+
+        def schedule(position: float) -> dict[str, int]:
+            # With a span of one run for each layer, none freezes before the end.
+            return freeze_steps(body, self.total_steps, position * (len(body) + 1), self.seed)
+
+        def compute_of(steps: Mapping[str, int]) -> float:
+            return schedule_compute(steps, self.total_steps, freezer.costs)
+
+        self._freeze_steps = meet_compute(self.compute, schedule, compute_of)
 
     def is_due(self, step: int) -> bool:
         """Whether a layer freezes at this step; always true before the first call."""
@@ -52,7 +83,7 @@ class RandomOrder:
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers to freeze. The first call must be given all layers."""
-        if not self._freeze_steps:
+        if not self._freeze_steps and self.span is not None:
             names = [layer.name for layer in active if not layer.is_head]
             self._freeze_steps = freeze_steps(names, self.total_steps, self.span, self.seed)
         return [layer for layer in active if self._freeze_steps.get(layer.name, math.inf) <= step]
