@@ -16,11 +16,11 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds bench report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds real_images real_text bench report smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9_% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  DRY=1  FRESH=1  MIXED=1  WANDB=1"
 
@@ -60,6 +60,12 @@ unconverged: setup  ## the same comparison for runs that end long before converg
 	$(TABLE)
 
 thresholds: setup  ## an additional table: thresholds of SmartFRZ and of the displacement rule
+	$(TABLE)
+
+real_images: setup  ## an additional table: EfficientNet-Lite0 from its ImageNet weights
+	$(TABLE)
+
+real_text: setup  ## an additional table: MiniLM from its published weights
 	$(TABLE)
 
 fig3 fig4 fig5 attention overhead: setup

@@ -19,6 +19,8 @@ _DEFAULTS_OF_LATER_FIELDS = {
     "recipe": "",
     "feature_cache": False,
     "budget": None,
+    "layer_decay": 1.0,
+    "validation": False,
 }
 _DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2}
 
@@ -28,8 +30,8 @@ class Pretraining:
     """The source of a run's initial weights.
 
     Attributes:
-        dataset: ``imagenet``, or ``books`` for BERT, for published weights; otherwise the data set
-            of the pretraining run.
+        dataset: ``imagenet``, ``books`` for BERT or ``sentence_pairs`` for MiniLM, for published
+            weights; otherwise the data set of the pretraining run.
         epochs: passes over that data set. Unused for published weights, as are the fields below.
         train_images: number of its training images that are used; 0 for all.
         batch_size: images per step.
@@ -68,6 +70,10 @@ class RunConfig:
             in the frozen prefix.
         budget: fraction of full training's compute. The run ends once it is spent, with the
             learning rate annealed by then; ``None`` ends it after ``epochs``, whatever they cost.
+        layer_decay: factor by which the learning rate falls from each layer to the one before it,
+            beginning with the head, which has ``lr``.
+        validation: hold out the last tenth of the training set and test on it in place of the test
+            set, for choosing hyperparameters.
     """
 
     model: str
@@ -95,6 +101,8 @@ class RunConfig:
     recipe: str = ""
     feature_cache: bool = False
     budget: float | None = None
+    layer_decay: float = 1.0
+    validation: bool = False
 
     def __post_init__(self) -> None:
         if self.amp not in AMP:
@@ -105,6 +113,10 @@ class RunConfig:
             )
         if not 0 <= self.warmup < 1:
             raise UserError("warmup is a fraction of the run: it must be at least 0 and below 1.")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(
+                "layer_decay is a factor of learning rates: it must be above 0 and at most 1."
+            )
         if self.epochs <= 0 or self.batch_size < 1 or self.lr <= 0:
             raise UserError("epochs, batch_size and lr must be positive.")
         if self.budget is not None and not 0 < self.budget <= 1:

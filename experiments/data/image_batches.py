@@ -18,6 +18,8 @@ class ImageBatches(StoredBatches):
         data: the data set.
         device: device of the images and the batches.
         rank, world_size: as in `Batches`.
+        normalisation: mean and standard deviation of pixels in [0, 1] to normalise with; None for
+            those of the data set's channels.
     """
 
     random_numbers = 3
@@ -29,13 +31,15 @@ class ImageBatches(StoredBatches):
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        normalisation: tuple[float, float] | None = None,
     ) -> None:
         self.device = device
         self._train = data.train_images[: config.train_images or None].to(device)
         self._train_labels = data.train_labels[: config.train_images or None].to(device)
         self._test = data.test_images[: config.test_images or None].to(device)
         self._test_labels = data.test_labels[: config.test_images or None].to(device)
-        self._mean, self._std = (each.to(device) for each in data.normalisation())
+        mean_and_std = map(torch.tensor, normalisation) if normalisation else data.normalisation()
+        self._mean, self._std = (each.to(device) for each in mean_and_std)
         num_train, num_test = len(self._train), len(self._test)
         super().__init__(config, num_train, num_test, data.num_classes, rank, world_size)
 

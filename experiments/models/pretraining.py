@@ -20,11 +20,12 @@ from experiments.files import (
     unless_damaged,
 )
 from experiments.locks import locked
+from experiments.models.packaged import installed, is_installed
 from experiments.models.registry import NETWORKS, network
 from experiments.models.weights import load_weights
 
-PUBLISHED = ("imagenet", "books")
-"""Pretraining data sets with published weights: of image networks, and of BERT."""
+PUBLISHED = ("imagenet", "books", "sentence_pairs")
+"""Pretraining data sets with published weights: of image networks, of BERT, and of MiniLM."""
 
 # BERT's heads for masked words and next sentences.
 _HEADS = ("cls.",)
@@ -68,8 +69,8 @@ def load_pretrained(
         output_layers: dotted names of the heads, which remain random.
 
     Returns:
-        Facts about the weights: ``source``, and for those of a pretraining run also ``accuracy``
-        and ``sha256``.
+        Facts about the weights: ``source``, the data set or the installed package, and for those of
+        a pretraining run also ``accuracy`` and ``sha256``.
 
     Raises:
         UserError: the weights are not available, or do not fit the model.
@@ -77,7 +78,7 @@ def load_pretrained(
     assert config.pretraining is not None
     source = pretraining_run(config)
     if source is None:
-        tensors, facts = published_weights(config.model), {"source": config.pretraining.dataset}
+        tensors, facts = published_weights(config.model), {"source": _published_source(config)}
     else:
         tensors, facts = load_weights(source)
     heads = (*(f"{name}." for name in output_layers), *_HEADS)
@@ -95,6 +96,12 @@ def load_pretrained(
     return facts
 
 
+def _published_source(config: RunConfig) -> str:
+    assert config.pretraining is not None
+    package = network(config.model).package
+    return f"{package} {installed(package).version}" if package else config.pretraining.dataset
+
+
 def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights, with a vision transformer's position embeddings resampled to the image size."""
     name = "pos_embed"
@@ -107,26 +114,39 @@ def _resized(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Te
 
 
 def has_published_weights(model: str) -> bool:
-    """Whether the published weights of a model are in the cache, in a file that is not damaged."""
+    """Whether the published weights of a model are in an installed package or in the cache.
+
+    A damaged file in the cache does not count.
+    """
+    if package := network(model).package:
+        return is_installed(package)
     return unless_damaged(published_file(model), names_in) is not None
 
 
 def published_weights(model: str) -> dict[str, Tensor]:
-    """Loads the published weights of a network, and downloads them if they are not in the cache.
+    """Loads the published weights of a network, and downloads them if necessary.
 
     Raises:
-        UserError: there are none, or they cannot be downloaded.
+        UserError: there are none, they cannot be downloaded, or their package is not installed.
     """
     fetch_published_weights(model)
+    entry = network(model)
+    if entry.package:
+        assert entry.published is not None
+        return entry.published()
     return load_file(published_file(model))
 
 
 def fetch_published_weights(model: str) -> None:
     """Downloads the published weights of a network into the cache, if they are not there.
 
+    Those in a package are not downloaded: it has to be installed.
+
     Raises:
-        UserError: there are none, or they cannot be downloaded.
+        UserError: there are none, they cannot be downloaded, or their package is not installed.
     """
+    if package := network(model).package:
+        installed(package)
     if has_published_weights(model):
         return
     what = f"The published weights of {model}"

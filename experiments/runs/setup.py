@@ -22,7 +22,7 @@ from experiments.data.batches import Batches
 from experiments.data.registry import dataset, make_batches
 from experiments.methods import METHODS, Setting
 from experiments.models.pretraining import load_pretrained
-from experiments.models.registry import build_model
+from experiments.models.registry import build_model, network
 from experiments.runs.optimization import make_optimizer, make_scheduler
 from smartfrz import (
     ComputeBudget,
@@ -173,7 +173,8 @@ def prepare(config: RunConfig) -> Run:
     device, rank, processes = device_and_rank()
     if device.type == "cuda":
         gc.collect()  # an earlier run's model is a reference cycle; it would add to the peak memory
-    batches = make_batches(config, device, rank, processes)
+    normalisation = network(config.model).normalisation
+    batches = make_batches(config, device, rank, processes, normalisation)
     torch.manual_seed(config.seed)
     model = build_model(config.model, batches.num_classes, config.image_size)
     example = batches.example()

@@ -39,6 +39,8 @@ GOLDEN = {
     "record": "f9ca1f79bb25",
 }
 
+LATER_FIELDS = [("layer_decay", 1.0, 0.9), ("validation", False, True)]
+
 some_text = st.text(max_size=5)
 some_int = st.integers(1, 5000)
 some_float = st.floats(0.001, 100)
@@ -107,6 +109,13 @@ def test_an_option_added_later_changes_the_id_only_if_it_is_set():
     assert len(ids) == 2 and GOLDEN["smartfrz"] in ids
 
 
+@pytest.mark.parametrize(("name", "default", "other"), LATER_FIELDS)
+def test_a_field_added_later_changes_the_id_only_if_it_is_set(name, default, other):
+    plain = make_config(WORKLOAD).id
+    assert make_config({**WORKLOAD, name: default}).id == plain
+    assert make_config({**WORKLOAD, name: other}).id != plain
+
+
 def test_the_id_is_the_same_in_another_process():
     code = (
         "from experiments.methods import METHODS, make_config;"
@@ -133,6 +142,8 @@ def test_the_id_is_the_same_in_another_process():
         ({"method": "full", "options": {"t0": 0.5}}, ["full", "no options"]),
         ({"method": "smartfreeze"}, ["smartfreeze", "autofreeze", "smartfrz"]),
         ({"amp": "fp8"}, ["fp8", "bf16"]),
+        ({"layer_decay": 0.0}, ["layer_decay", "above 0"]),
+        ({"layer_decay": 1.1}, ["layer_decay", "at most 1"]),
         ({"epochs": 0}, ["epochs"]),
         ({"batch_size": 0}, ["batch_size"]),
         ({"lr": -0.1}, ["lr"]),

@@ -1,11 +1,15 @@
 """Image batches: order by seed and epoch, shares of processes, crops and flips."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from experiments.data.image_batches import ImageBatches, crop_and_flip
-from experiments.data.images import ImageData
+from experiments.data.images import ImageData, load_data
+from experiments.models.registry import NETWORKS
+from experiments.runs.setup import prepare
 from tests.helpers.digits import tiny_run
 
 CPU = torch.device("cpu")
@@ -117,6 +121,26 @@ def test_training_images_have_mean_zero_and_deviation_one():
     ((images, _, _),) = make_batches(numbered_data(train=2000), batch_size=2000).epoch(0, 0)
     assert torch.allclose(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(images.std((0, 2, 3)), torch.ones(3), atol=1e-3)
+
+
+def test_a_network_s_own_normalisation_takes_the_place_of_the_data_set_s():
+    data = numbered_data()
+    batches = ImageBatches(
+        tiny_run(batch_size=8, train_images=0), data, CPU, normalisation=(127 / 255, 128 / 255)
+    )
+    for images, labels, _ in batches.epoch(0, 0):
+        expected = (data.train_images[labels].float() - 127) / 128
+        assert torch.allclose(images, expected, atol=1e-6)
+    tested = torch.cat([images for images, _ in batches.test()])
+    assert torch.allclose(tested, (data.test_images.float() - 127) / 128, atol=1e-6)
+
+
+def test_a_run_normalises_as_its_network_expects(monkeypatch):
+    own = replace(NETWORKS["residual"], normalisation=(0.5, 0.25))
+    monkeypatch.setitem(NETWORKS, "residual", own)
+    ((images, _), *_) = prepare(tiny_run()).batches.test(4)
+    pixels = load_data("digits[5:10]").test_images[:4].float() / 255
+    assert torch.allclose(images, (pixels - 0.5) / 0.25, atol=1e-6)
 
 
 def test_images_are_scaled_to_the_size_asked_for_after_normalisation():

@@ -64,6 +64,22 @@ def test_an_epoch_has_every_image_once_and_says_which() -> None:
     assert labels.tolist() == [batches.data.train[key][1] for key in keys.tolist()]
 
 
+def test_a_network_s_own_normalisation_takes_the_place_of_imagenet_s() -> None:
+    inputs = {}
+    for own in (None, (0.5, 0.25), (0.0, 1.0)):
+        ((images, _), *_) = make_batches(run_of(), CPU, normalisation=own).test(3)
+        inputs[own] = images
+    pixels = inputs[0.0, 1.0]
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    assert torch.allclose(inputs[0.5, 0.25], (pixels - 0.5) / 0.25, atol=1e-5)
+    assert not torch.allclose(inputs[None], inputs[0.5, 0.25])
+
+
+def test_images_in_folders_cannot_be_held_out() -> None:
+    with pytest.raises(ValueError, match=r"validation = true needs a data set in memory"):
+        load(run_of(validation=True))
+
+
 def test_random_changes_depend_on_seed_epoch_and_example_alone() -> None:
     for recipe in ("", "deit"):
         first, again, other = (list(batches_of(recipe=recipe).epoch(0, e)) for e in (1, 1, 2))

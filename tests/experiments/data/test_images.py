@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from experiments.data.images import load_data, parse_name
+from experiments.data.registry import make_batches
+from tests.helpers.digits import tiny_run
 
 REAL = os.environ.get("SMARTFRZ_DATA")
 
@@ -99,6 +101,17 @@ def test_normalisation_is_that_of_the_training_images():
     assert mean.shape == std.shape == (1, 3, 1, 1)
     assert mean.flatten().numpy() == pytest.approx(pixels.mean((0, 2, 3)))
     assert std.flatten().numpy() == pytest.approx(pixels.std((0, 2, 3)), rel=1e-4)
+
+
+def test_validation_images_are_the_last_tenth_of_the_training_images():
+    data = load_data("digits")
+    run = tiny_run(dataset="digits", train_images=0, validation=True)
+    batches = make_batches(run, torch.device("cpu"))
+    assert batches.steps_per_epoch == (1297 - 130) // 32
+    labels = torch.cat([labels for _, labels in batches.test()])
+    assert torch.equal(labels, data.train_labels[-130:])
+    keys = torch.cat([batch.keys for batch in batches.epoch(0, 0)])
+    assert keys.max() < 1297 - 130
 
 
 def test_cifar_is_read_from_parquet_files(parquet):

@@ -91,6 +91,14 @@ def test_sentences_to_predict_words_in_hold_every_word_once_and_no_padding() -> 
     assert (ids == SEP).sum() > 96
 
 
+def test_validation_sentences_are_held_out_from_the_training_set() -> None:
+    whole, data = load(run_of()), load(run_of(validation=True))
+    assert (len(data.train_ids), len(data.test_ids)) == (86, 10)
+    for part in ("ids", "types", "labels"):
+        train = torch.cat([getattr(data, f"train_{part}"), getattr(data, f"test_{part}")])
+        assert torch.equal(train, getattr(whole, f"train_{part}"))
+
+
 def test_batches_name_what_bert_is_called_with() -> None:
     batches = make_batches(run_of(), CPU)
     data = load(run_of())

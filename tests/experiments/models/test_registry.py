@@ -6,8 +6,9 @@ from torch import nn
 
 from experiments.models.registry import NETWORKS, build_model, families, family
 
-IMAGES = [name for name in NETWORKS if not name.startswith("bert")]
-SENTENCES = [n for n in NETWORKS if n.startswith("bert") and not n.endswith("_masked")]
+TEXT = [name for name in NETWORKS if name.startswith("bert") or name == "minilm"]
+IMAGES = [name for name in NETWORKS if name not in TEXT]
+SENTENCES = [name for name in TEXT if not name.endswith("_masked")]
 PRETRAINED_AS = {name: each.pretrained_as for name, each in NETWORKS.items() if each.pretrained_as}
 
 
