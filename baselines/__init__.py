@@ -8,9 +8,11 @@ from baselines.paced import Paced
 from baselines.prefix_then_body import PrefixThenBody
 from baselines.random_order import RandomOrder
 from baselines.static_prefix import StaticPrefix
+from baselines.svcca import SVCCA
 from baselines.unfreezing import Unfreezing
 
 __all__ = [
+    "SVCCA",
     "AutoFreeze",
     "DisplacementRule",
     "FreezeOut",

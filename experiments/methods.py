@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from baselines import AutoFreeze, DisplacementRule, FreezeOut, RandomOrder
+from baselines import SVCCA, AutoFreeze, DisplacementRule, FreezeOut, RandomOrder
 from baselines.freezeout import freeze_step
 from baselines.random_order import freeze_steps
 from experiments.config import Pretraining, RunConfig
@@ -31,6 +31,7 @@ from experiments.options import (
     SimFreezeOptions,
     SimilarityOptions,
     SmartFRZOptions,
+    SVCCAOptions,
 )
 from experiments.predictor.cache import load_predictor
 from experiments.validation import checked
@@ -198,6 +199,15 @@ def _simfreeze(options: SimFreezeOptions, setting: Setting) -> Policy:
     )
 
 
+def _svcca(options: SVCCAOptions, setting: Setting) -> Policy:
+    return SVCCA(
+        setting.model,
+        setting.batches.probe(options.probe_images),
+        interval(setting.total_steps, options.looks),
+        options.tolerance,
+    )
+
+
 def _record(options: RecordOptions, setting: Setting) -> Policy:
     examples = setting.batches.test(options.probe_images, batch_size=32)
     probe = [inputs for inputs, _ in examples]
@@ -251,6 +261,7 @@ METHODS: dict[str, Method] = {
     "simfreeze": Method(
         "CKA to the start", "#F0E442", "p", SimFreezeOptions, _simfreeze, is_control=True
     ),
+    "svcca": Method("SVCCA", "#882255", "<", SVCCAOptions, _svcca, is_control=True),
     "record": Method("Recording", options=RecordOptions, policy=_record, is_recording=True),
 }
 """All methods by their names in specs, in the order of tables and legends."""

@@ -142,6 +142,23 @@ class SimFreezeOptions:
 
 
 @dataclass(frozen=True)
+class SVCCAOptions:
+    """SVCCA freezing: layers freeze from the front once their outputs stand still.
+
+    The outputs are compared ``looks`` times during the run, on the first ``probe_images`` training
+    images. The sources name no ``tolerance``: the default is ours.
+    """
+
+    looks: int = 10
+    tolerance: float = 0.01
+    probe_images: int = 256
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "looks")
+        _check_positive(self, "probe_images")
+
+
+@dataclass(frozen=True)
 class RecordOptions:
     """Full training that records training data for the predictor.
 

@@ -1,15 +1,12 @@
 """Centred kernel alignment (CKA), the similarity of two layers' features (Eq. 5)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smartfrz.distributed import unwrap
-from smartfrz.graph import Inputs, call, evaluating
+from smartfrz.graph import Inputs, visit_outputs
 from smartfrz.layers import Layer
 
 _COLUMNS_AT_ONCE = 2**14
@@ -132,20 +129,8 @@ def _grams(model: nn.Module, layers: Sequence[Layer], batch: Inputs) -> Tensor:
     n = _samples(batch)
     if n < 4:
         raise ValueError(f"CKA of layers needs batches of at least 4 samples, not {n}.")
-    model = unwrap(model)
-    modules = dict(model.named_modules())
     grams: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        for layer in layers:
-            if layer.name not in modules:
-                raise ValueError(f"{type(model).__name__} has no layer {layer.name!r}.")
-            hook = partial(_add_gram, grams, layer.name, n)
-            stack.callback(modules[layer.name].register_forward_hook(hook).remove)
-        call(model, batch)
-    for layer in layers:
-        if layer.name not in grams:
-            raise ValueError(f"{type(model).__name__} did not call its layer {layer.name!r}.")
+    visit_outputs(model, [layer.name for layer in layers], batch, partial(_add_gram, grams, n))
     return torch.stack([_u_centred(grams[layer.name]) for layer in layers])
 
 
@@ -157,10 +142,9 @@ def _samples(batch: Inputs) -> int:
 
 
 def _add_gram(
-    grams: dict[str, Tensor], name: str, n: int, module: nn.Module, inputs: Any, output: Any
+    grams: dict[str, Tensor], n: int, name: str, module: nn.Module, features: Tensor
 ) -> None:
-    """Forward hook; the Gram matrix of concatenated outputs is the sum of their Gram matrices."""
-    features = output[0] if isinstance(output, tuple) else output
+    """Adds a Gram matrix: that of concatenated outputs is the sum of their Gram matrices."""
     rows = len(features)
     if rows not in (1, n):
         raise ValueError(

@@ -31,6 +31,7 @@ METHODS: dict[str, dict] = {
     "displacement": {"threshold": 10.0},
     "random": {"match": "", "span": 0.5},
     "simfreeze": {"tolerance": 1.0},
+    "svcca": {"tolerance": 1.0},
 }
 
 

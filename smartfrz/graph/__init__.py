@@ -9,6 +9,7 @@ from smartfrz.graph.example_inputs import trace_with_guessed_inputs
 from smartfrz.graph.experts import Experts, experts_of
 from smartfrz.graph.forward_rules import Rule, Stock, add_rule, remove_rule, rules_of, without_rules
 from smartfrz.graph.module_calls import ModuleCall, ModuleCalls, Shape, gpus_of
+from smartfrz.graph.module_outputs import visit_outputs
 from smartfrz.graph.tracing import (
     Inputs,
     call,
@@ -41,6 +42,7 @@ __all__ = [
     "storage_of",
     "trace",
     "trace_with_guessed_inputs",
+    "visit_outputs",
     "without_fused_layers",
     "without_rules",
 ]

@@ -116,4 +116,4 @@ def test_the_dashboard_has_its_colour(entries):
 
 def test_controls_are_told_from_methods():
     controls = {name for name, method in METHODS.items() if method.is_control}
-    assert controls == {"shorter", "similarity", "displacement", "random", "simfreeze"}
+    assert controls == {"shorter", "similarity", "displacement", "random", "simfreeze", "svcca"}
