@@ -135,6 +135,9 @@ class FreezeOut:
         how: ``"linear"`` or ``"cubic"``, see `learning_rate`.
         scale: whether to divide each layer's rate by its t_i, see `learning_rate`.
         warmup_steps: number of steps of linear warmup of all rates; none in the papers.
+        freeze: False for a diagnostic with the same learning rates and nothing frozen, which tells
+            the effect of freezing from that of the rates. A layer at rate zero has constant
+            weights, but costs as much as any other, and its norms go on in training mode.
 
     Raises:
         ValueError: ``how`` is unknown or ``t0`` is out of range, or, at the first call, a
@@ -149,6 +152,7 @@ class FreezeOut:
         how: str = "linear",
         scale: bool = False,
         warmup_steps: int = 0,
+        freeze: bool = True,
     ) -> None:
         _check_schedule(t0, how)
         self.optimizer = optimizer
@@ -157,6 +161,7 @@ class FreezeOut:
         self.how = how
         self.scale = scale
         self.warmup_steps = warmup_steps
+        self.freeze = freeze
         self._names: list[str] = []
         self._num_layers = 0  # without the heads
         self._layer_of_group: list[int] = []
@@ -176,6 +181,8 @@ class FreezeOut:
         if not self._names:
             self._start(active)
         self._set_learning_rates(step)
+        if not self.freeze:
+            return []
         due = [layer for layer in active if self._freeze_steps.get(layer.name, math.inf) <= step]
         for layer in due:
             self._frozen.setdefault(layer.name, step)
@@ -184,8 +191,10 @@ class FreezeOut:
     def is_due(self, step: int) -> bool:
         """Whether a layer's freeze step is reached at ``step`` and it was not frozen before.
 
-        Always true before the first call, when the layers are not known.
+        Always true before the first call, when the layers are not known, unless nothing freezes.
         """
+        if not self.freeze:
+            return False
         return not self._names or any(
             due <= step <= self._frozen.get(name, step) for name, due in self._freeze_steps.items()
         )

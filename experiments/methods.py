@@ -125,9 +125,15 @@ def reference_run(config: RunConfig) -> RunConfig:
 
 
 def _linear(options: LinearOptions, setting: Setting) -> Policy:
-    warmup_steps = round(setting.config.warmup * setting.total_steps)
-    how, scale = options.how, options.scale
-    return FreezeOut(setting.optimizer, setting.total_steps, options.t0, how, scale, warmup_steps)
+    return FreezeOut(
+        setting.optimizer,
+        setting.total_steps,
+        options.t0,
+        options.how,
+        options.scale,
+        warmup_steps=round(setting.config.warmup * setting.total_steps),
+        freeze=options.freeze,
+    )
 
 
 def _linear_freeze_steps(

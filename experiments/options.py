@@ -21,13 +21,15 @@ class LinearOptions:
     """Linear freezing (FreezeOut).
 
     The number of epochs is chosen to spend the same compute as the method ``match`` with the same
-    seed (Table 2); if ``match`` is empty, it is that of the config.
+    seed (Table 2); if ``match`` is empty, it is that of the config. With ``freeze = false``, nothing
+    is frozen, but the number of epochs and all learning rates are the same.
     """
 
     t0: float = 0.5
     how: str = "linear"
     scale: bool = False
     match: str = "smartfrz"
+    freeze: bool = True
 
     def __post_init__(self) -> None:
         if self.how not in ("linear", "cubic"):

@@ -193,6 +193,23 @@ def test_a_run_matches_one_whose_rates_are_set_by_hand(how, scale):
     torch.testing.assert_close(model.state_dict(), by_hand.state_dict(), rtol=1e-6, atol=1e-7)
 
 
+def test_without_freezing_the_rates_and_the_weights_are_the_same_but_all_layers_train():
+    model, optimizer, freezer = prepared(t0=0.4, freeze=False)
+    twin, twins_optimizer, of_twin = prepared(t0=0.4)
+    for x, y in batches():
+        backward(model, x, y)
+        assert freezer.step() == []
+        optimizer.step()
+        train(twin, twins_optimizer, of_twin, [(x, y)])
+        rates = [[g["lr"] for g in each.param_groups] for each in (optimizer, twins_optimizer)]
+        assert rates[0] == rates[1]
+    assert len(of_twin.frozen) == 3 and freezer.frozen == {}
+    assert all(param.grad is not None for param in model.parameters())
+    assert not any(freezer.policy.is_due(step) for step in range(STEPS))
+    # Layer norms: there are no running statistics that could go on.
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
+
+
 def test_a_resumed_run_ends_with_the_same_weights():
     data = list(batches())
     whole = prepared(t0=0.3)

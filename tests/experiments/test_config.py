@@ -101,12 +101,19 @@ def test_ids_stay_what_they_were(method):
     assert make_config({**PRETRAINED, "method": method}).id == GOLDEN[method]
 
 
-def test_an_option_added_later_changes_the_id_only_if_it_is_set():
+@pytest.mark.parametrize(
+    ("method", "default", "other"),
+    [
+        ("smartfrz", {"min_records": 2}, {"min_records": 10}),
+        ("linear", {"freeze": True}, {"freeze": False}),
+    ],
+)
+def test_an_option_added_later_changes_the_id_only_if_it_is_set(method, default, other):
     ids = {
-        make_config({**PRETRAINED, "method": "smartfrz", "options": options}).id
-        for options in ({}, {"min_records": 2}, {"min_records": 10})
+        make_config({**PRETRAINED, "method": method, "options": options}).id
+        for options in ({}, default, other)
     }
-    assert len(ids) == 2 and GOLDEN["smartfrz"] in ids
+    assert len(ids) == 2 and GOLDEN[method] in ids
 
 
 @pytest.mark.parametrize(("name", "default", "other"), LATER_FIELDS)
