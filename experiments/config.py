@@ -22,7 +22,7 @@ _DEFAULTS_OF_LATER_FIELDS = {
     "layer_decay": 1.0,
     "validation": False,
 }
-_DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2, "freeze": True}
+_DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2, "freeze": True, "compute": None}
 
 
 @dataclass(frozen=True)

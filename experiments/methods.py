@@ -295,6 +295,6 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     if config.budget is not None and METHODS[config.method].schedule:
         raise UserError(
             f"Method {config.method!r} freezes on a fixed schedule of steps and takes no budget: "
-            "set its option `match` to a method with a budget instead."
+            "set its option `match` to a method with a budget, or its option `compute`, instead."
         )
     return config

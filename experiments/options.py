@@ -10,10 +10,14 @@ class ShorterOptions:
     """Full training with fewer epochs and the learning rate annealed over them.
 
     The number of epochs is chosen to spend the same compute as the method ``match`` with the same
-    seed.
+    seed or, if ``compute`` is given, that fraction of the compute of full training.
     """
 
     match: str = "smartfrz"
+    compute: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_compute(self.compute)
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,10 @@ class LinearOptions:
     """Linear freezing (FreezeOut).
 
     The number of epochs is chosen to spend the same compute as the method ``match`` with the same
-    seed (Table 2); if ``match`` is empty, it is that of the config. With ``freeze = false``, nothing
-    is frozen, but the number of epochs and all learning rates are the same.
+    seed (Table 2); if ``match`` is empty, it is that of the config. If ``compute`` is given, it is
+    also that of the config, and ``t0`` is chosen to spend that fraction of the compute of full
+    training. With ``freeze = false``, nothing is frozen, but the number of epochs and all learning
+    rates are the same.
     """
 
     t0: float = 0.5
@@ -30,8 +36,10 @@ class LinearOptions:
     scale: bool = False
     match: str = "smartfrz"
     freeze: bool = True
+    compute: float | None = None
 
     def __post_init__(self) -> None:
+        _check_compute(self.compute)
         if self.how not in ("linear", "cubic"):
             raise UserError(f"how = {self.how!r} is not a schedule: choose linear or cubic.")
         if not 0 < self.t0 <= 1:
@@ -179,6 +187,14 @@ class RecordOptions:
 def _check_positive(options: object, name: str) -> None:
     if getattr(options, name) <= 0:
         raise UserError(f"{name} must be positive.")
+
+
+def _check_compute(compute: float | None) -> None:
+    if compute is not None and not 0 < compute <= 1:
+        raise UserError(
+            f"compute = {compute} must be above 0 and at most 1: it is a fraction of full "
+            "training's compute."
+        )
 
 
 def _check_probe(images: int) -> None:

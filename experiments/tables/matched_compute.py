@@ -8,6 +8,7 @@ from pathlib import Path
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.methods import METHODS
+from experiments.options import ShorterOptions
 from experiments.runs.execute import run_file
 from experiments.runs.run_files import read_run
 from experiments.tables.compute import Traced, steps_per_epoch, traced
@@ -80,10 +81,13 @@ def _traced(config: RunConfig) -> Traced:
 
 
 def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> RunConfig | None:
-    """Returns a run with the compute of the run that it is matched with.
+    """Returns a run with the compute that it is to spend.
+
+    That is the compute of the run that it is matched with or, if its ``compute`` option is set,
+    that fraction of full training's, for which no other run is needed.
 
     Args:
-        config: the run; without a ``match`` option it is returned unchanged.
+        config: the run; with neither option it is returned unchanged.
         planned: the table's runs and their methods, including the matched run.
         runs: the folder of the run files.
 
@@ -91,7 +95,9 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
         The run with adjusted epochs or span; ``None`` if the matched run is not finished or has
         diverged.
     """
-    if not getattr(config.options, "match", ""):
+    if isinstance(config.options, ShorterOptions) and config.options.compute is not None:
+        return replace(config, epochs=config.epochs * config.options.compute)
+    if not _match(config):
         return config
     for other in partners(config, planned):
         found = read_run(run_file(other, runs))
@@ -102,12 +108,18 @@ def matched(config: RunConfig, planned: Mapping[RunConfig, str], runs: Path) -> 
 
 def partners(config: RunConfig, planned: Mapping[RunConfig, str]) -> list[RunConfig]:
     """Returns the run whose compute a run is matched with, if any; arguments as for `matched`."""
-    match = getattr(config.options, "match", "")
+    match = _match(config)
     return [
         other
         for other, method in planned.items()
         if match and method == match and other.full_training == config.full_training
     ]
+
+
+def _match(config: RunConfig) -> str:
+    """The method that a run is matched with, if any: ``compute`` takes the place of ``match``."""
+    has_compute = getattr(config.options, "compute", None) is not None
+    return "" if has_compute else getattr(config.options, "match", "")
 
 
 @lru_cache

@@ -106,6 +106,7 @@ def test_ids_stay_what_they_were(method):
     [
         ("smartfrz", {"min_records": 2}, {"min_records": 10}),
         ("linear", {"freeze": True}, {"freeze": False}),
+        ("linear", {"compute": None}, {"compute": 0.75}),
     ],
 )
 def test_an_option_added_later_changes_the_id_only_if_it_is_set(method, default, other):
@@ -156,6 +157,8 @@ def test_the_id_is_the_same_in_another_process():
         ({"lr": -0.1}, ["lr"]),
         ({"method": "linear", "options": {"how": "square"}}, ["'square'", "cubic"]),
         ({"method": "linear", "options": {"t0": 1.5}}, ["t0 = 1.5"]),
+        ({"method": "linear", "options": {"compute": 75}}, ["compute = 75"]),
+        ({"method": "shorter", "options": {"compute": 0}}, ["compute = 0"]),
         ({"method": "autofreeze", "options": {"percentile": 101}}, ["percentile = 101"]),
         ({"method": "smartfrz", "options": {"records_per_decision": 0}}, ["records_per_decision"]),
         ({"method": "random", "options": {"span": 0}}, ["span"]),

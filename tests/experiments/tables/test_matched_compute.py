@@ -9,7 +9,7 @@ from experiments.runs.execute import execute, run_file
 from experiments.runs.run_files import read_run
 from experiments.runs.setup import prepare
 from experiments.runs.training_loop import train
-from experiments.tables.matched_compute import matched, matched_epochs, mean_flops
+from experiments.tables.matched_compute import matched, matched_epochs, mean_flops, partners
 from tests.helpers.digits import ignore, tiny_run
 
 MODELS = ["residual", "plain", "attention"]
@@ -78,6 +78,18 @@ def test_a_step_costs_less_than_in_full_training_and_more_than_a_forward_pass():
     config = tiny_run("linear")
     full = prepare(tiny_run()).full_flops_per_step / config.batch_size
     assert full / 3 < mean_flops(config) < full
+
+
+def test_a_compute_of_its_own_takes_the_place_of_a_match(tmp_path):
+    """Nothing else has to be done first, and nothing else is planned with it."""
+    shorter = tiny_run("shorter", epochs=10, options={"compute": 0.75})
+    linear = tiny_run("linear", options={"compute": 0.75})
+    planned = {shorter: "shorter", linear: "linear", tiny_run("smartfrz", epochs=10): "smartfrz"}
+    assert partners(shorter, planned) == partners(linear, planned) == []
+    found = matched(shorter, planned, tmp_path)
+    assert found == replace(shorter, epochs=7.5)
+    assert prepare(found).total_steps == 75
+    assert matched(linear, planned, tmp_path) is linear
 
 
 @pytest.fixture
