@@ -17,7 +17,9 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
+from smartfrz import Freezer
 from smartfrz.layers import Layer, refreshed
+from smartfrz.policies import schedule_compute
 
 _POWER = {"linear": 1, "cubic": 3}
 
@@ -131,17 +133,22 @@ class FreezeOut:
         optimizer: the optimizer of the model. No parameter group may span several layers; build
             it from `param_groups`.
         total_steps: optimizer steps of the whole run.
-        t0: the fraction of the run at which the first layer freezes, in (0, 1].
+        t0: the fraction of the run at which the first layer freezes, in (0, 1]. Unused if
+            ``compute`` is given.
         how: ``"linear"`` or ``"cubic"``, see `learning_rate`.
         scale: whether to divide each layer's rate by its t_i, see `learning_rate`.
         warmup_steps: number of steps of linear warmup of all rates; none in the papers.
+        compute: the fraction of full training's compute that the run is to spend, at most 1. The
+            `Freezer` then chooses t0; it is the largest that does not spend more. With
+            ``freeze=False``, it is the same.
         freeze: False for a diagnostic with the same learning rates and nothing frozen, which tells
             the effect of freezing from that of the rates. A layer at rate zero has constant
             weights, but costs as much as any other, and its norms go on in training mode.
 
     Raises:
-        ValueError: ``how`` is unknown or ``t0`` is out of range, or, at the first call, a
-            parameter group spans several layers.
+        ValueError: ``how`` is unknown or ``t0`` or ``compute`` is out of range, or, at the first
+            call, a parameter group spans several layers. From the `Freezer`: the run spends more
+            than ``compute`` with any ``t0``.
     """
 
     def __init__(
@@ -152,15 +159,19 @@ class FreezeOut:
         how: str = "linear",
         scale: bool = False,
         warmup_steps: int = 0,
+        compute: float | None = None,
         freeze: bool = True,
     ) -> None:
         _check_schedule(t0, how)
+        if compute is not None and not 0 < compute <= 1:
+            raise ValueError(f"compute={compute} must be more than 0 and at most 1.")
         self.optimizer = optimizer
         self.total_steps = total_steps
-        self.t0 = t0
+        self.t0 = t0 if compute is None else math.nan  # until it is known
         self.how = how
         self.scale = scale
         self.warmup_steps = warmup_steps
+        self.compute = compute
         self.freeze = freeze
         self._names: list[str] = []
         self._num_layers = 0  # without the heads
@@ -169,6 +180,32 @@ class FreezeOut:
         self._freeze_steps: dict[str, int] = {}
         self._frozen: dict[str, int] = {}
         self._starts, self._ends = np.zeros(0), np.zeros(0)  # per group
+
+    def attach(self, freezer: Freezer) -> None:
+        """Chooses t0, if the run is to spend a given compute."""
+        if self.compute is None:
+            return
+        names = [layer.name for layer in freezer.layers if not layer.is_head]
+
+        def spent(t0: float) -> float:
+            steps = {
+                name: freeze_step(self.total_steps, i, len(names), t0, self.how)
+                for i, name in enumerate(names)
+            }
+            return schedule_compute(steps, self.total_steps, freezer.costs)
+
+        low, high = 1e-9, 1.0
+        if (least := spent(low)) > self.compute:
+            raise ValueError(
+                f"compute={self.compute:g} cannot be reached: layers freeze one after the other "
+                f"until the end, so that even with t0 near 0 the run still spends "
+                f"{math.ceil(1000 * least) / 1000} of full training's compute. Ask for at least as "
+                "much."
+            )
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            low, high = (middle, high) if spent(middle) <= self.compute else (low, middle)
+        self.t0 = low
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Sets every group's learning rate for this step and returns the layers to freeze.
@@ -217,6 +254,11 @@ class FreezeOut:
         self._schedule(state["names"], state.get("num_layers", len(state["names"]) - 1))
 
     def _start(self, active: Sequence[Layer]) -> None:
+        if math.isnan(self.t0):
+            raise ValueError(
+                "FreezeOut(compute=...) chooses t0 for the layers of a Freezer: create the Freezer "
+                "with this policy before its first step."
+            )
         # A head is layer L even if it is used first, as with tied embeddings.
         layers = sorted(active, key=lambda layer: layer.is_head)
         groups = self.optimizer.param_groups

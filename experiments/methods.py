@@ -132,6 +132,7 @@ def _linear(options: LinearOptions, setting: Setting) -> Policy:
         options.how,
         options.scale,
         warmup_steps=round(setting.config.warmup * setting.total_steps),
+        compute=options.compute,
         freeze=options.freeze,
     )
 

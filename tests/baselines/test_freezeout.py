@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -210,12 +211,81 @@ def test_without_freezing_the_rates_and_the_weights_are_the_same_but_all_layers_
     torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
 
 
-def test_a_resumed_run_ends_with_the_same_weights():
+def deep_network(layers, total_steps, **options):
+    """A freezer with as many layers as are given, the head included, and its policy."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)])
+    found = find_layers(model, torch.zeros(1, 8))
+    optimizer = torch.optim.SGD(param_groups(model, found), lr=0.1)
+    policy = FreezeOut(optimizer, total_steps, **options)
+    return Freezer(model, optimizer, policy, found, example_inputs=torch.zeros(1, 8)), policy
+
+
+def steps_without_training(freezer, total_steps):
+    """Calls the policy at every step; returns the compute as a fraction of full training's."""
+    for _ in range(total_steps):
+        for layer in freezer.layers:
+            for param in layer.parameters():
+                param.grad = torch.zeros_like(param) if param.requires_grad else None
+        freezer.step()
+        freezer.optimizer.step()
+    return freezer.compute_spent / total_steps
+
+
+@pytest.mark.parametrize("how", ["linear", "cubic"])
+@pytest.mark.parametrize("compute", [0.75, 0.9, 0.99])
+def test_a_given_compute_is_spent(how, compute):
+    freezer, policy = deep_network(12, 300, how=how, compute=compute)
+    assert steps_without_training(freezer, 300) == pytest.approx(compute, abs=0.01)
+    steps = [freeze_step(300, i, 11, policy.t0, how) for i in range(11)]
+    names = [layer.name for layer in freezer.layers[:-1]]
+    assert freezer.frozen == {n: s for n, s in zip(names, steps, strict=True) if s < 300}
+
+
+def test_all_of_the_compute_freezes_nothing_and_the_rates_are_those_of_the_head():
+    freezer, policy = deep_network(5, 50, compute=1.0)
+    assert policy.t0 == pytest.approx(1)
+    assert steps_without_training(freezer, 50) == 1
+    assert freezer.frozen == {}
+
+
+def test_a_twin_without_freezing_has_the_rates_of_the_run_that_spends_the_compute():
+    _, policy = deep_network(12, 300, compute=0.8)
+    freezer, twin = deep_network(12, 300, compute=0.8, freeze=False)
+    assert twin.t0 == policy.t0
+    assert steps_without_training(freezer, 300) == 1
+
+
+@pytest.mark.parametrize("how", ["linear", "cubic"])
+def test_a_compute_below_the_least_is_an_error_that_names_it(how):
+    with pytest.raises(ValueError, match=r"compute=0\.4 cannot be reached") as error:
+        deep_network(12, 300, how=how, compute=0.4)
+    (least,) = re.findall(r"still spends (0\.\d+)", str(error.value))
+    freezer, policy = deep_network(12, 300, how=how, compute=float(least))
+    assert steps_without_training(freezer, 300) == pytest.approx(float(least), abs=2e-3)
+    assert policy.t0 < 0.1
+
+
+@pytest.mark.parametrize("compute", [0.0, 75.0])
+def test_a_compute_is_a_fraction(compute):
+    with pytest.raises(ValueError, match=f"compute={compute}"):
+        deep_network(3, 10, compute=compute)
+
+
+def test_without_a_freezer_there_is_no_schedule_for_a_compute():
+    freezer, policy = deep_network(3, 10)
+    policy = FreezeOut(freezer.optimizer, 10, compute=0.9)
+    with pytest.raises(ValueError, match="Freezer"):
+        policy.layers_to_freeze(freezer.layers, 0)
+
+
+@pytest.mark.parametrize("options", [{"t0": 0.3}, {"compute": 0.8}])
+def test_a_resumed_run_ends_with_the_same_weights(options):
     data = list(batches())
-    whole = prepared(t0=0.3)
+    whole = prepared(**options)
     train(*whole, data)
 
-    model, optimizer, freezer = prepared(t0=0.3)
+    model, optimizer, freezer = prepared(**options)
     train(model, optimizer, freezer, data[:13])
     assert 0 < len(freezer.frozen) < 3
     checkpoint = io.BytesIO()
@@ -225,7 +295,7 @@ def test_a_resumed_run_ends_with_the_same_weights():
     for reload_optimizer_last in (False, True):
         checkpoint.seek(0)
         for_model, for_optimizer, for_freezer = torch.load(checkpoint, weights_only=True)
-        model, optimizer, freezer = prepared(t0=0.3)
+        model, optimizer, freezer = prepared(**options)
         model.load_state_dict(for_model)
         if reload_optimizer_last:
             freezer.load_state_dict(for_freezer)

@@ -92,6 +92,18 @@ def test_a_compute_of_its_own_takes_the_place_of_a_match(tmp_path):
     assert matched(linear, planned, tmp_path) is linear
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_linear_freezing_spends_a_compute_of_its_own_in_all_its_epochs(model):
+    config = tiny_run("linear", model=model, epochs=10, options={"compute": 0.75})
+    run = prepare(config)
+    assert run.total_steps == 100
+    full = run.total_steps * run.full_flops_per_step / 1e12
+    assert spent_tflops(config) == pytest.approx(0.75 * full, rel=0.01)
+    config = tiny_run("linear", model=model, epochs=10, options={"compute": 0.75, "freeze": False})
+    assert spent_tflops(config) == full
+    assert prepare(config).freezer.policy.t0 == run.freezer.policy.t0
+
+
 @pytest.fixture
 def planned():
     """All methods with two seeds; two methods are matched with a variant of autofreeze."""
