@@ -125,13 +125,16 @@ class RandomOptions:
 
     The last layer freezes after the fraction ``span`` of the run. The span is chosen to spend the
     same compute as the method ``match`` with the same seed; if ``match`` is empty, it is that of
-    the config.
+    the config. If ``compute`` is given, the span is chosen to spend that fraction of the compute of
+    full training.
     """
 
     match: str = "smartfrz"
     span: float = 1.0
+    compute: float | None = None
 
     def __post_init__(self) -> None:
+        _check_compute(self.compute)
         _check_positive(self, "span")
 
 
@@ -166,6 +169,50 @@ class SVCCAOptions:
     def __post_init__(self) -> None:
         _check_positive(self, "looks")
         _check_positive(self, "probe_images")
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """A fixed schedule that spends the fraction ``compute`` of the compute of full training."""
+
+    compute: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_compute(self.compute)
+
+
+@dataclass(frozen=True)
+class PrefixThenBodyOptions:
+    """The front is frozen from the start, and the rest of the body from a later step on.
+
+    The front is as long as a step costs at least the fraction ``prefix`` of one of full training,
+    and the run spends the fraction ``compute`` of full training.
+    """
+
+    prefix: float = 0.75
+    compute: float = 0.58
+
+    def __post_init__(self) -> None:
+        _check_compute(self.compute)
+        if not 0 <= self.prefix <= 1:
+            raise UserError(f"prefix = {self.prefix} must be between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class UnfreezingOptions:
+    """Layers thaw from the head to a prefix that stays frozen.
+
+    The pace is one that thaws all layers within the fraction ``over`` of the run, and the prefix
+    such that the run spends the fraction ``compute`` of full training.
+    """
+
+    compute: float = 0.75
+    over: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_compute(self.compute)
+        if not 0 <= self.over <= 1:
+            raise UserError(f"over = {self.over} must be between 0 and 1.")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def _sentences(accuracies: pd.Series) -> Iterable[str]:
 def frozen_early(frame: pd.DataFrame) -> str:
     """Returns a sentence on runs whose layers but the head were all frozen in the first quarter.
 
+    Not on those that froze them all at step 0, at which nothing can be taken for convergence.
+
     Args:
         frame: the runs of a table.
 
@@ -55,4 +57,4 @@ def frozen_early(frame: pd.DataFrame) -> str:
 def _is_early(run: pd.Series) -> bool:
     frozen = json.loads(run["frozen"])
     body = len(json.loads(run["layers"])) - 1  # every network of the harness has one head
-    return 0 < body == len(frozen) and max(frozen.values()) < run["steps"] / 4
+    return 0 < body == len(frozen) and 0 < max(frozen.values()) < run["steps"] / 4

@@ -17,7 +17,8 @@ from smartfrz.distributed import world_size
 
 RUN_CODE = (
     *("smartfrz", "baselines"),
-    *("experiments/config.py", "experiments/options.py", "experiments/methods.py"),
+    *("experiments/config.py", "experiments/options.py"),
+    *("experiments/methods.py", "experiments/policies.py"),
     *("experiments/data", "experiments/models", "experiments/runs"),
 )
 """The files and folders that a run's numbers depend on."""

@@ -101,7 +101,7 @@ class Run:
         return time.perf_counter()
 
     def count_flops(self) -> None:
-        """Updates the FLOPs of a step; called after layers were frozen."""
+        """Updates the FLOPs of a step; called after layers were frozen or thawed."""
         self.flops_per_step = self._flops(as_in_paper=False)
         self.flops_per_step_paper = self._flops(as_in_paper=True)
 
@@ -194,10 +194,10 @@ def prepare(config: RunConfig) -> Run:
     policy = make_policy(setting)
     if config.compile and policy is not None:
         policy = Gathered(policy)
-    freezer = Freezer(wrapped, optimizer, policy, layers, total_steps)
+    freezer = Freezer(wrapped, optimizer, policy, layers, total_steps, example)
     budget = None
     if config.budget is not None:
-        budget = ComputeBudget(freezer, config.budget * total_steps, example)
+        budget = ComputeBudget(freezer, config.budget * total_steps)
     if rank:  # different dropout masks in each process
         torch.manual_seed(1_000_003 * rank + config.seed)
     return Run(

@@ -148,8 +148,9 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
 
+    events = len(run.freezer.events)
     started = time.perf_counter()
-    newly_frozen = run.freezer.step()
+    run.freezer.step()
     curves.overhead_seconds += time.perf_counter() - started
 
     run.scaler.step(run.optimizer)
@@ -161,7 +162,7 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
         run.scheduler.step()
     curves.flops += run.flops_per_step
     curves.flops_paper += run.flops_per_step_paper
-    if newly_frozen:
+    if len(run.freezer.events) > events:
         run.count_flops()
     run.loss = loss.detach()
     return run.loss

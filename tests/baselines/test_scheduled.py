@@ -235,7 +235,7 @@ def test_a_run_follows_its_schedule_and_a_resumed_one_goes_on_with_it(
         assert unbroken.events == events_of(POLICIES[policy](30, 0.6), 30)
         assert unbroken.compute_spent == pytest.approx(0.6 * 30, rel=0.01)
     assert unbroken.events
-    for stop in (1, 5, 17):
+    for stop in (1, 17):
         first = started(start())
         train(first, range(stop))
         second = resumed(first, start())

@@ -36,6 +36,7 @@ GOLDEN = {
     "smartfrz": "3c950a1a09d2",
     "similarity": "936ad3280192",
     "displacement": "1341ff60ea26",
+    "random": "c531bd70c5b2",
     "record": "f9ca1f79bb25",
 }
 
@@ -107,6 +108,7 @@ def test_ids_stay_what_they_were(method):
         ("smartfrz", {"min_records": 2}, {"min_records": 10}),
         ("linear", {"freeze": True}, {"freeze": False}),
         ("linear", {"compute": None}, {"compute": 0.75}),
+        ("random", {"compute": None}, {"compute": 0.75}),
     ],
 )
 def test_an_option_added_later_changes_the_id_only_if_it_is_set(method, default, other):
@@ -162,6 +164,11 @@ def test_the_id_is_the_same_in_another_process():
         ({"method": "autofreeze", "options": {"percentile": 101}}, ["percentile = 101"]),
         ({"method": "smartfrz", "options": {"records_per_decision": 0}}, ["records_per_decision"]),
         ({"method": "random", "options": {"span": 0}}, ["span"]),
+        ({"method": "random", "options": {"compute": 2}}, ["compute = 2"]),
+        ({"method": "paced", "options": {"compute": 0}}, ["compute = 0"]),
+        ({"method": "paced", "budget": 0.5}, ["'paced'", "`compute`", "no budget"]),
+        ({"method": "prefix_then_body", "options": {"prefix": 2}}, ["prefix = 2"]),
+        ({"method": "unfreezing", "options": {"over": -1}}, ["over = -1"]),
         ({"method": "simfreeze", "options": {"probe_images": 3}}, ["probe_images = 3"]),
         ({"method": "similarity", "options": {"probe_images": 33}}, ["probe_images = 33"]),
         ({"method": "record", "options": {"probe_images": 0}}, ["probe_images = 0"]),

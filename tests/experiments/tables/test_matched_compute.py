@@ -1,6 +1,7 @@
 """Compute matching: the number of epochs of matched runs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,26 @@ def test_linear_freezing_spends_a_compute_of_its_own_in_all_its_epochs(model):
     config = tiny_run("linear", model=model, epochs=10, options={"compute": 0.75, "freeze": False})
     assert spent_tflops(config) == full
     assert prepare(config).freezer.policy.t0 == run.freezer.policy.t0
+
+
+SCHEDULED = ["static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first", "random"]
+
+
+@pytest.mark.parametrize("method", SCHEDULED)
+def test_a_method_with_a_compute_spends_it(method):
+    config = tiny_run(method, model="residual", epochs=10, options={"compute": 0.6})
+    run = prepare(config)
+    for _ in range(run.total_steps):
+        run.freezer.step()  # without training
+    assert run.freezer.compute_spent / run.total_steps == pytest.approx(0.6, rel=0.01)
+    assert matched(config, {config: method}, Path("nowhere")) is config
+
+
+def test_the_flops_of_a_run_follow_freezes_and_thaws():
+    run, curves = train(tiny_run("unfreezing", options={"compute": 0.6}), ignore, ignore)
+    assert {what for _, what, _ in run.freezer.events} == {"freeze", "thaw"}
+    spent = curves.flops / run.full_flops_per_step
+    assert run.freezer.compute_spent == pytest.approx(spent)
 
 
 @pytest.fixture
