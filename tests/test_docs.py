@@ -49,6 +49,14 @@ def threshold_is_set(names: Names) -> None:
     assert names["policy"].threshold == 0.3 != names["policy"].predictor.threshold
 
 
+def a_prefix_is_planned(names: Names) -> None:
+    freezer, steps = names["freezer"], names["total_steps"]
+    assert freezer.compute_spent == 0 and freezer.costs(["conv1"]) < 1
+    for _ in range(steps):
+        train_step(names)
+    assert freezer.compute_spent / steps == pytest.approx(0.75, abs=0.5 / steps)
+
+
 def freeze_out_trains(names: Names) -> None:
     train_step(names)
     assert len({group["lr"] for group in names["optimizer"].param_groups}) == 1
@@ -119,8 +127,9 @@ def frozen_layers_are_thawed(names: Names) -> None:
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/freeze.md": [
-        *(loop_ran, aux_is_a_head, threshold_is_set, freeze_out_trains, rate_follows_the_budget),
-        *(modules_keep_less, features_are_cached, wrapped_model_freezes, sharded_model_freezes),
+        *(loop_ran, aux_is_a_head, threshold_is_set, a_prefix_is_planned, freeze_out_trains),
+        *(rate_follows_the_budget, modules_keep_less, features_are_cached),
+        *(wrapped_model_freezes, sharded_model_freezes),
         *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
     ],
 }
