@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
-from baselines import AutoFreeze, DisplacementRule, FreezeOut
+from baselines import AutoFreeze, DisplacementRule, FreezeOut, Unfreezing
 from baselines.freezeout import param_groups
 from smartfrz import (
     AttentionPredictor,
@@ -340,6 +340,24 @@ def run_thawed() -> dict[str, Any]:
     return {"still": set(before) - moved}
 
 
+def run_unfreezing(is_sharded: bool = True) -> dict[str, Any]:
+    """A policy that is planned on the costs of the model, and thaws layers."""
+    torch.manual_seed(0)
+    model = Net()
+    if is_sharded:
+        shard(model, PARTS)
+    optimizer = SGD(model.parameters(), lr=0.3, momentum=0.5)
+    policy = Unfreezing(STEPS, compute=0.8)
+    freezer = Freezer(model, optimizer, policy, example_inputs=global_batch(0))
+    for step in range(STEPS):
+        backward(model, share_of(global_batch(step)) if is_sharded else global_batch(step))
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    spent = freezer.compute_spent
+    return {"events": freezer.events, "spent": spent, "weights": weights_of(model)}
+
+
 class Decaying(Optimizer):
     """Decays all parameters, with a gradient or without."""
 
@@ -447,6 +465,7 @@ OTHERS = {
     "mid window": run_mid_window,
     "late gradient": run_late_gradient,
     "thawed": run_thawed,
+    "unfreezing": run_unfreezing,
     "decaying": run_decaying,
     "embedding": run_embedding,
     "convolutions": run_convolutions,
@@ -551,6 +570,15 @@ def test_gradients_from_before_the_freeze_do_not_move_frozen_weights(
 def test_thawed_layers_train_again(results: list[dict[str, Any]]):
     frozen = {f"blocks.0.{kind}" for kind in ("up.weight", "up.bias", "norm.weight", "norm.bias")}
     assert [result["thawed"]["still"] for result in results] == [frozen, frozen]
+
+
+def test_a_policy_thaws_as_in_one_process(results: list[dict[str, Any]]):
+    expected = run_unfreezing(is_sharded=False)
+    assert {what for _, what, _ in expected["events"]} == {"freeze", "thaw"}
+    for result in (each["unfreezing"] for each in results):
+        assert result["events"] == expected["events"]
+        assert result["spent"] == expected["spent"]
+        torch.testing.assert_close(result["weights"], expected["weights"])
 
 
 def test_all_processes_notice_that_the_optimizer_changes_frozen_weights(
