@@ -133,6 +133,8 @@ def smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
         options.records_per_decision,
         options.threshold,
         options.min_records,
+        options.compute,
+        None if options.compute is None else setting.total_steps,
     )
 
 

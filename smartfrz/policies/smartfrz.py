@@ -1,11 +1,20 @@
 """The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
+from smartfrz.policies.budget_plan import BudgetPlan
 from smartfrz.policies.intervals import checked_interval
 from smartfrz.predictor import ENCODINGS, AttentionPredictor, IncrementalPredictor, deciding_layers
+
+if TYPE_CHECKING:
+    from smartfrz.freezer import Freezer
+
+PROTECTED = 0.75
+"""The cost of a step while only the front of a pretrained network is frozen, at most."""
 
 
 class SmartFRZ:
@@ -28,6 +37,13 @@ class SmartFRZ:
     `GradScaler` skips steps or a warmup starts at zero; such records are not counted. A longer
     plateau is not recognised.
 
+    With a ``budget``, the run spends that fraction of full training's compute (not in the paper,
+    whose threshold means something else in every workload). A plan says how many layers freeze
+    when, see `BudgetPlan`: the front of a pretrained network at step 0, the rest of the body at the
+    step from which on the head alone uses up the budget. The predictor decides what freezes in
+    between, as far as no budget is left over. Whether the network is pretrained is read from its
+    weights, see `is_pretrained`.
+
     Args:
         predictor: the trained predictor; it determines the ``window`` and ``size`` of the history.
         interval: steps between two records.
@@ -36,9 +52,14 @@ class SmartFRZ:
         min_records: records of a layer before the first decision about it. With the default, the
             times to which the encoding ``"drift"`` looks back, from the start of the run to the
             last record but one, all differ for the first time.
+        budget: the fraction of full training's compute that the run spends, in (0, 1].
+        total_steps: the number of optimizer steps of the run, which a budget requires. It may be
+            changed later: the plan follows it.
 
     Raises:
-        ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1.
+        ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, a
+            budget was given without ``total_steps`` or, when the freezer is made, it is out of
+            reach.
     """
 
     def __init__(
@@ -48,6 +69,8 @@ class SmartFRZ:
         records_per_decision: int = 1,
         threshold: float | None = None,
         min_records: int = 10,
+        budget: float | None = None,
+        total_steps: int | None = None,
     ) -> None:
         self.predictor = predictor
         self.interval = checked_interval(interval)
@@ -56,19 +79,54 @@ class SmartFRZ:
         if min_records < 1:
             raise ValueError(f"min_records must be at least 1, not {min_records}.")
         self.min_records = min_records
+        if budget is not None and total_steps is None:
+            raise ValueError(
+                "A budget requires total_steps: pass the number of optimizer steps of the run."
+            )
+        self.budget, self.total_steps = budget, total_steps
         self._records = IncrementalPredictor(predictor)
+        self._freezer: Freezer | None = None
+        self._front: list[str] = []
+        self._planned_for: tuple[int, int] | None = None
+        self._release_step = 0
+
+    def attach(self, freezer: "Freezer") -> None:
+        """Plans how to spend the budget, and finds out whether the freezer's model is pretrained.
+
+        Called by `Freezer`.
+
+        Raises:
+            ValueError: the budget is out of reach.
+        """
+        self._freezer = freezer
+        if self.budget is not None:
+            plan = self._plan()
+            limit = max(self.budget, PROTECTED) if is_pretrained(freezer.layers) else 1.0
+            self._front = plan.front(limit) if limit < 1 else []
 
     def is_due(self, step: int) -> bool:
-        """Whether this step is a freezing stage."""
-        return step % (self.interval * self.records_per_decision) == 0
+        """Whether layers may freeze at this step."""
+        is_planned = self.budget is not None and (step == 0 or step >= self._release_step)
+        return is_planned or self._is_stage(step)
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
-        """Returns the layers that the predictor classifies as converged."""
+        """Returns the layers that the predictor or the plan of the budget selects."""
+        converged = self._converged(active, step)
+        if self.budget is None:
+            self._warn_if_idle(active, step)
+            return converged
+        return self._within_budget(active, step, converged)
+
+    def _is_stage(self, step: int) -> bool:
+        return step % (self.interval * self.records_per_decision) == 0
+
+    def _converged(self, active: Sequence[Layer], step: int) -> list[Layer]:
+        """Returns the layers that the predictor classifies as converged, if a decision is due."""
         candidates = [layer for layer in active if not layer.is_head]
         if step % self.interval or not candidates:
             return []
         self._records.record(candidates)
-        if not self.is_due(step):
+        if not self._is_stage(step):
             return []
         converged = self._records.freeze_probability() > self.threshold
         converged &= self._records.counts >= self.min_records
@@ -79,6 +137,48 @@ class SmartFRZ:
         return [
             layer for layer, freeze in zip(candidates, converged.tolist(), strict=True) if freeze
         ]
+
+    def _plan(self) -> BudgetPlan:
+        assert self._freezer is not None and self.budget is not None
+        assert self.total_steps is not None
+        body = [layer.name for layer in self._freezer.layers if not layer.is_head]
+        return BudgetPlan(self._freezer.costs, body, self.total_steps, self.budget)
+
+    def _within_budget(
+        self, active: Sequence[Layer], step: int, converged: Sequence[Layer]
+    ) -> list[Layer]:
+        """Returns what freezes at a step: the front, what has converged, or all that is left."""
+        if self._freezer is None:
+            raise ValueError(
+                "A budget needs a Freezer: pass the policy to one before it is called."
+            )
+        body = [layer for layer in active if not layer.is_head]
+        plan, trains = self._plan(), {layer.name for layer in body}
+        frozen = [name for name in plan.body if name not in trains]
+        planned_for = len(body), plan.total_steps
+        if planned_for != self._planned_for:
+            self._planned_for = planned_for
+            self._release_step = plan.release_step(step, self._freezer.compute_spent, frozen)
+        if step >= self._release_step:
+            chosen = trains
+        elif step == 0:
+            chosen = set(self._front)
+        else:
+            names = [layer.name for layer in converged]
+            chosen = set(plan.affordable(step, self._freezer.compute_spent, frozen, names))
+        return [layer for layer in body if layer.name in chosen]
+
+    def _warn_if_idle(self, active: Sequence[Layer], step: int) -> None:
+        """Warns in the middle of a run of known length if nothing has been frozen by then."""
+        total = self.total_steps or (self._freezer and self._freezer.total_steps)
+        if total and step == total // 2 and self._freezer and not self._freezer.events:
+            # Without numbers, so that Python shows it once for many runs.
+            warnings.warn(
+                "No layer has been frozen in the first half of the run, because no probability "
+                "has exceeded the threshold. To save compute, lower it, or pass a budget and "
+                "total_steps instead.",
+                stacklevel=5,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the recorded history."""

@@ -1,0 +1,148 @@
+"""Tests of SmartFRZ with a compute budget, with stub predictors."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from smartfrz import AttentionPredictor, Freezer, SmartFRZ
+
+LAYERS = 8
+
+
+class Constant(AttentionPredictor):
+    """A predictor with the same probability for every layer."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__(8, 2, 8, 2, window=3, encoding="drift")
+        self.probability = probability
+
+    def decide(self, newest: Tensor, *rest: Tensor) -> Tensor:
+        probability = torch.full((len(newest),), self.probability)
+        return torch.stack([1 - probability, probability], dim=1).log()
+
+
+def chain(is_pretrained: bool = False) -> nn.Sequential:
+    """Linear layers of equal cost; the body's names are 0 to 7, the head's is 8."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(LAYERS + 1)))
+    if is_pretrained:
+        with torch.no_grad():
+            for layer in model:
+                unit = nn.functional.normalize(torch.randn(2, 16), dim=1)
+                # A direction far larger than by chance.
+                layer.weight.mul_(0.3).add_(0.9 * torch.outer(unit[0], unit[1]))
+    return model
+
+
+def start(
+    budget: float | None,
+    steps: int,
+    probability: float = 0.0,
+    interval: int = 5,
+    is_pretrained: bool = False,
+) -> Freezer:
+    model = chain(is_pretrained)
+    predictor = Constant(probability)
+    policy = SmartFRZ(predictor, interval, min_records=2, budget=budget, total_steps=steps)
+    return Freezer(model, SGD(model.parameters(), lr=0.01, momentum=0.9), policy)
+
+
+def train(freezer: Freezer, steps: range) -> Freezer:
+    for step in steps:
+        inputs = torch.randn(2, 16, generator=torch.Generator().manual_seed(step))
+        freezer.model(inputs).square().mean().backward()
+        freezer.step()
+        freezer.optimizer.step()
+        freezer.optimizer.zero_grad()
+    return freezer
+
+
+@pytest.mark.parametrize("budget", [0.45, 0.58, 0.75, 0.9, 1.0])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+@pytest.mark.parametrize("interval", [2, 50])
+@pytest.mark.parametrize("is_pretrained", [False, True])
+def test_spends_the_budget_whatever_the_predictor_says(
+    budget: float, probability: float, interval: int, is_pretrained: bool
+) -> None:
+    freezer = train(start(budget, 120, probability, interval, is_pretrained), range(120))
+    assert freezer.compute_spent / 120 == pytest.approx(budget, abs=0.006)
+
+
+def test_the_front_of_a_pretrained_network_is_frozen_at_step_0() -> None:
+    def at_first(freezer: Freezer) -> list[str]:
+        return [*train(freezer, range(1)).frozen]
+
+    assert at_first(start(0.75, 100)) == []
+    assert at_first(start(0.75, 100, is_pretrained=True)) == ["0", "1"]
+    assert at_first(start(0.58, 100, is_pretrained=True)) == ["0", "1"]
+    assert at_first(start(0.85, 100, is_pretrained=True)) == ["0"]
+    freezer = start(0.75, 100, is_pretrained=True)
+    before = freezer.model[0].weight.clone()
+    train(freezer, range(10))
+    assert torch.equal(freezer.model[0].weight, before)
+    assert not torch.equal(freezer.model[3].weight, chain(is_pretrained=True)[3].weight)
+
+
+def test_all_that_has_not_converged_is_released_together() -> None:
+    freezer = train(start(0.6, 100), range(100))
+    assert len(set(freezer.frozen.values())) == 1 and len(freezer.frozen) == LAYERS
+    (step,) = set(freezer.frozen.values())
+    assert step == pytest.approx(100 * (0.6 - 10 / 27) / (1 - 10 / 27), abs=1.5)
+
+
+def test_what_converges_early_lets_the_others_train_longer() -> None:
+    """But no more freezes than leaves no budget unspent."""
+    late = train(start(0.8, 100), range(100)).frozen
+    early = train(start(0.8, 100, probability=1.0), range(100)).frozen
+    assert early["0"] == 5 < late["0"]
+    assert max(early.values()) > max(late.values())
+    assert len(early) < LAYERS or len(set(early.values())) > 1
+
+
+@pytest.mark.parametrize("stop", [1, 30, 53, 54, 90])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_resumed_run_equals_an_unbroken_one(stop: int, probability: float) -> None:
+    unbroken = train(start(0.7, 100, probability, is_pretrained=True), range(100))
+    stopped = train(start(0.7, 100, probability, is_pretrained=True), range(stop))
+    resumed = start(0.7, 100, probability, is_pretrained=True)
+    resumed.model.load_state_dict(stopped.model.state_dict())
+    resumed.optimizer.load_state_dict(stopped.optimizer.state_dict())
+    resumed.load_state_dict(stopped.state_dict())
+    train(resumed, range(stop, 100))
+    assert resumed.events == unbroken.events
+    for mine, other in zip(resumed.model.parameters(), unbroken.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_run_that_is_extended_spends_the_budget_of_its_new_length() -> None:
+    freezer = train(start(0.75, 100), range(50))
+    freezer.policy.total_steps = 200
+    assert train(freezer, range(50, 200)).compute_spent / 200 == pytest.approx(0.75, abs=0.006)
+
+
+def test_a_budget_out_of_reach_is_an_error_that_names_the_least() -> None:
+    with pytest.raises(ValueError, match=r"still spends 0.377 of full training's compute"):
+        start(0.3, 100)
+    assert train(start(0.377, 100), range(100)).compute_spent == pytest.approx(37.7, abs=0.1)
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(0.0, 10), (1.5, 10), (-1.0, 10), (0.7, 0)])
+def test_a_budget_is_a_fraction_of_a_run(budget: float, steps: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        start(budget, steps)
+
+
+def test_a_budget_needs_the_number_of_steps_and_a_freezer() -> None:
+    with pytest.raises(ValueError, match="A budget requires total_steps"):
+        SmartFRZ(Constant(0.0), 5, budget=0.7)
+    policy = SmartFRZ(Constant(0.0), 5, budget=0.7, total_steps=10)
+    with pytest.raises(ValueError, match="A budget needs a Freezer"):
+        policy.layers_to_freeze(Freezer(chain(), SGD(chain().parameters(), 0.1)).layers, 0)
+
+
+def test_without_a_budget_warns_in_the_middle_if_nothing_is_frozen() -> None:
+    with pytest.warns(UserWarning, match="pass a budget"):
+        train(start(None, 20), range(20))
+    freezer = train(start(None, 20, probability=1.0), range(20))
+    assert len(freezer.frozen) == LAYERS
