@@ -21,7 +21,7 @@ LIBRARY = [
     {"graph"},
     {"grouping"},
     {"layers"},
-    {"cka", "memory", "freezing", "accumulation"},
+    {"cka", "memory", "freezing", "accumulation", "initialisation"},
     {"predictor", "watches", "cost", "decisions"},
     {"freezer"},
     {"policies", "feature_cache"},
