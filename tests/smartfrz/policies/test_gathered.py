@@ -57,6 +57,15 @@ def test_layers_freeze_once_enough_of_them_wait(part, expected):
     assert len(set(freezer.frozen.values())) <= min(BODY, math.ceil(1 / part))
 
 
+def test_what_is_selected_at_step_0_keeps_its_initial_weights():
+    model = build()
+    freezer = freezer_of(model, Gathered(Scripted({0: ["0", "3"], 2: ["1"]}), 0.5))
+    start = model[0].weight.clone()
+    train(model, freezer)
+    assert freezer.frozen == {"0": 0, "3": 0}
+    assert torch.equal(model[0].weight, start)
+
+
 def test_what_waits_goes_on_training():
     model = build()
     freezer = freezer_of(model, Gathered(one_by_one(), 0.5))
