@@ -21,6 +21,7 @@ from experiments.config import RunConfig
 from experiments.data.batches import Batches
 from experiments.data.registry import dataset, make_batches
 from experiments.methods import METHODS, Setting
+from experiments.models.depthwise import speed_up_depthwise
 from experiments.models.pretraining import load_pretrained
 from experiments.models.registry import build_model, network
 from experiments.runs.optimization import make_optimizer, make_scheduler
@@ -187,6 +188,8 @@ def prepare(config: RunConfig) -> Run:
     total_steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = make_optimizer(config, model, layers)
     fold_batch_norms(model, example)
+    if device.type == "cpu" and config.amp == "none" and not config.compile:
+        speed_up_depthwise(model)
     wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if processes > 1:
         wrapped = DistributedDataParallel(wrapped, [device] if device.type == "cuda" else None)
