@@ -16,7 +16,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds real_images real_text bench report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds compute rates_images rates_text bench report smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,10 +62,10 @@ unconverged: setup  ## the same comparison for runs that end long before converg
 thresholds: setup  ## an additional table: thresholds of SmartFRZ and of the displacement rule
 	$(TABLE)
 
-real_images: setup  ## an additional table: EfficientNet-Lite0 from its ImageNet weights
+compute: setup  ## methods and controls at 75% and 58% of the compute, from published weights
 	$(TABLE)
 
-real_text: setup  ## an additional table: MiniLM from its published weights
+rates_images rates_text: setup  ## learning rates for the table compute, on validation examples
 	$(TABLE)
 
 fig3 fig4 fig5 attention overhead: setup
