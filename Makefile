@@ -65,7 +65,10 @@ thresholds: setup  ## an additional table: thresholds of SmartFRZ and of the dis
 compute: setup  ## methods and controls at 75% and 58% of the compute, from published weights
 	$(TABLE)
 
-rates_images rates_text: setup  ## learning rates for the table compute, on validation examples
+rates_images: setup  ## learning rates of EfficientNet-Lite0 for the table compute
+	$(TABLE)
+
+rates_text: setup  ## learning rates of MiniLM for the table compute
 	$(TABLE)
 
 fig3 fig4 fig5 attention overhead: setup

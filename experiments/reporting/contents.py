@@ -41,6 +41,8 @@ SECTIONS = (
     Section("Table 8: start of linear freezing", "table8", "make table8"),
     Section("Table 9: AutoFreeze's decisions per epoch", "table9", "make table9"),
     Section("Methods and controls at equal compute", "compute", "make compute"),
+    Section("Learning rates of EfficientNet-Lite0", "rates_images", "make rates_images"),
+    Section("Learning rates of MiniLM", "rates_text", "make rates_text"),
     Section("Figure 3: gradients of all and of sampled weights", "fig3", "make fig3"),
     Section("Figure 4: CKA over time", "fig4", "make fig4"),
     Section("Figure 5: memory and frozen layers over time", "fig5", "make fig5"),
