@@ -49,6 +49,13 @@ def threshold_is_set(names: Names) -> None:
     assert names["policy"].threshold == 0.3 != names["policy"].predictor.threshold
 
 
+def the_budget_is_spent(names: Names) -> None:
+    for _ in range(names["total_steps"]):
+        train_step(names)
+    spent = names["freezer"].compute_spent / names["total_steps"]
+    assert spent == pytest.approx(0.7, abs=0.5 / names["total_steps"])
+
+
 def a_prefix_is_planned(names: Names) -> None:
     freezer, steps = names["freezer"], names["total_steps"]
     assert freezer.compute_spent == 0 and freezer.costs(["conv1"]) < 1
@@ -127,7 +134,7 @@ def frozen_layers_are_thawed(names: Names) -> None:
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/freeze.md": [
-        *(loop_ran, aux_is_a_head, threshold_is_set, a_prefix_is_planned, freeze_out_trains),
+        *(loop_ran, aux_is_a_head, threshold_is_set, the_budget_is_spent, a_prefix_is_planned, freeze_out_trains),
         *(rate_follows_the_budget, modules_keep_less, features_are_cached),
         *(wrapped_model_freezes, sharded_model_freezes),
         *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
