@@ -134,7 +134,14 @@ def frozen_layers_are_thawed(names: Names) -> None:
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/freeze.md": [
-        *(loop_ran, aux_is_a_head, threshold_is_set, the_budget_is_spent, a_prefix_is_planned, freeze_out_trains),
+        *(
+            loop_ran,
+            aux_is_a_head,
+            threshold_is_set,
+            the_budget_is_spent,
+            a_prefix_is_planned,
+            freeze_out_trains,
+        ),
         *(rate_follows_the_budget, modules_keep_less, features_are_cached),
         *(wrapped_model_freezes, sharded_model_freezes),
         *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
