@@ -10,6 +10,7 @@ from experiments.errors import UserError
 
 AMP = ("none", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "constant", "step", "restarts")
 # Fields and options added later enter the hash only if they differ from these defaults: the ids of
 # older runs must not change.
 _DEFAULTS_OF_LATER_FIELDS = {
@@ -21,6 +22,7 @@ _DEFAULTS_OF_LATER_FIELDS = {
     "budget": None,
     "layer_decay": 1.0,
     "validation": False,
+    "schedule": "cosine",
 }
 _DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2, "freeze": True, "compute": None}
 
@@ -74,6 +76,9 @@ class RunConfig:
             beginning with the head, which has ``lr``.
         validation: hold out the last tenth of the training set and test on it in place of the test
             set, for choosing hyperparameters.
+        schedule: the learning rate after the warmup: ``cosine``, annealed to zero; ``constant``;
+            ``step``, a tenth after half of the rest and a hundredth after three quarters; or
+            ``restarts``, three cosines. Not for methods that set the learning rates.
     """
 
     model: str
@@ -103,6 +108,7 @@ class RunConfig:
     budget: float | None = None
     layer_decay: float = 1.0
     validation: bool = False
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         if self.amp not in AMP:
@@ -110,6 +116,10 @@ class RunConfig:
         if self.optimizer not in OPTIMIZERS:
             raise UserError(
                 f"There is no optimizer {self.optimizer!r}: choose from {', '.join(OPTIMIZERS)}."
+            )
+        if self.schedule not in SCHEDULES:
+            raise UserError(
+                f"There is no schedule {self.schedule!r}: choose from {', '.join(SCHEDULES)}."
             )
         if not 0 <= self.warmup < 1:
             raise UserError("warmup is a fraction of the run: it must be at least 0 and below 1.")

@@ -179,6 +179,11 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     config = checked(RunConfig, values, "run")
     if config.method not in METHODS:
         raise UserError(f"There is no method {config.method!r}: choose from {', '.join(METHODS)}.")
+    if config.schedule != "cosine" and METHODS[config.method].sets_learning_rates:
+        raise UserError(
+            f"Method {config.method!r} sets the learning rates and takes no schedule: remove "
+            f"schedule = {config.schedule!r}."
+        )
     if config.budget is not None and METHODS[config.method].schedule:
         raise UserError(
             f"Method {config.method!r} freezes on a fixed schedule of steps and takes no budget: "

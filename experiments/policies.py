@@ -223,4 +223,5 @@ def record(options: RecordOptions, setting: Setting) -> Policy:
     examples = setting.batches.test(options.probe_images, batch_size=32)
     probe = [inputs for inputs, _ in examples]
     steps = interval(setting.steps_per_epoch, options.records_per_epoch)
-    return HistoryRecorder(setting.model, probe, steps, options.sampled_weights)
+    is_pretrained = setting.config.pretraining is not None
+    return HistoryRecorder(setting.model, probe, steps, options.sampled_weights, is_pretrained)

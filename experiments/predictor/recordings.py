@@ -22,8 +22,20 @@ in execution order:
 |---|---|---|
 | `weights` | (R, L, sampled weights) | tailored weights (Section 3.2 of the paper) |
 | `cka` | (R, L) | CKA between the layer's output and its output at the last record |
+| `cka_between` | (R, R, L) | CKA between the layer's outputs at any two records |
 | `gradient` | (R, L) | L1 norm of the gradient summed since the previous record |
+| `gradient_square` | (R, L) | sum of the gradients' squared norms |
+| `gradient_product` | (R, L) | sum of the dot products of each gradient with the one before |
+| `contribution` | (R, L) | minus the sum of the dot products of each step with the gradient of the \
+next batch |
+| `path` | (R, L) | sum of the steps' squared norms |
+| `displacement` | (R, L) | squared norm of the sum of the steps |
+| `lr` | (R, L) | sum of the steps' learning rates |
 | `loss` | (R,) | mean training loss since the previous record |
+| `progress` | (R,) | fraction of the run's steps that precede the record |
+| `cost` | (L,) | fraction of full training's compute that freezing the layer alone saves |
+| `numel` | (L,) | number of the layer's weights |
+| `is_pretrained` | () | whether the run started from pretrained weights |
 
 {table}
 """

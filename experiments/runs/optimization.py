@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules of runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -42,7 +42,7 @@ def _decayed_groups(
 def make_scheduler(
     config: RunConfig, optimizer: Optimizer, total_steps: int, budget: ComputeBudget | None
 ) -> LambdaLR | None:
-    """Returns a linear warmup followed by cosine annealing to zero.
+    """Returns a linear warmup followed by the config's schedule.
 
     Args:
         config: the run.
@@ -57,11 +57,25 @@ def make_scheduler(
         return None
     total = budget.steps if budget else total_steps
     warmup = config.warmup * total
+    schedule = _SCHEDULES[config.schedule]
 
     def factor(step: int) -> float:
         progress = budget.spent * total if budget else step
         if progress < warmup:
             return (progress + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (total - warmup)))
+        return schedule(progress - warmup, total - warmup)
 
     return LambdaLR(optimizer, factor)
+
+
+def _cosine(step: float, total: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+_SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "cosine": _cosine,
+    "constant": lambda step, total: 1.0,
+    "step": lambda step, total: 0.1 ** sum(step >= part * total for part in (0.5, 0.75)),
+    "restarts": lambda step, total: _cosine(3 * step % total, total),
+}
+"""Factor of the learning rate, by the steps since the warmup and the number of steps after it."""

@@ -9,13 +9,15 @@ from smartfrz.predictor.calibration import calibrate, freezing_threshold
 from smartfrz.predictor.encodings import ENCODINGS
 from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
-from smartfrz.predictor.labels import stabilised
-from smartfrz.predictor.recording import History, HistoryRecorder
+from smartfrz.predictor.labels import LABELS, exhausted, future_contribution, stabilised
+from smartfrz.predictor.recorded import History, thinned
+from smartfrz.predictor.recording import HistoryRecorder
 from smartfrz.predictor.tailoring import deciding_layers, sample_positions
 from smartfrz.predictor.training import STRIDES, train_predictor
 
 __all__ = [
     "ENCODINGS",
+    "LABELS",
     "PREVIOUS",
     "STRIDES",
     "AttentionPredictor",
@@ -25,9 +27,12 @@ __all__ = [
     "WeightHistory",
     "calibrate",
     "deciding_layers",
+    "exhausted",
     "freezing_threshold",
+    "future_contribution",
     "kept_before",
     "sample_positions",
     "stabilised",
+    "thinned",
     "train_predictor",
 ]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smartfrz.predictor.attention import AttentionPredictor
-from smartfrz.predictor.labels import stabilised
-from smartfrz.predictor.recording import History
+from smartfrz.predictor.labels import LABELS
+from smartfrz.predictor.recorded import History
 
 
 def train_predictor(
@@ -20,6 +20,7 @@ def train_predictor(
     weight_decay: float = 0.1,
     seed: int = 0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    label: str = "cka",
 ) -> None:
     """Trains a predictor on labelled histories.
 
@@ -33,12 +34,13 @@ def train_predictor(
     Args:
         predictor: the predictor, trained in place and left in eval mode.
         histories: the recorded runs, with at least four records each.
-        tolerance: the tolerance of the labels, see `stabilised`.
+        tolerance: the tolerance of the labels, see `stabilised` and `exhausted`.
         steps: the number of optimizer steps.
         lr: the base learning rate.
         weight_decay: the weight decay of AdamW.
         seed: the seed for drawing the examples.
         on_step: called with the step and the loss.
+        label: what is learned, one of `LABELS`.
 
     Raises:
         ValueError: the histories contain only one of the two labels, or one is too short.
@@ -49,7 +51,7 @@ def train_predictor(
             f"Histories with less than {least} records are too short to learn from. Record longer "
             "runs or more often."
         )
-    labels = [stabilised(history.cka, tolerance) for history in histories]
+    labels = [LABELS[label](history, tolerance) for history in histories]
     if len({bool(each) for label in labels for each in label[1:].unique()}) < 2:
         raise ValueError(
             f"With tolerance {tolerance}, all records have the same label and nothing can be "

@@ -18,8 +18,8 @@ from experiments.studies.attention import (
 )
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.encodings import ENCODINGS
-from smartfrz.predictor.recording import History
 from tests.helpers.digits import tiny_run
+from tests.helpers.recordings import history_of
 from tests.helpers.reference import attention_weights
 
 
@@ -30,7 +30,7 @@ def predictor(window=5, encoding="raw"):
 def made_up(records=30, layers=3):
     walk = torch.randn(records, layers, 64).cumsum(dim=0)
     loss = torch.rand(records)
-    return History(walk, torch.ones(records, layers), torch.ones(records, layers), loss)
+    return history_of(walk, torch.ones(records, layers), loss=loss)
 
 
 def frame_of(effect, ages=(0, 1, 2), records=200, seed=0):

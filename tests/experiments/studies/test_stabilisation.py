@@ -14,12 +14,12 @@ from experiments.studies.stabilisation import (
     front_first,
     stable_epochs,
 )
-from smartfrz.predictor.recording import History
 from tests.helpers.digits import tiny_run
+from tests.helpers.recordings import history_of
 
 
 def recorded(cka):
-    return History(torch.zeros(len(cka), cka.shape[1], 4), cka, cka, torch.zeros(len(cka)))
+    return history_of(torch.zeros(len(cka), cka.shape[1], 4), cka)
 
 
 def moments(*epochs, seed=0):
