@@ -22,7 +22,7 @@ endif
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  DRY=1  FRESH=1  MIXED=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
 
 setup: .venv/ready  ## create .venv and install the project with all dependencies
 
@@ -43,8 +43,9 @@ lint: setup  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-predictor: setup  ## record runs and train the predictor on them
+predictor: setup  ## record runs and train the predictor on them (LABEL=cka|contribution)
 	$(BIN)/python -m scripts.predictor --scale $(SCALE) --results $(RESULTS) $(DRY_RUN) \
+		$(if $(LABEL),--label $(LABEL)) \
 		--output $(if $(filter small,$(SCALE)),smartfrz/predictor/pretrained,$(RESULTS)/predictor-$(SCALE))
 
 evidence: setup  ## compare convergence predictors on unseen network families

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -44,18 +44,19 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         UserError: the table has no such scale, a model, data set, method or key is unknown, or
             two of its runs are equal.
     """
-    chosen = _scale(spec, scale)
-    for name in chosen.models:
-        network(name)
     check_parts(spec.options, spec.methods, "options")
     check_parts(spec.fields, spec.methods, "fields")
-    check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
-    for part, names in PARTS.items():
-        check_parts(getattr(chosen, part), getattr(chosen, names), part)
+    workloads = _workloads(spec, scale)
+    for chosen in workloads:
+        for name in chosen.models:
+            network(name)
+        check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
+        for part, names in PARTS.items():
+            check_parts(getattr(chosen, part), getattr(chosen, names), part)
     own = recipes(spec, scale)
     runs: dict[RunConfig, str] = {}
-    for planned, label in _runs(spec, chosen):
-        config = _with_fingerprint(_with_fallback(planned, chosen.fallback), own)
+    for planned, label in _runs(spec, workloads):
+        config = _with_fingerprint(planned, own)
         if config in runs:
             raise UserError(
                 f"{config.cell} occurs twice, as {runs[config]!r} and as {label!r}: give them "
@@ -81,7 +82,7 @@ def downloads(spec: Spec, scale: str) -> tuple[list[str], list[str]]:
         The networks whose published weights are not in the cache; they are replaced by the scale's
         fallback, if it has one. And the predictors, by name, folder or Hub id.
     """
-    configs = [config for config, _ in _runs(spec, _scale(spec, scale))]
+    configs = [config for config, _ in _runs(spec, _workloads(spec, scale), with_fallback=False)]
     networks = dict.fromkeys(
         config.model
         for config in configs
@@ -125,13 +126,23 @@ def recipes(spec: Spec, scale: str) -> dict[str, Recipe]:
     }
 
 
-def _scale(spec: Spec, scale: str) -> Scale:
+def _workloads(spec: Spec, scale: str) -> list[Scale]:
+    """Returns the workloads of a scale: its own values, and those of ``more``."""
     if scale not in spec.scales:
         raise UserError(f"There is no scale {scale!r} here: choose from {', '.join(spec.scales)}.")
-    return checked(Scale, spec.scales[scale], f"scales.{scale}")
+    own = checked(Scale, spec.scales[scale], f"scales.{scale}")
+    return [own, *(checked(Scale, values, f"scales.{scale}.more") for values in own.more)]
 
 
-def _runs(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
+def _runs(
+    spec: Spec, workloads: Sequence[Scale], with_fallback: bool = True
+) -> Iterator[tuple[RunConfig, str]]:
+    for scale in workloads:
+        for config, label in _runs_of(spec, scale):
+            yield _with_fallback(config, scale.fallback) if with_fallback else config, label
+
+
+def _runs_of(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
     for name, variant, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):

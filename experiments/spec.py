@@ -30,6 +30,7 @@ class Scale:
         variants: tables of fields that override all others; every run is executed with each.
         options: by method, including the label, options that override the spec's.
         fallback: by data set, the pretraining to use if published weights are not available.
+        more: further workloads: tables of the values of a scale, which share none of the above.
     """
 
     models: list
@@ -41,6 +42,7 @@ class Scale:
     variants: list = field(default_factory=lambda: [{}])
     options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
+    more: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,19 @@ from experiments.spec import SCALES, load_spec
 from experiments.validation import check_asked
 from scripts.cli import run_command
 
+COMMANDS = {
+    "predictor": "predictor",
+    "recordings": "predictor LABEL=contribution",
+    "evidence": "evidence",
+}
+"""For each spec, the target of make that records its runs."""
+
 
 def main() -> None:
     """Parses the command line and records missing runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "spec", choices=("predictor", "evidence"), help="runs for training, or for evaluation"
+        "spec", choices=COMMANDS, help="runs for training predictors, or for evaluating them"
     )
     parser.add_argument("--scale", default="small", choices=SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for results")
@@ -23,7 +30,8 @@ def main() -> None:
     recordings = plan(load_spec(options.spec), options.scale)
     check_asked(options.models, {config.model for config in recordings}, "model")
     chosen = [c for c in recordings if not options.models or c.model in options.models]
-    record_all(chosen, options.results / "runs", f"make {options.spec} SCALE={options.scale}")
+    command = f"make {COMMANDS[options.spec]} SCALE={options.scale}"
+    record_all(chosen, options.results / "runs", command)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.config import RunConfig
@@ -34,7 +35,7 @@ def compare(
     """Executes missing recorded runs and jobs, and writes the tables and figures.
 
     Args:
-        scale: a scale of the specs ``predictor`` and ``evidence``.
+        scale: a scale of the specs ``recordings`` and ``evidence``.
         results: the folder of all results.
         families: only execute jobs that are evaluated on these families; by default all.
         dry: print the pending work, and stop.
@@ -42,7 +43,7 @@ def compare(
     Raises:
         UserError: a family is unknown.
     """
-    learning, judging = load_spec("predictor"), load_spec("evidence")
+    learning, judging = load_spec("recordings"), load_spec("evidence")
     learned, judged = plan(learning, scale), plan(judging, scale)
     evidence = checked(Evidence, judging.predictor, "evidence")
     training = training_at(scale, learning.predictor)
@@ -67,7 +68,17 @@ def compare(
         done = known(planned, folder / SCORES)
     write_scores([row for job in planned for row in done.get(job, [])], folder / SCORES)
     scores = read_scores(folder / SCORES)
-    draw(Comparison(scores, evidence, training.tolerance, judged_families), folder)
+    comparisons = [
+        Comparison(
+            scores,
+            evidence,
+            label,
+            settings.get("tolerance", training.tolerance),
+            judged_families,
+        )
+        for label, settings in evidence.labels.items()
+    ]
+    draw(comparisons, folder)
 
 
 def known(planned: Sequence[Job], scores: Path) -> dict[Job, list[dict[str, Any]]]:
@@ -111,33 +122,57 @@ def do_all(
                 write_json_atomic(file, rows)
 
 
-def draw(comparison: Comparison, folder: Path) -> None:
-    """Writes tables, figures and the verdict from the scores alone, and prints the main table."""
+def draw(comparisons: Sequence[Comparison], folder: Path) -> None:
+    """Writes tables, figures and the verdict from the scores alone, and prints the main tables.
+
+    Args:
+        comparisons: the comparison for each label. File names of all but the first end with their
+            label.
+        folder: the folder to write to.
+    """
+    write_json_atomic(folder / "provenance.json", provenance_of(comparisons[0].scores))
+    for number, comparison in enumerate(comparisons):
+        suffix = f"_{comparison.label}" if number else ""
+        tables = _tables(comparison, is_first=not number)
+        for name, table in tables.items():
+            write_csv(table.frame, folder / f"{name}{suffix}.csv")
+            write_text_atomic(folder / f"{name}{suffix}.md", table.to_markdown())
+            write_text_atomic(folder / f"{name}{suffix}.tex", table.to_latex())
+        for name, figure in _figures(comparison, is_first=not number).items():
+            save(figure, folder / f"{name}{suffix}")
+        print(tables["table"].to_markdown())
+    said = verdict(comparisons)
+    write_text_atomic(folder / "verdict.md", said)
+    print(said)
+    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+
+
+def _tables(comparison: Comparison, is_first: bool) -> dict[str, tables_of_evidence.Table]:
+    """Returns the tables by file name; ablations are made for the first label only."""
     tables = {
-        "table": tables_of_evidence.candidates(comparison),
-        "ablations": tables_of_evidence.ablations(comparison),
+        "table": tables_of_evidence.gains(comparison),
+        "pooled": tables_of_evidence.candidates(comparison),
         "paces": tables_of_evidence.paces(comparison),
     }
-    provenance_file = folder / "provenance.json"
-    write_json_atomic(provenance_file, provenance_of(comparison.scores))
-    for name, table in tables.items():
-        write_csv(table.frame, folder / f"{name}.csv")
-        write_text_atomic(folder / f"{name}.md", table.to_markdown())
-        write_text_atomic(folder / f"{name}.tex", table.to_latex())
+    return {**tables, "ablations": tables_of_evidence.ablations(comparison)} if is_first else tables
+
+
+def _figures(comparison: Comparison, is_first: bool) -> dict[str, Figure]:
+    """Returns the figures by file name; other tolerances are tried for the first label only."""
     families, errors = comparison.families, comparison.by_family("calibration_error")
     figures = {
-        "auroc": figures_of_evidence.auroc(tables["table"].frame, families),
-        "tolerances": figures_of_evidence.tolerances(
-            comparison.tolerances(), families, comparison.tolerance
+        "within_moment": figures_of_evidence.by_candidate(
+            comparison.candidates("within_moment"), families, "Concordance within a moment"
+        ),
+        "auroc": figures_of_evidence.by_candidate(
+            comparison.candidates(), families, tables_of_evidence.pooled_title(comparison)
         ),
         "reliability": figures_of_evidence.reliability(
             comparison.reliability(), errors.loc[BUNDLED].to_dict()
         ),
     }
-    for name, figure in figures.items():
-        save(figure, folder / name)
-    said = verdict(comparison)
-    write_text_atomic(folder / "verdict.md", said)
-    print(tables["table"].to_markdown())
-    print(said)
-    print("\n".join(str(file) for file in sorted(folder.iterdir())))
+    if is_first:
+        figures["tolerances"] = figures_of_evidence.tolerances(
+            comparison.tolerances(), families, comparison.tolerance
+        )
+    return figures

@@ -13,24 +13,28 @@ from experiments.evidence.simple_predictors import REGRESSIONS
 from experiments.predictor.metrics import BINS
 from experiments.reporting.style import STYLE, look
 
-_FAMILY_LOOKS = (("#0072B2", "^"), ("#E69F00", "D"), ("#CC79A7", "v"), ("#56B4E9", "s"))
+_FAMILY_LOOKS = (
+    *(("#0072B2", "^"), ("#E69F00", "D"), ("#CC79A7", "v"), ("#56B4E9", "s")),
+    *(("#D55E00", "P"), ("#F0E442", "X")),
+)
 _OURS, _GREY = look("smartfrz")[0], "0.6"
 _DASHED: dict[str, Any] = {"color": _GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 0.9}
 _SHOWN = {
     BUNDLED: (_OURS, "o"),
-    **dict(zip(REGRESSIONS, (look("linear"), look("autofreeze")), strict=True)),
+    **dict(zip(REGRESSIONS, map(look, ("random", "linear", "autofreeze")), strict=True)),
     "last displacement": look("displacement"),
 }
 """Candidates in the figure of tolerances, with colour and marker."""
 
 
 @rc_context(STYLE)
-def auroc(candidates: pd.DataFrame, families: Sequence[str]) -> Figure:
-    """Draws each candidate's AUROC per family; below in black, the mean and its interval.
+def by_candidate(candidates: pd.DataFrame, families: Sequence[str], metric: str) -> Figure:
+    """Draws each candidate's metric per family; below in black, the mean and its interval.
 
     Args:
         candidates: from `Comparison.candidates`.
         families: families in the order of the legend.
+        metric: the metric's name, an AUROC or a concordance.
     """
     fig = Figure(figsize=(5.2, 0.75 + 0.24 * len(candidates)), layout="constrained")
     ax = fig.subplots()
@@ -38,11 +42,11 @@ def auroc(candidates: pd.DataFrame, families: Sequence[str]) -> Figure:
     for family, (color, marker) in zip(families, _FAMILY_LOOKS, strict=False):
         look: dict[str, Any] = {"ls": "none", "marker": marker, "color": color, "mew": 0}
         ax.plot(candidates[family], rows - 0.12, **look, ms=4, alpha=0.8, label=family)
-    mean, half = candidates["auroc"], candidates["interval"].fillna(0)
+    mean, half = candidates["mean"], candidates["interval"].fillna(0)
     black: dict[str, Any] = {"color": "black", "ls": "none", "marker": "d", "ms": 3, "mew": 0}
     ax.errorbar(mean, rows + 0.26, xerr=half, **black, elinewidth=0.9, label="Mean, 95% interval")
     ax.axvline(0.5, **_DASHED)
-    ax.set(xlabel="AUROC", xlim=(None, 1), ylim=(len(rows) - 0.4, -0.6), yticks=rows)
+    ax.set(xlabel=metric, xlim=(None, 1), ylim=(len(rows) - 0.4, -0.6), yticks=rows)
     ax.set_yticklabels(candidates["candidate"])
     _legend(fig, ax.get_legend_handles_labels()[0])
     return fig
@@ -62,7 +66,7 @@ def tolerances(by_tolerance: pd.DataFrame, families: Sequence[str], bundled: flo
     for name, (color, marker) in _SHOWN.items():
         rows = by_tolerance[by_tolerance["candidate"] == name]
         line: dict[str, Any] = {"color": color, "marker": marker, "ms": 4, "mec": "white"}
-        left.plot(rows["tolerance"], rows["auroc"], **line, mew=0.5, lw=1.2, label=name)
+        left.plot(rows["tolerance"], rows["mean"], **line, mew=0.5, lw=1.2, label=name)
     rule = by_tolerance[by_tolerance["candidate"] == "last displacement"]
     rate = 100 * rule["positive_rate"]
     right.plot(rule["tolerance"], rate, color="black", marker="o", ms=3, lw=1.2)
@@ -109,4 +113,5 @@ def reliability(
 
 def _legend(fig: Figure, handles: Sequence[Any]) -> None:
     if handles:
-        fig.legend(handles=list(handles), loc="outside upper center", ncols=len(handles))
+        columns = min(len(handles), 4)
+        fig.legend(handles=list(handles), loc="outside upper center", ncols=columns)

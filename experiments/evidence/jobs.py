@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +12,13 @@ import torch
 from torch import Tensor
 
 from experiments.config import RunConfig
-from experiments.evidence.simple_predictors import REGRESSIONS, RULES, probability_by, regression
+from experiments.evidence.simple_predictors import REGRESSIONS, RULES, Scorer, regression
 from experiments.models.registry import families, family
-from experiments.predictor.fitting import Training, fit, split
-from experiments.predictor.metrics import flattened, metrics, reliability
+from experiments.predictor.fitting import Training, all_labels_of, fit, split
+from experiments.predictor.metrics import calibration_error, flattened, metrics, reliability
 from experiments.runs.recording import load_history
 from experiments.validation import checked
-from smartfrz.predictor import History, freezing_threshold, stabilised
-
-Scorer = Callable[[History], Tensor]
-"""Maps a history to scores (R, L); a higher score freezes a layer earlier."""
+from smartfrz.predictor import History, freezing_threshold, future_contribution, thinned
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,16 @@ class Evidence:
         seeds: seeds of each trained candidate.
         records_per_epoch: recording rates at which candidates are evaluated; the first is the rate
             at which they are calibrated.
-        tolerances: label tolerances of the sensitivity analysis.
-        candidates: by name, the settings that differ from the bundled predictor's.
-        ablations: the same, with the first seed only.
+        tolerances: tolerances of the first label in the sensitivity analysis.
+        labels: by name in `LABELS`, the settings that differ from the bundled predictor's.
+        candidates: the same by the candidate's name; each is compared with every label.
+        ablations: the same, with the first seed and the first label only.
     """
 
     seeds: list
     records_per_epoch: list
     tolerances: list
+    labels: dict
     candidates: dict
     ablations: dict
 
@@ -56,13 +56,20 @@ class Job:
     @property
     def id(self) -> str:
         """Hash of everything on which the outcome depends."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = {**dataclasses.asdict(self), "training": self.training.identity}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def learns(self) -> bool:
         """Whether the candidate is a predictor, not a regression or a rule."""
         return self.candidate not in RULES and self.candidate not in REGRESSIONS
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the candidate's scores are probabilities of the label."""
+        is_logistic = self.candidate in REGRESSIONS and self.training.label == "cka"
+        return self.learns or is_logistic
 
 
 def jobs(
@@ -93,13 +100,18 @@ def jobs(
         ]
 
     found = []
-    for candidate, changes in evidence.candidates.items():
-        found += named(candidate, changes, evidence.seeds)
-    for candidate, changes in evidence.ablations.items():
-        found += named(candidate, changes, evidence.seeds[:1])
-    for tolerance in evidence.tolerances:
-        for rival in (*REGRESSIONS, *RULES):
-            found += named(rival, {"tolerance": tolerance}, evidence.seeds[:1])
+    for label, settings in evidence.labels.items():
+        with_label = {"label": label, **settings}
+        is_first = label == next(iter(evidence.labels))
+        for candidate, changes in evidence.candidates.items():
+            found += named(candidate, {**with_label, **changes}, evidence.seeds)
+        for candidate, changes in evidence.ablations.items() if is_first else ():
+            found += named(candidate, {**with_label, **changes}, evidence.seeds[:1])
+        own = with_label.get("tolerance", training.tolerance)
+        for tolerance in evidence.tolerances if is_first else [own]:
+            for rival in (*REGRESSIONS, *RULES):
+                changes = {**with_label, "tolerance": tolerance}
+                found += named(rival, changes, evidence.seeds[:1])
     return found
 
 
@@ -126,22 +138,41 @@ def do(
     recorded = judged[0].options.records_per_epoch  # type: ignore[union-attr]
     rows = []
     for pace in paces:
-        labels, scores = gathered(scorer, to_judge, job.training.tolerance, recorded // pace)
+        stride = recorded // pace
+        labels, scores = gathered(scorer, to_judge, job.training, stride)
+        values = [values_of(each, job.training)[::stride][1:] for each in to_judge]
         rows.append(
             {
+                "label": job.training.label,
                 "candidate": job.candidate,
                 "family": job.family,
                 "seed": job.seed,
                 "tolerance": job.training.tolerance,
                 "records_per_epoch": pace,
                 "threshold": threshold,
-                **metrics(labels, scores, threshold, job.candidate not in RULES),
-                "bins": []
-                if job.candidate in RULES
-                else reliability(flattened(labels), flattened(scores)),
+                **metrics(labels, scores, threshold, job.gives_probabilities, values),
+                **_calibration(job, to_judge, labels, scores),
             }
         )
     return rows
+
+
+def _calibration(
+    job: Job, histories: Sequence[History], labels: Sequence[Tensor], scores: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Returns calibration errors of fine-tuning and of training from scratch, and the bins."""
+    if not job.gives_probabilities:
+        return {f"calibration_error_{kind}": math.nan for kind in KINDS} | {"bins": []}
+    found: dict[str, Any] = {"bins": reliability(flattened(labels), flattened(scores))}
+    for kind, is_pretrained in KINDS.items():
+        chosen = [i for i, each in enumerate(histories) if each.is_pretrained == is_pretrained]
+        of_kind = (flattened([each[i] for i in chosen]) for each in (labels, scores))
+        found[f"calibration_error_{kind}"] = calibration_error(*of_kind)
+    return found
+
+
+KINDS = {"fine_tuning": True, "scratch": False}
+"""Kinds of runs by the end of their metrics' names: whether they start from pretrained weights."""
 
 
 def fitted(
@@ -163,25 +194,27 @@ def fitted(
         scorer = RULES[job.candidate]
     else:
         thin = [thinned(each, training.stride) for each in to_learn]
-        labels = [stabilised(h.cka, training.tolerance)[:: training.stride] for h in to_learn]
-        scorer = probability_by(regression(job.candidate, thin, labels), job.candidate)
-    labels_, scores = gathered(scorer, held_out, training.tolerance, training.stride)
-    return scorer, freezing_threshold(scores, labels_, training.precision)
+        values = [values_of(each, training)[:: training.stride] for each in to_learn]
+        scorer = regression(job.candidate, thin, values)
+    labels, scores = gathered(scorer, held_out, training, training.stride)
+    return scorer, freezing_threshold(scores, labels, training.precision)
 
 
 def gathered(
-    scorer: Scorer, histories: Sequence[History], tolerance: float, stride: int
+    scorer: Scorer, histories: Sequence[History], training: Training, stride: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Returns labels and scores at every ``stride``-th record but the first, (R, L) per run."""
-    labels = [stabilised(h.cka, tolerance)[::stride][1:] for h in histories]
-    scores = [scorer(thinned(history, stride))[1:] for history in histories]
+    labels = [all_labels_of(each, training)[::stride][1:] for each in histories]
+    scores = [scorer(thinned(each, stride))[1:] for each in histories]
     return labels, scores
 
 
-def thinned(history: History, stride: int) -> History:
-    """Returns every ``stride``-th record of a history.
+def values_of(history: History, training: Training) -> Tensor:
+    """Returns what candidates should rank, (R, L): the higher, the earlier a layer should freeze.
 
-    This is what recording less often gives, except that gradients and losses are summed over the
-    original, shorter intervals.
+    For the label ``contribution``, this is the negated `future_contribution`; for ``cka``, it is
+    the label itself.
     """
-    return History(**{name: tensor[::stride] for name, tensor in vars(history).items()})
+    if training.label == "contribution":
+        return -future_contribution(history.contribution)
+    return all_labels_of(history, training)

@@ -1,7 +1,6 @@
 """Scores of all candidates: storage as CSV, and summaries of them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.evidence.jobs import Evidence
-from experiments.evidence.simple_predictors import REGRESSIONS, RULES
+from experiments.evidence.jobs import KINDS, Evidence
+from experiments.evidence.simple_predictors import REGRESSIONS, RIVAL, RULES
 from experiments.files import write_csv
 from experiments.predictor.metrics import BINS
 from experiments.reporting.statistics import t_interval
@@ -19,9 +18,11 @@ BUNDLED = "drift"
 """The candidate with the bundled predictor's settings."""
 
 RIVALS = (*REGRESSIONS, *RULES)
+_OF_KINDS = tuple(f"calibration_error_{kind}" for kind in KINDS)
 MEANS = (
-    *("auroc", "average_precision", "calibration_error", "f1", "positive_rate"),
-    *("frozen_rightly", "frozen_time"),
+    *("auroc", "within_run", "within_moment", "within_layer", "average_precision"),
+    *("calibration_error", *_OF_KINDS),
+    *("f1", "positive_rate", "frozen_rightly", "frozen_time"),
 )
 
 # Job ids such as "12e456789012" and torch versions such as "2.10" must not be read as numbers.
@@ -42,7 +43,7 @@ def read_scores(file: Path) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores and the summaries of them that are compared.
+    """Scores for one label and the summaries of them that are compared.
 
     Unless stated otherwise, summaries are at the recording rate of the calibration, with the
     bundled predictor's label tolerance, over all seeds.
@@ -51,50 +52,83 @@ class Comparison:
         scores: a row for each candidate, family, seed, tolerance and recording rate, from
             `read_scores`.
         evidence: design of the comparison.
-        tolerance: label tolerance of the bundled predictor.
+        label: the label, one of `LABELS`.
+        tolerance: tolerance of the label.
         families: families on which candidates are evaluated.
     """
 
     scores: pd.DataFrame
     evidence: Evidence
+    label: str
     tolerance: float
     families: Sequence[str]
+
+    @property
+    def pooled(self) -> str:
+        """The metric that pools layers and moments.
+
+        The AUROC; for the label ``contribution``, which is made from a number, the concordance over
+        all pairs of a run.
+        """
+        return "within_run" if self.label == "contribution" else "auroc"
 
     @property
     def pace(self) -> int:
         """The recording rate of the calibration, in records per epoch."""
         return self.evidence.records_per_epoch[0]
 
-    def candidates(self) -> pd.DataFrame:
-        """Returns the `summary` by ``candidate``: predictors, then regressions and rules."""
+    def candidates(self, metric: str = "") -> pd.DataFrame:
+        """Returns the `summary` by ``candidate``: predictors, then regressions and rules.
+
+        Args:
+            metric: the metric to show for each family; by default the pooled one.
+        """
         names = [*self.evidence.candidates, *RIVALS]
-        return summary(self._usual(), "candidate", names, self.families)
+        return self._summary(self._usual(), "candidate", names, metric)
+
+    def relative_errors(self, metric: str) -> pd.DataFrame:
+        """Compares the errors of all candidates with those of `RIVAL`.
+
+        The error is one minus a concordance or an AUROC.
+
+        Args:
+            metric: the concordance or AUROC.
+
+        Returns:
+            By candidate (index), the error relative to the rival's for each family (columns), and
+            as ``mean`` the mean error over families relative to the rival's mean error.
+        """
+        errors = 1 - self.by_family(metric)
+        errors["mean"] = errors.mean(axis=1, skipna=False)
+        rival = errors.loc[RIVAL]
+        # Where both make no error, they are equally good.
+        return (errors / rival).mask(errors.eq(rival), 1.0)
 
     def ablations(self) -> pd.DataFrame:
         """Summarises variants of the bundled predictor, first seed only.
 
         Returns:
             A `summary` by ``candidate`` of the bundled predictor, of the variant without attention
-            and of those with one other setting; and ``difference``, the mean AUROC minus that of
-            the bundled predictor.
+            and of those with one other setting; and ``difference``, the mean of the pooled metric
+            minus that of the bundled predictor.
         """
         names = [name for name, by in self.evidence.candidates.items() if "encoding" not in by]
         of_names = self._first_seed().query("records_per_epoch == @self.pace")
-        found = summary(of_names, "candidate", [*names, *self.evidence.ablations], self.families)
-        return found.assign(difference=found["auroc"] - found["auroc"].iloc[0])
+        found = self._summary(of_names, "candidate", [*names, *self.evidence.ablations])
+        return found.assign(difference=found["mean"] - found["mean"].iloc[0])
 
     def paces(self) -> pd.DataFrame:
         """Summarises the bundled predictor at all recording rates.
 
         Returns:
             A `summary` by ``records_per_epoch``, ascending; and ``drop``, the decrease of the mean
-            AUROC relative to the rate of the calibration.
+            of the pooled metric relative to the rate of the calibration.
         """
-        of_bundled = self.scores[self.scores["candidate"] == BUNDLED]
+        of_bundled = self._of_label()[self._of_label()["candidate"] == BUNDLED]
         paces = sorted(self.evidence.records_per_epoch)
-        found = summary(of_bundled, "records_per_epoch", paces, self.families)
-        own = found.loc[found["records_per_epoch"] == self.pace, "auroc"].item()
-        return found.assign(drop=own - found["auroc"])
+        found = self._summary(of_bundled, "records_per_epoch", paces)
+        own = found.loc[found["records_per_epoch"] == self.pace, "mean"].item()
+        return found.assign(drop=own - found["mean"])
 
     def tolerances(self) -> pd.DataFrame:
         """Summarises the sensitivity to the label's tolerance, first seed only.
@@ -108,7 +142,7 @@ class Comparison:
         rows = rows.assign(candidate=rows["candidate"].replace(dict.fromkeys(other, BUNDLED)))
         tolerances = sorted(self.evidence.tolerances)
         parts = {
-            name: summary(rows[rows["candidate"] == name], "tolerance", tolerances, self.families)
+            name: self._summary(rows[rows["candidate"] == name], "tolerance", tolerances)
             for name in (BUNDLED, *RIVALS)
         }
         return pd.concat([part.assign(candidate=name) for name, part in parts.items()])
@@ -123,33 +157,28 @@ class Comparison:
         """Returns the bundled predictor's bins for each family, pooled over seeds."""
         rows = self._usual().query("candidate == @BUNDLED")
         return {
-            family: pooled(rows.loc[rows["family"] == family, "bins"]) for family in self.families
+            family: merged_bins(rows.loc[rows["family"] == family, "bins"])
+            for family in self.families
         }
 
-    def best_shared_calibration(self) -> float:
-        """Computes the calibration error under the best recalibration shared by all families.
-
-        This is a lower bound for any recalibration without knowledge of the family: each bin is
-        mapped to the rate of "freeze" among the evaluation examples themselves, with equal weight
-        for each family. Mean over families and seeds; NaN if a family is missing.
-        """
-        rows = self._usual().query("candidate == @BUNDLED")
-        errors = []
-        for _, of_seed in rows.groupby("seed"):
-            bins = dict(zip(of_seed["family"], of_seed["bins"], strict=True))
-            complete = set(bins) == set(self.families)
-            errors.append(_shared_map_error(list(bins.values())) if complete else math.nan)
-        return sum(errors) / len(errors) if errors else math.nan
+    def _of_label(self) -> pd.DataFrame:
+        return self.scores[self.scores["label"] == self.label]
 
     def _usual(self) -> pd.DataFrame:
-        return self.scores.query("records_per_epoch == @self.pace and tolerance == @self.tolerance")
+        usual = "records_per_epoch == @self.pace and tolerance == @self.tolerance"
+        return self._of_label().query(usual)
 
     def _first_seed(self) -> pd.DataFrame:
-        return self.scores[self.scores["seed"] == self.evidence.seeds[0]]
+        return self._of_label()[self._of_label()["seed"] == self.evidence.seeds[0]]
+
+    def _summary(
+        self, scores: pd.DataFrame, by: str, values: Sequence[Any], metric: str = ""
+    ) -> pd.DataFrame:
+        return summary(scores, by, values, self.families, metric or self.pooled)
 
 
 def summary(
-    scores: pd.DataFrame, by: str, values: Sequence[Any], families: Sequence[str]
+    scores: pd.DataFrame, by: str, values: Sequence[Any], families: Sequence[str], metric: str
 ) -> pd.DataFrame:
     """Summarises scores by candidate, recording rate or tolerance.
 
@@ -158,49 +187,38 @@ def summary(
         by: column to group by.
         values: values of the column, in the order of the rows.
         families: families over which the means are taken.
+        metric: the metric to show for each family.
 
     Returns:
-        A row for each value: ``by``; the AUROC for each family, mean over seeds; `MEANS` over
-        families and over the seeds for which all families exist; ``interval``, half the width of
-        the mean AUROC's 95% t-interval over seeds, NaN for a single seed; ``seeds``, their number;
-        and ``not_run``, the missing families. Missing values are NaN.
+        A row for each value: ``by``; the metric for each family, mean over seeds; `MEANS` over
+        families and over the seeds for which all families exist; ``mean``, that of the metric;
+        ``interval``, half the width of its 95% t-interval over seeds, NaN for a single seed;
+        ``seeds``, their number; and ``not_run``, the missing families. Missing values are NaN.
     """
-    rows = [{by: value, **_summary(scores[scores[by] == value], families)} for value in values]
+    rows = [
+        {by: value, **_summary(scores[scores[by] == value], families, metric)} for value in values
+    ]
     return pd.DataFrame(rows)
 
 
-def pooled(found: Sequence[Sequence[tuple[int, float, float]]]) -> list[tuple[int, float, float]]:
+def merged_bins(
+    found: Sequence[Sequence[tuple[int, float, float]]],
+) -> list[tuple[int, float, float]]:
     """Merges the bins of `experiments.predictor.metrics.reliability` of several rows."""
     of_bin: dict[int, list[tuple[int, float, float]]] = {}
     for count, probability, rate in (each for bins in found for each in bins):
         index = min(int(probability * BINS), BINS - 1)
         of_bin.setdefault(index, []).append((count, probability, rate))
-    return [_pooled(of_bin[index]) for index in sorted(of_bin)]
+    return [_merged(of_bin[index]) for index in sorted(of_bin)]
 
 
-def _shared_map_error(bins: Sequence[Sequence[tuple[int, float, float]]]) -> float:
-    """Returns the mean calibration error over families after mapping all to the same rates."""
-    weight: dict[int, float] = {}
-    rate: dict[int, float] = {}
-    parts = []
-    for family in bins:
-        total = sum(count for count, *_ in family)
-        for count, probability, own in family:
-            index = min(int(probability * BINS), BINS - 1)
-            parts.append((index, count / total, own))
-            weight[index] = weight.get(index, 0.0) + count / total
-            rate[index] = rate.get(index, 0.0) + count / total * own
-    off = sum(share * abs(own - rate[index] / weight[index]) for index, share, own in parts)
-    return off / len(bins)
-
-
-def _pooled(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
+def _merged(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
     total = sum(count for count, *_ in parts)
     probability = sum(count * probability for count, probability, _ in parts) / total
     return total, probability, sum(count * rate for count, _, rate in parts) / total
 
 
-def _summary(rows: pd.DataFrame, families: Sequence[str]) -> dict[str, Any]:
+def _summary(rows: pd.DataFrame, families: Sequence[str], metric: str) -> dict[str, Any]:
     """Summarises the scores of one value of `summary`."""
     indexed = rows.set_index(["seed", "family"])
 
@@ -208,11 +226,13 @@ def _summary(rows: pd.DataFrame, families: Sequence[str]) -> dict[str, Any]:
         return indexed[metric].unstack("family").reindex(columns=families)
 
     whole = by_seed("examples").notna().all(axis=1)
-    means = {name: by_seed(name)[whole].mean(axis=1, skipna=False) for name in MEANS}
+    # Some families are always pretrained, and have no calibration error in runs from scratch.
+    means = {name: by_seed(name)[whole].mean(axis=1, skipna=name in _OF_KINDS) for name in MEANS}
     return {
-        **by_seed("auroc").mean(),
+        **by_seed(metric).mean(),
         **{name: mean.mean(skipna=False) for name, mean in means.items()},
-        "interval": t_interval(means["auroc"]),
+        "mean": means[metric].mean(skipna=False),
+        "interval": t_interval(means[metric]),
         "seeds": int(whole.sum()),
         "not_run": ", ".join(each for each in families if each not in set(rows["family"])),
     }

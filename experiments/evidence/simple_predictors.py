@@ -1,15 +1,19 @@
-"""Baseline predictors: rules without training, and logistic regressions."""
+"""Baseline predictors: rules without training, and regressions."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from scipy.stats import rankdata
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from smartfrz.predictor import History, kept_before
+
+Scorer = Callable[[History], Tensor]
+"""Maps a history to scores (R, L); a higher score freezes a layer earlier."""
 
 _LAGS = (1, 2, 3, 5, 8, 12)
 _QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -32,10 +36,22 @@ def gradient_norm_change(history: History) -> Tensor:
     return -change.index_fill(0, torch.tensor([0]), torch.inf)
 
 
-def progress(history: History) -> Tensor:
-    """Returns the progress through the schedule, from 0 to 1, for every layer, (R, L)."""
-    records, layers = history.cka.shape
-    return torch.linspace(0, 1, records)[:, None].expand(records, layers)
+def last_contribution(history: History) -> Tensor:
+    """Returns the negated contribution since the previous record, (R, L)."""
+    return -history.contribution
+
+
+def output_drift(history: History) -> Tensor:
+    """Returns the CKA of the layer's output to that at the previous record, (R, L).
+
+    -1 where the output is the same for all examples, so that CKA is undefined.
+    """
+    return history.cka_to_previous.nan_to_num(nan=-1.0)
+
+
+def clock(history: History) -> Tensor:
+    """Returns the progress of the run, from 0 to 1, for every layer, (R, L)."""
+    return history.progress[:, None].expand(history.cka.shape)
 
 
 def depth(history: History) -> Tensor:
@@ -44,11 +60,13 @@ def depth(history: History) -> Tensor:
     return torch.linspace(1, 0, layers).expand(records, layers)
 
 
-RULES: dict[str, Callable[[History], Tensor]] = {
-    "last displacement": last_displacement,
-    "gradient norm change": gradient_norm_change,
-    "progress": progress,
+RULES: dict[str, Scorer] = {
+    "clock": clock,
     "depth": depth,
+    "last displacement": last_displacement,
+    "last contribution": last_contribution,
+    "output drift": output_drift,
+    "gradient norm change": gradient_norm_change,
 }
 """Scores (R, L) without training, by name; a higher score freezes a layer earlier."""
 
@@ -110,37 +128,66 @@ def drift_features(history: History) -> Tensor:
     return _log(relative.square().cumsum(dim=1).sqrt())
 
 
+def clock_and_depth_features(history: History) -> Tensor:
+    """Computes nine features that look at no weights.
+
+    The features are the progress of the run; the layer's position, from 0 at the input to 1; its
+    learning rate relative to the largest of the run; the product of the first two; and all of
+    these once more if the run started from pretrained weights, with that fact itself.
+
+    Args:
+        history: R records of L layers, in execution order.
+
+    Returns:
+        (R, L, 9) float32.
+    """
+    progress, position = clock(history), 1 - depth(history)
+    rate = history.lr / history.lr.max().clamp_min(_SMALLEST)
+    features = torch.stack([progress, position, rate, progress * position], dim=2)
+    whole = torch.cat([torch.ones_like(features[..., :1]), features], dim=2)
+    return torch.cat([features, history.is_pretrained * whole], dim=2)
+
+
+RIVAL = "clock, depth and learning rate"
+"""The regression that a predictor has to beat: it knows nothing of the layers but their order."""
+
 REGRESSIONS: dict[str, Callable[[History], Tensor]] = {
-    "logistic regression": hand_made_features,
-    "logistic regression on drift": drift_features,
+    RIVAL: clock_and_depth_features,
+    "regression on displacements": hand_made_features,
+    "regression on drift": drift_features,
 }
-"""Features (R, L, F) of each logistic regression, by name."""
+"""Features (R, L, F) of each regression, by name."""
 
 
-def regression(name: str, histories: Sequence[History], labels: Sequence[Tensor]) -> Pipeline:
-    """Fits a logistic regression to all records but the first.
+def regression(name: str, histories: Sequence[History], values: Sequence[Tensor]) -> Scorer:
+    """Fits a regression to all records but the first.
 
     Args:
         name: name of its features in `REGRESSIONS`.
         histories: histories of R records of L layers each.
-        labels: labels, (R, L) bool each.
+        values: (R, L) each. Bool labels, which a logistic regression predicts, or numbers: the
+            higher, the earlier the layer should freeze. Of numbers, a linear regression predicts
+            the rank within the run, from 0 to 1.
+
+    Returns:
+        A function that maps a history to probabilities or predicted ranks, (R, L).
     """
     features = REGRESSIONS[name]
-    inputs = torch.cat([features(each)[1:].flatten(0, 1) for each in histories])
-    targets = torch.cat([each[1:].flatten() for each in labels])
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return model.fit(inputs.numpy(), targets.numpy())
+    inputs = torch.cat([features(each)[1:].flatten(0, 1) for each in histories]).numpy()
+    is_binary = values[0].dtype == torch.bool
+    targets = [each[1:].flatten().numpy() for each in values]
+    if not is_binary:
+        targets = [rankdata(each) / len(each) for each in targets]
+    last = LogisticRegression(max_iter=1000) if is_binary else LinearRegression()
+    model = make_pipeline(StandardScaler(), last).fit(inputs, np.concatenate(targets))
 
+    def score(history: History) -> Tensor:
+        rows = features(history)
+        flat = rows.flatten(0, 1).numpy()
+        found = model.predict_proba(flat)[:, 1] if is_binary else model.predict(flat)
+        return torch.from_numpy(np.ascontiguousarray(found)).float().reshape(rows.shape[:2])
 
-def probability_by(model: Pipeline, name: str) -> Callable[[History], Tensor]:
-    """Returns a function that maps a history to a fitted regression's probabilities, (R, L)."""
-
-    def probability(history: History) -> Tensor:
-        inputs = REGRESSIONS[name](history)
-        found = model.predict_proba(inputs.flatten(0, 1).numpy())[:, 1]
-        return torch.from_numpy(np.ascontiguousarray(found)).float().reshape(inputs.shape[:2])
-
-    return probability
+    return score
 
 
 def _norms(weights: Tensor) -> Tensor:

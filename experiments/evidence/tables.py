@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.evidence.scores import Comparison
-from experiments.evidence.simple_predictors import REGRESSIONS, RULES
+from experiments.evidence.simple_predictors import REGRESSIONS, RIVAL, RULES
 from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown
 from experiments.reporting.provenance import measured_on
 
@@ -74,16 +74,51 @@ class Table:
         return [escape(word) for word in header], list(groups.values())
 
 
-def candidates(comparison: Comparison) -> Table:
-    """Returns the table of all predictors, regressions and rules."""
-    frame = comparison.candidates()
+def pooled_title(comparison: Comparison) -> str:
+    """Returns the name of the metric that pools layers and moments, see `Comparison.pooled`."""
+    return "AUROC" if comparison.pooled == "auroc" else "concordance"
+
+
+def gains(comparison: Comparison) -> Table:
+    """Returns the main table: the error within a moment relative to the rival's."""
+    frame = comparison.candidates("within_moment")
+    relative = comparison.relative_errors("within_moment").loc[frame["candidate"]]
+    families = list(comparison.families)
+    frame[[*families, "relative"]] = relative[[*families, "mean"]].to_numpy()
     frame.insert(0, "kind", [_kind(name) for name in frame["candidate"]])
     return Table(
         frame,
         {"kind": "Kind", "candidate": "Candidate"},
         [
+            *(Column(name, name, pd.Series.min, ".2f") for name in comparison.families),
+            Column("Mean", "relative", pd.Series.min, ".2f"),
+            Column("Within a moment", "within_moment", pd.Series.max),
+            Column("Within a layer", "within_layer", pd.Series.max),
+            Column(pooled_title(comparison), comparison.pooled, pd.Series.max),
+            Column("Fine-tuning", "calibration_error_fine_tuning", pd.Series.min),
+            Column("From scratch", "calibration_error_scratch", pd.Series.min),
+        ],
+        "Convergence predictors on network families unseen in training, at "
+        f"{_pace_and_label(comparison)}. For each family, and for the mean over families, the "
+        "error within a moment (the fraction of pairs of layers at the same record of a run that "
+        f"are ranked wrongly) relative to that of the regression on {RIVAL}, fitted on the same "
+        "runs: below 1 is better. Then concordances, means over families: of layers at the same "
+        "record, of records of the same layer, and of both. Last, the calibration error in "
+        f"fine-tuning and in training from scratch. {measured_on(comparison.scores)}",
+    )
+
+
+def candidates(comparison: Comparison) -> Table:
+    """Returns the table of the pooled metric of all predictors, regressions and rules."""
+    frame = comparison.candidates()
+    frame.insert(0, "kind", [_kind(name) for name in frame["candidate"]])
+    title = pooled_title(comparison)
+    return Table(
+        frame,
+        {"kind": "Kind", "candidate": "Candidate"},
+        [
             *(Column(name, name, pd.Series.max) for name in comparison.families),
-            Column("Mean AUROC", "auroc", pd.Series.max),
+            Column(f"Mean {title}", "mean", pd.Series.max),
             Column("Average precision", "average_precision", pd.Series.max),
             Column("Calibration error", "calibration_error", pd.Series.min),
             Column("F1", "f1", pd.Series.max),
@@ -91,10 +126,11 @@ def candidates(comparison: Comparison) -> Table:
             Column("Time frozen", "frozen_time"),
         ],
         "Convergence predictors on network families unseen in training, at "
-        f"{_pace_and_label(comparison)}: AUROC for each family, and means over families, with 95% "
-        "t-intervals over seeds where several were run. At each candidate's threshold: F1 over all "
-        "records, the fraction of frozen layers that had converged when they were frozen, and the "
-        f"fraction of time for which a layer is frozen. {measured_on(comparison.scores)}",
+        f"{_pace_and_label(comparison)}: {title} for each family, and means over families, with "
+        "95% t-intervals over seeds where several were run. At each candidate's threshold: F1 over "
+        'all records, the fraction of frozen layers that were labelled "freeze" when they were '
+        "frozen, and the fraction of time for which a layer is frozen. "
+        f"{measured_on(comparison.scores)}",
     )
 
 
@@ -106,14 +142,15 @@ def ablations(comparison: Comparison) -> Table:
         {"candidate": "Setting"},
         [
             *(Column(name, name) for name in comparison.families),
-            Column("Mean AUROC", "auroc"),
+            Column(f"Mean {pooled_title(comparison)}", "mean"),
             Column("Difference", "difference", how="+.3f"),
             Column("Calibration error", "calibration_error"),
             Column("F1", "f1"),
             Column('Labelled "freeze"', "positive_rate"),
         ],
         "Ablations of the bundled predictor (drift): variants that differ in one setting, at "
-        f"{_pace_and_label(comparison)}. AUROC for each family, and means over families. Variants "
+        f"{_pace_and_label(comparison)}. {pooled_title(comparison)} for each family, and means "
+        "over families. Variants "
         "with another tolerance are trained and evaluated with that tolerance. "
         f"{measured_on(comparison.scores[of_first_seed])}",
     )
@@ -126,14 +163,14 @@ def paces(comparison: Comparison) -> Table:
         {"records_per_epoch": "Records per epoch"},
         [
             *(Column(name, name) for name in comparison.families),
-            Column("Mean AUROC", "auroc"),
+            Column(f"Mean {pooled_title(comparison)}", "mean"),
             Column("Drop", "drop", how="+.3f"),
             Column("Calibration error", "calibration_error"),
             Column("F1", "f1"),
         ],
         f"The bundled predictor (drift), calibrated at {_pace_and_label(comparison)}, at different "
-        "recording rates: AUROC for each family, and means over families, with 95% t-intervals "
-        "over seeds where several were run. Drop: decrease of the mean AUROC. "
+        f"recording rates: {pooled_title(comparison)} for each family, and means over families, "
+        "with 95% t-intervals over seeds where several were run. Drop: decrease of the mean. "
         f"{measured_on(comparison.scores)}",
     )
 
@@ -146,7 +183,7 @@ def _kind(candidate: str) -> str:
 
 def _pace_and_label(comparison: Comparison) -> str:
     return (
-        f"{comparison.pace} records per epoch and with a label tolerance of "
+        f"{comparison.pace} records per epoch and with the label {comparison.label}, tolerance "
         f"{comparison.tolerance:g}"
     )
 
@@ -158,6 +195,6 @@ def _word(row: pd.Series, column: Column) -> str:
 
 
 def _spread(row: pd.Series, column: Column) -> str:
-    """Returns the interval of the mean AUROC as text; empty for other columns."""
-    known = column.key == "auroc" and not pd.isna(row["interval"])
+    """Returns the interval of the mean as text; empty for other columns."""
+    known = column.key == "mean" and not pd.isna(row["interval"])
     return f" ± {row['interval']:.3f}" if known else ""

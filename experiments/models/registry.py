@@ -106,7 +106,7 @@ NETWORKS: dict[str, Network] = {
     "efficientnet_lite1": _efficientnet_lite(1),
     "minilm": Network(
         partial(_bert, "minilm"),
-        "attention",
+        "language",
         "MiniLM",
         published=partial(_minilm_weights, _MINILM),
         package=_MINILM,

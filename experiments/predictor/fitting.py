@@ -1,7 +1,9 @@
 """Training and calibration of a predictor on recorded runs."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,16 @@ from experiments.errors import UserError
 from experiments.predictor.metrics import flattened
 from smartfrz.predictor import (
     ENCODINGS,
+    LABELS,
     AttentionPredictor,
     History,
     calibrate,
     freezing_threshold,
-    stabilised,
     train_predictor,
 )
+
+# As for runs: the ids of older recipes must not change.
+_DEFAULTS_OF_LATER_FIELDS = {"label": "cka"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Training:
 
     Attributes:
         encoding: encoding of the weight records, see `ENCODINGS`.
-        tolerance: tolerance of the label, see `stabilised`.
+        tolerance: tolerance of the label, see `stabilised` and `exhausted`.
         steps, lr, weight_decay: arguments of `train_predictor`.
         stride: calibration uses every ``stride``-th record of a history.
         precision: required fraction of correctly frozen layers on the calibration set, which
@@ -33,6 +38,7 @@ class Training:
         window: number of records attended to.
         size: number of sampled weights per layer.
         pooling: ``attention``, or ``mean`` for equal weights of all records (an ablation).
+        label: what is predicted, one of `LABELS`.
     """
 
     encoding: str
@@ -45,6 +51,7 @@ class Training:
     window: int = 30
     size: int = 1024
     pooling: str = "attention"
+    label: str = "cka"
 
     def __post_init__(self) -> None:
         if self.pooling not in ("attention", "mean"):
@@ -52,8 +59,17 @@ class Training:
         if self.encoding not in ENCODINGS:
             known = ", ".join(ENCODINGS)
             raise UserError(f"There is no encoding {self.encoding!r}: choose from {known}.")
+        if self.label not in LABELS:
+            raise UserError(f"There is no label {self.label!r}: choose from {', '.join(LABELS)}.")
         if min(self.steps, self.stride, self.window, self.size) < 1:
             raise UserError("steps, stride, window and size must be at least 1.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings as they enter ids: without later fields that have their defaults."""
+        values = dataclasses.asdict(self)
+        later = _DEFAULTS_OF_LATER_FIELDS
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
 def split(histories: Sequence[History], seed: int) -> tuple[list[History], list[History]]:
@@ -96,7 +112,7 @@ def fit(
     """
     to_learn, held_out = split(histories, seed)
     labels = [labels_of(each, training) for each in held_out]
-    for part in (labels, [stabilised(each.cka, training.tolerance)[1:] for each in to_learn]):
+    for part in (labels, [all_labels_of(each, training)[1:] for each in to_learn]):
         if len(flattened(part).unique()) < 2:
             raise UserError(
                 f"With tolerance = {training.tolerance}, all records for training or all for "
@@ -117,6 +133,7 @@ def fit(
         training.weight_decay,
         seed,
         on_step,
+        training.label,
     )
     logits = [logits_of(predictor, each, training) for each in held_out]
     calibrate(predictor, torch.cat([x.flatten(0, 1) for x in logits]), flattened(labels))
@@ -125,9 +142,14 @@ def fit(
     return predictor
 
 
+def all_labels_of(history: History, training: Training) -> Tensor:
+    """Returns the labels of all layers at every record, (R, L) bool."""
+    return LABELS[training.label](history, training.tolerance)
+
+
 def labels_of(history: History, training: Training) -> Tensor:
     """Returns the labels of all layers at every ``stride``-th record but the first, (R, L) bool."""
-    return stabilised(history.cka, training.tolerance)[:: training.stride][1:]
+    return all_labels_of(history, training)[:: training.stride][1:]
 
 
 @torch.no_grad()

@@ -26,53 +26,61 @@ from experiments.tables.dry_run import print_todo
 from smartfrz.distributed import is_distributed
 from smartfrz.predictor import AttentionPredictor, History
 
-BUNDLED = ("drift", "raw")
-"""Encodings of the bundled predictors: that of this project, and that of the paper."""
+BUNDLED = {
+    "cka": ("predictor", {"drift": "drift", "raw": "raw"}),
+    "contribution": ("recordings", {"contribution": "drift"}),
+}
+"""By label, the spec of the recorded runs and the predictors' encodings by name.
+
+The predictors of the label ``cka`` are the paper's and those of Tables 4 and 5.
+"""
 
 
-def bundled_recipes(scale: str) -> dict[str, Recipe]:
-    """Returns the recipes of the bundled predictors, by encoding."""
-    spec = load_spec("predictor")
+def bundled_recipes(scale: str, label: str = "cka") -> dict[str, Recipe]:
+    """Returns the recipes of the predictors of a label, by name."""
+    spec_name, encodings = BUNDLED[label]
+    spec = load_spec(spec_name)
     training, recordings = training_at(scale, spec.predictor), tuple(plan(spec, scale))
     return {
-        encoding: Recipe(dataclasses.replace(training, encoding=encoding), recordings)
-        for encoding in BUNDLED
+        name: Recipe(dataclasses.replace(training, encoding=encoding, label=label), recordings)
+        for name, encoding in encodings.items()
     }
 
 
-def make_bundled(scale: str, results: Path, output: Path) -> None:
-    """Executes missing recorded runs, trains the bundled predictors, and prints their model cards.
+def make_bundled(scale: str, results: Path, output: Path, label: str = "cka") -> None:
+    """Executes missing recorded runs, trains predictors of a label, and prints their model cards.
 
     Args:
-        scale: a scale of the spec ``predictor``.
+        scale: a scale of the label's spec.
         results: the folder of all results.
         output: the folder of the predictors.
+        label: one of `BUNDLED`.
     """
-    command = f"make predictor SCALE={scale}"
-    for encoding, recipe in bundled_recipes(scale).items():
-        folder, facts = output / encoding, facts_file(results, scale, encoding)
+    command = f"make predictor {'' if label == 'cka' else f'LABEL={label} '}SCALE={scale}"
+    for name, recipe in bundled_recipes(scale, label).items():
+        folder, facts = output / name, facts_file(results, scale, name)
         if not is_made(folder, facts, recipe.id):
             record_all(recipe.recordings, results / "runs", command)
-            with locked(recipe.id, f"predictor {encoding}"):
+            with locked(recipe.id, f"predictor {name}"):
                 if not is_made(folder, facts, recipe.id):
                     make(recipe, folder, facts, {"id": recipe.id, **provenance(command)})
         print((folder / "README.md").read_text())
         print(f"The predictor is in {folder}.")
 
 
-def print_dry(scale: str, results: Path, output: Path) -> None:
-    """Prints the pending work for the bundled predictors; arguments as for `make_bundled`."""
+def print_dry(scale: str, results: Path, output: Path, label: str = "cka") -> None:
+    """Prints the pending work for the predictors; arguments as for `make_bundled`."""
     with dry_run():
         runs = results / "runs"
-        for encoding, recipe in bundled_recipes(scale).items():
-            made = is_made(output / encoding, facts_file(results, scale, encoding), recipe.id)
-            print(f"The predictor {encoding} is {'made already' if made else 'to be made'}.")
+        for name, recipe in bundled_recipes(scale, label).items():
+            made = is_made(output / name, facts_file(results, scale, name), recipe.id)
+            print(f"The predictor {name} is {'made already' if made else 'to be made'}.")
             print_todo(recipe.recordings, [] if made else to_record(recipe.recordings, runs), runs)
 
 
-def facts_file(results: Path, scale: str, encoding: str) -> Path:
+def facts_file(results: Path, scale: str, name: str) -> Path:
     """Returns the path of the facts from which a bundled predictor's model card is written."""
-    return results / f"predictor-{scale}" / f"{encoding}.json"
+    return results / f"predictor-{scale}" / f"{name}.json"
 
 
 def is_made(folder: Path, facts: Path, recipe_id: str) -> bool:

@@ -7,11 +7,17 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
+from experiments.predictor.concordance import concordances
+
 BINS = 10
 
 
 def metrics(
-    labels: Sequence[Tensor], scores: Sequence[Tensor], threshold: float, are_probabilities: bool
+    labels: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    threshold: float,
+    are_probabilities: bool,
+    values: Sequence[Tensor] | None = None,
 ) -> dict[str, float]:
     """Computes the metrics of scores against labels.
 
@@ -23,11 +29,14 @@ def metrics(
         threshold: layers with a higher score are frozen.
         are_probabilities: whether the scores are probabilities, for which the calibration error
             is defined.
+        values: for each recorded run (R, L) numbers from which the labels were made, the higher,
+            the earlier a layer should freeze; by default the labels themselves.
 
     Returns:
         ``examples``; ``positive_rate``; ``auroc`` and ``average_precision``, NaN if all labels are
-        equal; ``calibration_error``, NaN unless the scores are probabilities; ``f1``, ``precision``
-        and ``recall`` at the threshold; and the metrics of `freezing`.
+        equal; ``within_moment``, ``within_layer`` and ``within_run``, the `concordances` with the
+        values; ``calibration_error``, NaN unless the scores are probabilities; ``f1``,
+        ``precision`` and ``recall`` at the threshold; and the metrics of `freezing`.
     """
     label, score = flattened(labels), flattened(scores)
     truth, finite = label.numpy(), score.nan_to_num(posinf=1e30, neginf=-1e30).numpy()
@@ -38,6 +47,7 @@ def metrics(
         "positive_rate": _mean(label),
         "auroc": float(roc_auc_score(truth, finite)) if both else math.nan,
         "average_precision": float(average_precision_score(truth, finite)) if both else math.nan,
+        **concordances(labels if values is None else values, scores),
         "calibration_error": calibration_error(label, score) if are_probabilities else math.nan,
         "f1": float(f1_score(truth, frozen.numpy(), zero_division=0)),
         "precision": _mean(label[frozen]),
@@ -71,7 +81,12 @@ def freezing(
 
 
 def calibration_error(labels: Tensor, probability: Tensor) -> float:
-    """Expected calibration error with ten bins of equal width (Guo et al., 2017, Eq. 3)."""
+    """Expected calibration error with ten bins of equal width (Guo et al., 2017, Eq. 3).
+
+    NaN without examples.
+    """
+    if not len(labels):
+        return math.nan
     return sum(
         count * abs(mean_probability - rate)
         for count, mean_probability, rate in reliability(labels, probability)
@@ -91,7 +106,7 @@ def reliability(labels: Tensor, probability: Tensor) -> list[tuple[int, float, f
 
 def flattened(parts: Sequence[Tensor]) -> Tensor:
     """Concatenates the records and layers of all recorded runs, (N,)."""
-    return torch.cat([part.flatten() for part in parts])
+    return torch.cat([part.flatten() for part in parts] or [torch.zeros(0)])
 
 
 def _mean(values: Tensor) -> float:

@@ -26,10 +26,7 @@ sampled, and the CKA between the layer's output and its output at the end of the
 measured on {probe_images} test images (unbiased minibatch CKA, Nguyen et al. 2021).
 
 ## Label
-A layer is labelled "freeze" at record $t$ if its CKA stays within a tolerance of its current value
-up to the last record $T$:
-
-$$\\max_{{s \\ge t}} |\\mathrm{{CKA}}_s - \\mathrm{{CKA}}_t| \\le {tolerance:g}$$
+{label_text}
 
 ## Training and calibration
 AdamW, {steps} steps, learning rate {lr:g}, weight decay {weight_decay:g}, on three quarters of the
@@ -44,14 +41,28 @@ these runs belong to families seen in training. `make evidence` evaluates predic
 families and compares them with regressions and rules: results/evidence-{scale}/.
 
 ## Limitations
-- Trained on runs of {models} on {datasets} only, each with SGD and a learning rate that falls to
-  zero along a cosine, for a few hundred steps.
+- Trained on runs of {models} on {datasets} only, with {optimizers} and the learning-rate schedules
+  {schedules}, for a few hundred steps.
 - Trained for {paces} records per epoch, and calibrated at {pace:g}.
 - The label refers to the end of the run, where the last records count as stable whatever the layer
   does.
 - A layer with a non-finite weight, with a single record, or that has not moved at all gets
   probability 0. Layers must be passed in execution order.
 """
+
+_LABELS = {
+    "cka": """\
+A layer is labelled "freeze" at record $t$ if its CKA stays within a tolerance of its current value
+up to the last record $T$:
+
+$$\\max_{{s \\ge t}} |\\mathrm{{CKA}}_s - \\mathrm{{CKA}}_t| \\le {tolerance:g}$$
+""",
+    "contribution": """\
+At each step, a layer contributes to the fall of the loss minus the dot product of its step with the
+gradient of the next batch. It is labelled "freeze" at a record after which it contributes at most
+{tolerance:g} times what a layer contributes in the whole run, on average over layers.
+""",
+}
 
 _ENCODINGS = {
     "raw": "Its input is the sampled weights themselves, as in the paper.",
@@ -81,6 +92,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
             f"{recorded['records_per_epoch'] / pick(STRIDES):g}" for pick in (max, min)
         ),
         recorded=recordings_table(recordings),
+        label_text=_LABELS[training.get("label", "cka")].format(**training).rstrip(),
+        optimizers=_listed(_optimizer(each) for each in recordings),
+        schedules=_listed(each.get("schedule", "cosine") for each in recordings),
         held_out=_scores(facts["held_out"]),
         datasets=_listed(each["dataset"] for each in recordings),
         models=_listed(each["model"] for each in recordings),
@@ -105,9 +119,14 @@ def _recorded(config: Mapping[str, Any]) -> dict[str, str]:
         "pixels": str(config["image_size"]),
         "epochs": f"{config['epochs']:g}",
         "learning rate": f"{config['lr']:g}",
+        "optimizer": ", ".join([_optimizer(config), config.get("schedule", "cosine")]),
         "starts from": _start(config["pretraining"]),
         "seed": str(config["seed"]),
     }
+
+
+def _optimizer(config: Mapping[str, Any]) -> str:
+    return {"sgd": "SGD", "adamw": "AdamW"}[config.get("optimizer", "sgd")]
 
 
 def _start(pretraining: Mapping[str, Any] | None) -> str:

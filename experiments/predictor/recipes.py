@@ -1,6 +1,5 @@
 """Recipes of predictors: training settings and recorded runs, identified by a hash."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -24,5 +23,5 @@ class Recipe:
     @property
     def id(self) -> str:
         """Hash of the settings and the recorded runs: 12 hexadecimal digits."""
-        text = json.dumps([dataclasses.asdict(self.training), [run.id for run in self.recordings]])
+        text = json.dumps([self.training.identity, [run.id for run in self.recordings]])
         return hashlib.sha256(text.encode()).hexdigest()[:12]

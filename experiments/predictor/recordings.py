@@ -26,8 +26,7 @@ in execution order:
 | `gradient` | (R, L) | L1 norm of the gradient summed since the previous record |
 | `gradient_square` | (R, L) | sum of the gradients' squared norms |
 | `gradient_product` | (R, L) | sum of the dot products of each gradient with the one before |
-| `contribution` | (R, L) | minus the sum of the dot products of each step with the gradient of the \
-next batch |
+| `contribution` | (R, L) | minus the sum of the dot products of steps and next batches' gradients |
 | `path` | (R, L) | sum of the steps' squared norms |
 | `displacement` | (R, L) | squared norm of the sum of the steps |
 | `lr` | (R, L) | sum of the steps' learning rates |

@@ -17,7 +17,10 @@ _PIXELS_PER_DOT = 0.7
 _PICTURE = re.compile(r'<img src="([^"]+)"')
 
 
-_TEXTS = ("table.md", "claims.md", "verdict.md", "ablations.md", "paces.md")
+_TEXTS = (
+    *("table.md", "table_contribution.md", "claims.md", "verdict.md", "pooled.md"),
+    *("pooled_contribution.md", "ablations.md", "paces.md", "paces_contribution.md"),
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 0 auto;
   padding: 1rem; }

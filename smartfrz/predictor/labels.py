@@ -46,8 +46,8 @@ def exhausted(contribution: Tensor, tolerance: float) -> Tensor:
     """Labels the records after which a layer contributes next to nothing.
 
     Record t of a layer is labelled "freeze" if the layer's `future_contribution` is at most
-    ``tolerance`` times what a layer contributes in the whole run, mean over layers. Not in the
-    paper.
+    ``tolerance`` times what a layer contributes in the whole run, mean over layers, or at most
+    zero. Not in the paper.
 
     Args:
         contribution: (R, L), see `History`, oldest record first.
@@ -57,7 +57,7 @@ def exhausted(contribution: Tensor, tolerance: float) -> Tensor:
         (R, L) bool, whether the label is "freeze".
     """
     average = contribution.double().sum() / contribution.shape[1]
-    return future_contribution(contribution) <= tolerance * average
+    return future_contribution(contribution) <= tolerance * average.clamp_min(0)
 
 
 LABELS: dict[str, Callable[[History, float], Tensor]] = {

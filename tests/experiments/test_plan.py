@@ -40,6 +40,27 @@ def test_every_spec_is_valid_at_every_scale(table, scale):
     assert len({config.id for config in runs}) == len(runs) > 0
 
 
+def test_a_scale_may_have_more_workloads_with_their_own_values():
+    more = [{"models": ["mobile"], "datasets": ["digits"], "seeds": [1, 2], "run": {"lr": 0.5}}]
+    runs = plan(small_spec(run={"lr": 0.1}, more=more), "demo")
+    found = [(config.model, config.seed, config.lr) for config in runs]
+    assert found == [("plain", 0, 0.1), ("mobile", 1, 0.5), ("mobile", 2, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("workload", "says"),
+    [
+        ({"models": ["vgg99"]}, "vgg99"),
+        ({"dataset": {"cifar10": {}}}, "dataset.cifar10"),
+        ({"epochs": 3}, "Unknown key epochs in scales.demo.more"),
+    ],
+)
+def test_a_mistake_in_more_workloads_is_named(workload, says):
+    more = {"models": ["mobile"], "datasets": ["digits"], "seeds": [1], "run": {}} | workload
+    with pytest.raises(ValueError, match=says):
+        plan(small_spec(more=[more]), "demo")
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_table_2_has_every_cell_of_the_paper(scale):
     runs = plan(load_spec("table2"), scale)

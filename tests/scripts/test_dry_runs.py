@@ -21,7 +21,8 @@ from tests.helpers.table_folder import files_in
 TABLES = sorted(
     path.stem
     for path in SPECS.glob("*.toml")
-    if path.stem not in ("predictor", "evidence", "controls", "budget", "fig3", "fig4", "fig5")
+    if path.stem
+    not in ("predictor", "recordings", "evidence", "controls", "budget", "fig3", "fig4", "fig5")
 )
 OTHERS = {
     "predictor": (predictor, ["--output", "predictor"]),

@@ -30,22 +30,23 @@ def spec(dataset, seeds, predictor):
 
 
 SPECS = {
-    "predictor": spec(
+    "recordings": spec(
         "digits[5:10]",
         [0, 1],
-        {"encoding": "drift", "tolerance": 1e-3, "steps": 2, "lr": 0.01}
+        {"encoding": "drift", "tolerance": 0.2, "steps": 2, "lr": 0.01}
         | {"weight_decay": 0.1, "stride": 1},
     ),
     "evidence": spec(
         "digits[0:5]",
         [0],
         {"seeds": [0, 1], "records_per_epoch": [5, 1], "tolerances": [1e-3]}
+        | {"labels": {"cka": {"tolerance": 1e-3}, "contribution": {}}}
         | {"candidates": {"drift": {}, "raw": {"encoding": "raw"}}}
         | {"ablations": {"tolerance 0.002": {"tolerance": 2e-3}}},
     ),
 }
-# For each family: two candidates with two seeds, one ablation, six baselines.
-JOBS = 2 * (2 * 2 + 1 + 6)
+# For each family and label: two candidates with two seeds, nine baselines; and one ablation.
+JOBS = 2 * (2 * (2 * 2 + 9) + 1)
 
 
 def run(patch, folder, *options):
@@ -67,8 +68,11 @@ def refuse(monkeypatch):
 
 def test_writes_scores_tables_figures_and_verdict(made):
     files = contents(made)
-    tables = {f"{x}.{y}" for x in ("table", "ablations", "paces") for y in ("csv", "md", "tex")}
-    figures = {f"{x}.{y}" for x in ("auroc", "tolerances", "reliability") for y in ("png", "pdf")}
+    both = [f"{name}{of}" for name in ("table", "pooled", "paces") for of in ("", "_contribution")]
+    tables = {f"{x}.{y}" for x in (*both, "ablations") for y in ("csv", "md", "tex")}
+    drawn = ("within_moment", "auroc", "reliability")
+    both = [f"{name}{of}" for name in drawn for of in ("", "_contribution")]
+    figures = {f"{x}.{y}" for x in (*both, "tolerances") for y in ("png", "pdf")}
     assert set(files) == {"scores.csv", "verdict.md", "provenance.json"} | tables | figures
     scores = read_scores(made / "results" / "evidence-demo" / "scores.csv")
     assert scores["job"].nunique() == JOBS and len(scores) == 2 * JOBS
@@ -77,6 +81,8 @@ def test_writes_scores_tables_figures_and_verdict(made):
     table = files["table.md"].decode()
     assert "| predictor | drift |" in table and "not run" not in table
     assert "mobile" not in table and "0.001" in table  # no scores of this family
+    assert "0.2" in files["table_contribution.md"].decode()
+    assert files["verdict.md"].decode().count("## Label") == 2
 
 
 def test_without_the_cache_it_draws_from_the_scores_alone(copied, monkeypatch):
@@ -130,8 +136,8 @@ def test_does_only_what_is_missing(copied, monkeypatch):
 
 def test_scores_with_other_training_settings_are_not_reused(copied, monkeypatch):
     shutil.rmtree(copied / "cache")
-    learned, judged = (plan(SPECS[name], "demo") for name in ("predictor", "evidence"))
-    training = training_at("demo", SPECS["predictor"].predictor)
+    learned, judged = (plan(SPECS[name], "demo") for name in ("recordings", "evidence"))
+    training = training_at("demo", SPECS["recordings"].predictor)
     evidence = checked(Evidence, SPECS["evidence"].predictor, "evidence")
     other = dataclasses.replace(training, steps=3)
     scores = copied / "results" / "evidence-demo" / "scores.csv"

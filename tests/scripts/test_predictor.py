@@ -177,6 +177,32 @@ def test_the_project_s_own_spec_is_whole(scale):
     assert {config.method for config in recordings} == {"record"} and len(recordings) > 1
 
 
+def test_the_label_chooses_the_runs_the_settings_and_the_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "load_spec", lambda name: (asked.append(name), SPEC)[1])
+    (recipe,) = [making.bundled_recipes("demo", "contribution")["contribution"]]
+    assert (recipe.training.label, recipe.training.encoding) == ("contribution", "drift")
+    assert [*making.bundled_recipes("demo")] == ["drift", "raw"]
+    assert {each.training.label for each in making.bundled_recipes("demo").values()} == {"cka"}
+    assert asked == ["recordings", "predictor", "predictor"]
+
+
+def test_a_predictor_of_contributions_is_made_beside_the_others(copied, monkeypatch, capsys):
+    tolerant = SPEC.predictor | {"tolerance": 0.5}
+    spec = dataclasses.replace(SPEC, predictor=tolerant)
+    monkeypatch.setattr(sys.modules[__name__], "SPEC", spec)
+    run(monkeypatch, copied, "--label", "contribution")
+    facts = json.loads((copied / "results" / "predictor-demo" / "contribution.json").read_text())
+    assert facts["command"] == "make predictor LABEL=contribution SCALE=demo"
+    assert facts["training"]["label"] == "contribution"
+    card = (copied / "predictor" / "contribution" / "README.md").read_text()
+    assert card == model_card(facts) and "gradient of the next batch" in card
+    assert "at most\n0.5 times" in card
+    before = contents(copied)
+    run(monkeypatch, copied, "--label", "contribution")
+    assert contents(copied) == before
+
+
 def test_recipes_differ_by_what_they_depend_on():
     recordings = plan(SPEC, "demo")
     training = training_at("demo", SPEC.predictor)

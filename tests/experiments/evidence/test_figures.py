@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from experiments.evidence import figures
-from tests.helpers.compared import FAMILIES, comparison, with_auroc
+from tests.helpers.compared import FAMILIES, comparison, with_metric
 from tests.helpers.drawn import assert_reproducible
 
-COMPARED = with_auroc({("drift", "plain"): 0.99, ("last displacement", "mobile"): 0.8})
+COMPARED = with_metric("auroc", {("drift", "plain"): 0.99, ("clock", "mobile"): 0.8})
 
 
 def auroc(compared=COMPARED):
-    return figures.auroc(compared.candidates(), FAMILIES)
+    return figures.by_candidate(compared.candidates(), FAMILIES, "AUROC")
 
 
 def tolerances(compared=COMPARED):
@@ -37,7 +37,7 @@ def test_every_candidate_has_a_dot_for_each_family_and_a_mean():
     labels = [label.get_text() for label in ax.get_yticklabels()]
     plain, mobile = points(ax, 0)[:, 0], points(ax, 1)[:, 0]
     assert labels[0] == "drift" and plain[0] == pytest.approx(0.99)
-    assert labels[5] == "last displacement" and mobile[5] == pytest.approx(0.8)
+    assert labels[6] == "clock" and mobile[6] == pytest.approx(0.8)
     means = ax.containers[0].lines[0].get_xdata().astype(float)
     np.testing.assert_allclose(means, (plain + mobile) / 2)
     assert legend(fig) == [*FAMILIES, "Mean, 95% interval"]
@@ -47,10 +47,10 @@ def test_every_candidate_has_a_dot_for_each_family_and_a_mean():
 def test_tolerances_are_beside_how_often_the_label_is_freeze():
     fig = tolerances()
     left, right = fig.axes
-    np.testing.assert_allclose(points(left, 0), [[0.01, 0.9], [0.02, 0.98]])
-    np.testing.assert_allclose(points(left, 3), [[0.01, 0.85], [0.02, 0.85]])
+    np.testing.assert_allclose(points(left, 0), [[0.01, 0.9], [0.02, 0.985]])
+    np.testing.assert_allclose(points(left, 4), [[0.01, 0.9], [0.02, 0.9]])
     np.testing.assert_allclose(points(right, 0), [[0.01, 40], [0.02, 40]])
-    assert legend(fig)[0] == "drift" and legend(fig)[3] == "last displacement"
+    assert legend(fig)[0] == "drift" and legend(fig)[4] == "last displacement"
 
 
 def test_reliability_has_a_panel_for_each_family():

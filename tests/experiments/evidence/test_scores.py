@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.evidence.scores import pooled, read_scores, summary, write_scores
+from experiments.evidence.scores import merged_bins, read_scores, summary, write_scores
+from experiments.evidence.simple_predictors import RIVAL
 from experiments.predictor.metrics import reliability
 from experiments.reporting.statistics import t_interval
-from tests.helpers.compared import EVIDENCE, FAMILIES, comparison, row, rows
+from tests.helpers.compared import EVIDENCE, FAMILIES, comparison, row, rows, with_metric
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
@@ -47,9 +48,9 @@ def test_candidates_are_judged_at_their_own_pace_with_the_bundled_tolerance():
         return each | {"auroc": each["auroc"] + each["seed"] / 100 if usual else 0}
 
     found = by_candidate(comparison(change).candidates())
-    assert [*found.index[:3]] == [*EVIDENCE.candidates] and len(found) == 9
+    assert [*found.index[:3]] == [*EVIDENCE.candidates] and len(found) == 12
     drift = found.loc["drift"]
-    assert [drift[name] for name in (*FAMILIES, "auroc")] == pytest.approx([0.98] * 3)
+    assert [drift[name] for name in (*FAMILIES, "mean")] == pytest.approx([0.99] * 3)
     assert drift["interval"] == pytest.approx(4.302653 * 0.01 / math.sqrt(3))
     assert (drift["seeds"], drift["not_run"]) == (3, "")
     rule = found.loc["depth"]
@@ -64,32 +65,30 @@ def test_means_are_over_seeds_of_which_there_are_all_families():
         return None if lost or some else each | {"auroc": 0.9 + each["seed"] / 100}
 
     found = by_candidate(comparison(change).candidates())
-    assert found.loc["drift", ["auroc", "plain", "seeds"]].tolist() == pytest.approx(
-        [0.91, 0.91, 2]
-    )
+    assert found.loc["drift", ["mean", "plain", "seeds"]].tolist() == pytest.approx([0.91, 0.91, 2])
     raw = found.loc["raw"]
     assert raw["not_run"] == "mobile" and raw["seeds"] == 0 and raw["plain"] == 0.91
-    assert raw[["mobile", "auroc", "interval", "f1"]].isna().all()
+    assert raw[["mobile", "mean", "interval", "f1"]].isna().all()
 
 
 def test_an_undefined_auroc_makes_the_mean_undefined_but_is_run():
     frame = comparison(lambda r: r | {"auroc": math.nan if r["family"] == "plain" else 0.9})
     found = by_candidate(frame.candidates()).loc["drift"]
-    assert math.isnan(found["auroc"]) and found["not_run"] == "" and found["mobile"] == 0.9
+    assert math.isnan(found["mean"]) and found["not_run"] == "" and found["mobile"] == 0.9
 
 
 def test_a_row_that_is_there_twice_is_refused():
     frame = comparison().scores
     with pytest.raises(ValueError, match="duplicate"):
-        summary(frame[frame["candidate"] == "drift"], "candidate", ["drift"], FAMILIES)
+        summary(frame[frame["candidate"] == "drift"], "candidate", ["drift"], FAMILIES, "auroc")
 
 
 def test_ablations_differ_in_one_thing_and_have_one_seed():
     found = comparison(lambda r: r | {"auroc": r["auroc"] - r["seed"]}).ablations()
     names = ["drift", "drift, mean pooling", "tolerance 0.01", "window 10"]
     assert found["candidate"].tolist() == names
-    assert found["auroc"].tolist() == pytest.approx([0.97, 0.9, 0.9, 0.9])
-    assert found["difference"].tolist() == pytest.approx([0, -0.07, -0.07, -0.07])
+    assert found["mean"].tolist() == pytest.approx([0.98, 0.9, 0.9, 0.9])
+    assert found["difference"].tolist() == pytest.approx([0, -0.08, -0.08, -0.08])
     assert found["interval"].isna().all()
 
 
@@ -102,19 +101,19 @@ def test_paces_are_compared_with_their_own():
 
 
 def test_with_another_tolerance_the_bundled_predictor_is_the_one_trained_with_it():
-    found = comparison().tolerances().set_index(["candidate", "tolerance"])["auroc"]
-    assert found["drift"].to_dict() == {0.01: pytest.approx(0.9), 0.02: pytest.approx(0.97)}
+    found = comparison().tolerances().set_index(["candidate", "tolerance"])["mean"]
+    assert found["drift"].to_dict() == {0.01: pytest.approx(0.9), 0.02: pytest.approx(0.98)}
     assert found["depth"].to_dict() == {0.01: pytest.approx(0.9), 0.02: pytest.approx(0.9)}
-    assert len(found) == 2 * 7
+    assert len(found) == 2 * 10
 
 
 def test_pooled_bins_are_those_of_all_examples():
     labels, probability = torch.rand(300) < 0.4, torch.rand(300).double()
     probability[:2] = torch.tensor([0.0, 1.0])
     parts = [reliability(labels[i::3], probability[i::3]) for i in range(3)]
-    for found, expected in zip(pooled(parts), reliability(labels, probability), strict=True):
+    for found, expected in zip(merged_bins(parts), reliability(labels, probability), strict=True):
         assert found == pytest.approx(expected)
-    assert pooled([]) == []
+    assert merged_bins([]) == []
 
 
 def test_the_reliability_is_the_bundled_predictor_s():
@@ -124,18 +123,33 @@ def test_the_reliability_is_the_bundled_predictor_s():
     assert nothing == [] and row("depth", "plain")["bins"] == []
 
 
-def test_the_best_shared_calibration_is_a_bound_that_families_set_by_disagreeing():
-    assert comparison().best_shared_calibration() == pytest.approx(0)
-    # At the same probability, one family freezes in all cases and the other in none.
-    apart = comparison(lambda r: r | {"bins": [(50, 0.5, float(r["family"] == "plain"))]})
-    assert apart.best_shared_calibration() == pytest.approx(0.5)
-    # More examples of one family count no more than fewer.
-    more = comparison(
-        lambda r: (
-            r | {"bins": [(900 if r["family"] == "plain" else 9, 0.5, r["family"] == "plain")]}
-        )
+def test_errors_are_relative_to_the_rival_s():
+    """And their mean is the ratio of the mean errors, not the mean of the ratios."""
+    found = {("drift", "plain"): 0.95, ("drift", "mobile"): 0.98, (RIVAL, "mobile"): 0.98}
+    relative = with_metric("within_moment", found).relative_errors("within_moment")
+    assert relative.loc["drift"].to_dict() == pytest.approx(
+        {"plain": 0.05 / 0.1, "mobile": 1, "mean": 0.07 / 0.12}
     )
-    assert more.best_shared_calibration() == pytest.approx(0.5)
-    assert math.isnan(
-        comparison(lambda r: r if r["family"] == "plain" else None).best_shared_calibration()
-    )
+    assert relative.loc[RIVAL].tolist() == [1, 1, 1]
+    found |= {(RIVAL, "plain"): 1.0, ("depth", "plain"): 1.0}
+    relative = with_metric("within_moment", found).relative_errors("within_moment")["plain"]
+    assert relative[["drift", "depth"]].tolist() == [math.inf, 1]
+
+
+def test_each_label_has_its_own_scores():
+    def change(each):
+        return each | {"within_run": 0.6 if each["label"] == "contribution" else math.nan}
+
+    found = by_candidate(comparison(change, "contribution").candidates())
+    assert found.loc["drift", [*FAMILIES, "mean"]].tolist() == pytest.approx([0.6] * 3)
+    assert found.loc["clock", "seeds"] == 1
+    within = by_candidate(comparison(change, "contribution").candidates("within_moment"))
+    assert within.loc["drift", "mean"] == pytest.approx(0.98)
+
+
+def test_the_mean_calibration_error_of_a_kind_is_over_the_families_that_have_it():
+    def change(each):
+        return each | {"calibration_error_scratch": 0.1 if each["family"] == "plain" else math.nan}
+
+    found = by_candidate(comparison(change).candidates()).loc["drift"]
+    assert found["calibration_error_scratch"] == pytest.approx(0.1) and found["not_run"] == ""

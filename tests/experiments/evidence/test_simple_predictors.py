@@ -9,12 +9,13 @@ import torch
 from experiments.evidence.simple_predictors import (
     REGRESSIONS,
     RULES,
+    clock_and_depth_features,
     drift_features,
     hand_made_features,
-    probability_by,
     regression,
 )
-from smartfrz.predictor.labels import stabilised
+from experiments.predictor.concordance import concordances
+from smartfrz.predictor.labels import future_contribution, stabilised
 from tests.helpers.recordings import made_up
 
 HISTORY = made_up()
@@ -57,11 +58,32 @@ def test_the_gradient_s_change_is_autofreeze_s():
     torch.testing.assert_close(RULES["gradient norm change"](HISTORY), expected)
 
 
-def test_progress_and_depth_know_nothing_else():
-    progress, depth = RULES["progress"](HISTORY), RULES["depth"](HISTORY)
+def test_the_clock_and_the_depth_know_nothing_else():
+    progress, depth = RULES["clock"](HISTORY), RULES["depth"](HISTORY)
     assert progress.shape == depth.shape == (RECORDS, LAYERS)
     assert (progress.diff(dim=0) > 0).all() and (progress.diff(dim=1) == 0).all()
     assert (depth.diff(dim=1) < 0).all() and (depth.diff(dim=0) == 0).all()
+
+
+def test_contributions_and_the_drift_of_the_output_are_those_since_the_record_before():
+    assert torch.equal(RULES["last contribution"](HISTORY), -HISTORY.contribution)
+    drift = RULES["output drift"](HISTORY)
+    assert torch.equal(drift[3], HISTORY.cka_between[3, 2])
+    undefined = made_up(cka_between=torch.full((RECORDS, RECORDS, LAYERS), math.nan))
+    assert RULES["output drift"](undefined).eq(-1).all()
+
+
+@pytest.mark.parametrize("is_pretrained", [True, False])
+def test_nine_features_know_the_clock_the_depth_and_the_learning_rate(is_pretrained):
+    lr = torch.rand(RECORDS, LAYERS)
+    history = made_up(lr=lr, is_pretrained=torch.tensor(is_pretrained))
+    found = clock_and_depth_features(history)
+    for t in range(RECORDS):
+        for layer in range(LAYERS):
+            clock, depth = t / (RECORDS - 1), layer / (LAYERS - 1)
+            four = [clock, depth, (lr[t, layer] / lr.max()).item(), clock * depth]
+            expected = [*four, *(is_pretrained * each for each in (1, *four))]
+            assert found[t, layer].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def hand_made(w):
@@ -119,14 +141,25 @@ def test_a_layer_that_does_not_move_has_features(name, still):
 
 
 @pytest.mark.parametrize("name", REGRESSIONS)
-def test_a_regression_learns_from_all_records_but_the_first(name):
+def test_a_regression_learns_labels_from_all_records_but_the_first(name):
     histories = [made_up(seed) for seed in (1, 2, 3)]
     labels = [stabilised(each.cka, 0.1) for each in histories]
-    probability = probability_by(regression(name, histories, labels), name)
-    found, truth = probability(HISTORY), stabilised(HISTORY.cka, 0.1)
+    found, truth = regression(name, histories, labels)(HISTORY), stabilised(HISTORY.cka, 0.1)
     assert found.shape == truth.shape and found.dtype == torch.float32
     assert found[1:][truth[1:]].mean() > 0.7 > 0.3 > found[1:][~truth[1:]].mean()
     for each in labels:
         each[0] = ~each[0]
-    again = probability_by(regression(name, histories, labels), name)
-    assert torch.equal(again(HISTORY), found)
+    assert torch.equal(regression(name, histories, labels)(HISTORY), found)
+
+
+@pytest.mark.parametrize("name", REGRESSIONS)
+def test_a_regression_learns_ranks_of_numbers_within_their_run(name):
+    """Neither the scale of a run's numbers nor anything else but their order matters."""
+    histories = [made_up(seed) for seed in (1, 2, 3)]
+    values = [-future_contribution(each.contribution) for each in histories]
+    found = regression(name, histories, values)(HISTORY)
+    truth = -future_contribution(HISTORY.contribution)
+    assert concordances([truth[1:]], [found[1:]])["within_run"] > 0.8
+    assert 0 < found[1:].mean() < 1
+    scaled = [10**i * each - i for i, each in enumerate(values)]
+    assert torch.equal(regression(name, histories, scaled)(HISTORY), found)

@@ -10,7 +10,7 @@ from experiments.predictor import fitting
 from experiments.predictor.fitting import Training, fit, labels_of, logits_of, probability_of, split
 from experiments.predictor.metrics import metrics
 from smartfrz.predictor.calibration import freezing_threshold
-from smartfrz.predictor.labels import stabilised
+from smartfrz.predictor.labels import exhausted, stabilised
 from tests.helpers.recordings import made_up
 from tests.helpers.reference import attention_weights
 
@@ -120,6 +120,28 @@ def test_mean_pooling_weighs_all_records_alike(encoding):
         weights = attention_weights(predictor, history)
     assert weights[:, :3].eq(0).all()
     torch.testing.assert_close(weights[:, 3:], torch.full((4, 5), 1 / 5))
+
+
+def test_the_label_may_be_made_from_contributions():
+    training = dataclasses.replace(TRAINING, label="contribution", tolerance=0.3)
+    predictor = fit(HISTORIES, training, seed=0)
+    history = HISTORIES[0]
+    expected = exhausted(history.contribution, 0.3)
+    assert torch.equal(labels_of(history, training), expected[2::2])
+    assert not torch.equal(labels_of(history, training), labels_of(history, TRAINING))
+    other = fit(HISTORIES, dataclasses.replace(TRAINING, tolerance=0.3), seed=0)
+    assert not torch.equal(weights_of(predictor), weights_of(other))
+
+
+def test_an_unknown_label_is_named():
+    with pytest.raises(UserError, match="'contributions': choose from cka, contribution"):
+        dataclasses.replace(TRAINING, label="contributions")
+
+
+def test_a_setting_added_later_enters_the_id_only_if_it_is_set():
+    assert "label" not in TRAINING.identity
+    changed = dataclasses.replace(TRAINING, label="contribution")
+    assert changed.identity == TRAINING.identity | {"label": "contribution"}
 
 
 def test_an_unknown_pooling_is_named():

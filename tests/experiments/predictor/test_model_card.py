@@ -34,10 +34,11 @@ FACTS = {
 
 def test_says_data_label_training_scores_and_limits():
     card = model_card(FACTS)
+    sgd = "0.05 | SGD, cosine"
     for line in (
-        "| c0de | residual | digits[5:10] | all | 16 | 4 | 0.05 | random weights | 0 |",
-        "| c0de | plain | digits[5:10] | 2560 | 16 | 0.5 | 0.05 | cifar100[0:50], 2 epochs | 0 |",
-        "| c0de | plain | digits[5:10] | all | 16 | 4 | 0.05 | imagenet | 1 |",
+        f"| c0de | residual | digits[5:10] | all | 16 | 4 | {sgd} | random weights | 0 |",
+        f"| c0de | plain | digits[5:10] | 2560 | 16 | 0.5 | {sgd} | cifar100[0:50], 2 epochs | 0 |",
+        f"| c0de | plain | digits[5:10] | all | 16 | 4 | {sgd} | imagenet | 1 |",
         r"$$\max_{s \ge t} |\mathrm{CKA}_s - \mathrm{CKA}_t| \le 0.015$$",
     ):
         assert line in card.splitlines()

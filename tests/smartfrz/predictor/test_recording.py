@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+from itertools import pairwise
 
 import pytest
 import torch
@@ -182,7 +183,7 @@ def test_steps_and_gradients_are_summed_since_the_record_before():
     for layer in range(2):
         w, g = ([each[layer].double() for each in of] for of in (weights, gradients))
         none = torch.zeros_like(g[0])
-        steps = [none, *(after - before for before, after in zip(w, w[1:], strict=False))]
+        steps = [none, *(after - before for before, after in pairwise(w))]
         assert all(step.any() for step in steps[1:])
         for record, end in enumerate(range(0, STEPS, INTERVAL)):
             since = range(max(0, end - INTERVAL + 1), end + 1)
