@@ -11,6 +11,7 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 _MANY_CHANNELS = 1000
 
@@ -52,7 +53,7 @@ class _Depthwise(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_inputs = torch.nn.grad.conv2d_input(
+            of_inputs = conv2d_input(
                 inputs.shape, weight, gradient, ctx.stride, ctx.padding, groups=len(weight)
             )
         if ctx.needs_input_grad[1]:
@@ -88,7 +89,7 @@ class _DepthwiseConv2d(nn.Conv2d):
 
 class _DepthwiseConv2dSame(Conv2dSame):
     def forward(self, x: Tensor) -> Tensor:
-        padded = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        padded = pad_same(x, [*self.kernel_size], [*self.stride], [*self.dilation])
         return _Depthwise.apply(padded, self.weight, self.stride, (0, 0))
 
 
