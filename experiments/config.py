@@ -24,7 +24,10 @@ _DEFAULTS_OF_LATER_FIELDS = {
     "validation": False,
     "schedule": "cosine",
 }
-_DEFAULTS_OF_LATER_OPTIONS = {"min_records": 2, "freeze": True, "compute": None}
+_DEFAULTS_OF_LATER_OPTIONS = {
+    **{"min_records": 2, "guard": False},
+    **{"freeze": True, "compute": None},
+}
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class SmartFRZOptions:
     ``predictor`` is the name of a predictor that is bundled or trained for the table, a folder or a
     Hub id. The plan sets ``threshold``, if it is None, to the predictor's own, and ``fingerprint``
     to a hash of the predictor's weights or of its recipe. The paper names no ``min_records``: the
-    default is the fewest with which the predictor can decide, and not that of the policy. With
-    ``compute``, the run spends that fraction of full training's compute.
+    default is the fewest with which the predictor can decide, and not that of the policy. It has no
+    guard, either. With ``compute``, the run spends that fraction of full training's compute.
     """
 
     predictor: str = "drift"
@@ -81,6 +81,7 @@ class SmartFRZOptions:
     fingerprint: str = ""
     min_records: int = 2
     compute: float | None = None
+    guard: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(self, "records_per_epoch")

@@ -135,6 +135,7 @@ def smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
         options.min_records,
         options.compute,
         None if options.compute is None else setting.total_steps,
+        options.guard,
     )
 
 

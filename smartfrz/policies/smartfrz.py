@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
 from smartfrz.policies.budget_plan import BudgetPlan
+from smartfrz.policies.guard import Guard
 from smartfrz.policies.intervals import checked_interval
-from smartfrz.predictor import ENCODINGS, AttentionPredictor, IncrementalPredictor, deciding_layers
+from smartfrz.predictor import (
+    ENCODINGS,
+    AttentionPredictor,
+    IncrementalPredictor,
+    deciding_layers,
+)
 
 if TYPE_CHECKING:
     from smartfrz.freezer import Freezer
@@ -32,10 +38,11 @@ class SmartFRZ:
 
     An embedding freezes together with the layer behind it, see `deciding_layers`.
 
-    A plateau at the start of a run looks like convergence. No layer is therefore frozen before it
-    has ``min_records`` records, nor at a record since which no layer has moved, as when a
-    `GradScaler` skips steps or a warmup starts at zero; such records are not counted. A longer
-    plateau is not recognised.
+    A plateau at the start of a run looks like convergence. The predictor therefore freezes nothing
+    before a layer has ``min_records`` records, nor at a record since which no layer has moved, as
+    when a `GradScaler` skips steps or a warmup starts at zero; such records are not counted. A
+    `Guard` recognises longer plateaus by the gradients of successive batches, and thaws layers when
+    the task changes.
 
     With a ``budget``, the run spends that fraction of full training's compute (not in the paper,
     whose threshold means something else in every workload). A plan says how many layers freeze
@@ -53,6 +60,7 @@ class SmartFRZ:
             times to which the encoding ``"drift"`` looks back, from the start of the run to the
             last record but one, all differ for the first time.
         budget: the fraction of full training's compute that the run spends, in (0, 1].
+        guard: whether a `Guard` may postpone the predictor's decisions and take them back.
         total_steps: the number of optimizer steps of the run, which a budget requires. It may be
             changed later: the plan follows it.
 
@@ -71,6 +79,7 @@ class SmartFRZ:
         min_records: int = 10,
         budget: float | None = None,
         total_steps: int | None = None,
+        guard: bool = True,
     ) -> None:
         self.predictor = predictor
         self.interval = checked_interval(interval)
@@ -85,6 +94,7 @@ class SmartFRZ:
             )
         self.budget, self.total_steps = budget, total_steps
         self._records = IncrementalPredictor(predictor)
+        self._guard = Guard(interval, predictor.size) if guard else None
         self._freezer: Freezer | None = None
         self._front: list[str] = []
         self._planned_for: tuple[int, int] | None = None
@@ -109,13 +119,23 @@ class SmartFRZ:
         is_planned = self.budget is not None and (step == 0 or step >= self._release_step)
         return is_planned or self._is_stage(step)
 
+    def layers_to_thaw(self, frozen: Sequence[Layer], step: int) -> list[Layer]:
+        """Returns the layers that the predictor froze too early, each once in a run."""
+        if self._guard is None or not self._is_stage(step):
+            return []
+        return self._guard.wrongly_frozen(frozen)
+
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor or the plan of the budget selects."""
         converged = self._converged(active, step)
         if self.budget is None:
             self._warn_if_idle(active, step)
-            return converged
-        return self._within_budget(active, step, converged)
+            chosen = converged
+        else:
+            chosen = self._within_budget(active, step, converged)
+        if self._guard is not None:
+            self._guard.note_frozen(layer for layer in chosen if layer in converged)
+        return chosen
 
     def _is_stage(self, step: int) -> bool:
         return step % (self.interval * self.records_per_decision) == 0
@@ -123,10 +143,14 @@ class SmartFRZ:
     def _converged(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor classifies as converged, if a decision is due."""
         candidates = [layer for layer in active if not layer.is_head]
+        if self._guard is not None:
+            self._guard.observe(active, step)
         if step % self.interval or not candidates:
             return []
         self._records.record(candidates)
         if not self._is_stage(step):
+            return []
+        if self._guard is not None and not self._guard.permits_freezing:
             return []
         converged = self._records.freeze_probability() > self.threshold
         converged &= self._records.counts >= self.min_records
@@ -181,9 +205,12 @@ class SmartFRZ:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the recorded history."""
-        return self._records.state_dict()
+        """Returns the recorded history, and what the guard has seen."""
+        guard = {} if self._guard is None else {"guard": self._guard.state_dict()}
+        return {**self._records.state_dict(), **guard}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a recorded history."""
+        """Restores what `state_dict` returned."""
         self._records.load_state_dict(state)
+        if self._guard is not None and "guard" in state:
+            self._guard.load_state_dict(state["guard"])

@@ -7,6 +7,8 @@ Import the names in ``__all__``; everything else is internal.
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.calibration import calibrate, freezing_threshold
 from smartfrz.predictor.encodings import ENCODINGS
+from smartfrz.predictor.gradient_agreement import GradientAgreement
+from smartfrz.predictor.gradient_norm import GradientNorm
 from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
 from smartfrz.predictor.labels import LABELS, exhausted, future_contribution, stabilised
@@ -21,6 +23,8 @@ __all__ = [
     "PREVIOUS",
     "STRIDES",
     "AttentionPredictor",
+    "GradientAgreement",
+    "GradientNorm",
     "History",
     "HistoryRecorder",
     "IncrementalPredictor",

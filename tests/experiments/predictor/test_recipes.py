@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import methods
 from experiments import plan as planning
+from experiments import policies
 from experiments.plan import plan, recipes
 from experiments.predictor import making
 from experiments.predictor.cache import keep, kept, load_predictor
@@ -110,9 +110,9 @@ def watch(patch):
         used.append((predictor.window, predictor.size))
         return original_policy(predictor, *others)
 
-    original_fit, original_policy = making.fit, methods.SmartFRZ
+    original_fit, original_policy = making.fit, policies.SmartFRZ
     patch.setattr(making, "fit", fit)
-    patch.setattr(methods, "SmartFRZ", policy)
+    patch.setattr(policies, "SmartFRZ", policy)
     return fitted, used
 
 

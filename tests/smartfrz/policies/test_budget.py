@@ -44,7 +44,14 @@ def start(
 ) -> Freezer:
     model = chain(is_pretrained)
     predictor = Constant(probability)
-    policy = SmartFRZ(predictor, interval, min_records=2, budget=budget, total_steps=steps)
+    policy = SmartFRZ(
+        predictor,
+        interval,
+        min_records=2,
+        budget=budget,
+        total_steps=steps,
+        guard=False,
+    )
     return Freezer(model, SGD(model.parameters(), lr=0.01, momentum=0.9), policy)
 
 

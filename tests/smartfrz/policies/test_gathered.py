@@ -86,7 +86,7 @@ POLICIES = {
     "linear": lambda optimizer: FreezeOut(optimizer, STEPS, t0=0.2),
     "autofreeze": lambda optimizer: AutoFreeze(2, 1),
     "smartfrz": lambda optimizer: SmartFRZ(
-        _predictor(), interval=2, threshold=0.488, min_records=2
+        _predictor(), interval=2, threshold=0.488, min_records=2, guard=False
     ),
 }
 

@@ -1,0 +1,75 @@
+"""A guard against freezing before something is learned, and against changes of the task after."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from smartfrz.layers import Layer
+from smartfrz.predictor import GradientAgreement, GradientNorm
+
+_GROWN = 4.0
+
+
+class Guard:
+    """Tells when it is too early to freeze, and which decisions were wrong.
+
+    It is too early while the gradients of successive batches have not agreed and stopped agreeing
+    again, see `GradientAgreement`. A layer is thawed, once, if the heads' gradients have since
+    grown to four times their norm, as after a change of the task; the layer freezes again only
+    after another peak of the agreement.
+
+    It reads gradients in eight steps before each record. If a `GradScaler` scales them, they should
+    be unscaled before ``Freezer.step``: a growing scale looks like growing gradients.
+
+    Args:
+        interval: steps between two records.
+        size: number of sampled weights per layer.
+    """
+
+    def __init__(self, interval: int, size: int) -> None:
+        self._agreement = GradientAgreement(interval, size)
+        self._norm = GradientNorm(interval, size)
+        self._norms: dict[str, float] = {}
+        self._thawed: list[str] = []
+
+    def observe(self, active: Sequence[Layer], step: int) -> None:
+        """Reads a step's gradients; called at every step, after its backward pass."""
+        self._agreement.observe(active, step)
+        self._norm.observe([layer for layer in active if layer.is_head], step)
+
+    @property
+    def permits_freezing(self) -> bool:
+        """Whether something has been learned, and learning has slowed down."""
+        return self._agreement.has_fallen
+
+    def note_frozen(self, layers: Iterable[Layer]) -> None:
+        """Remembers the heads' gradients for layers that freeze now."""
+        self._norms |= {layer.name: self._norm.newest for layer in layers}
+
+    def wrongly_frozen(self, frozen: Sequence[Layer]) -> list[Layer]:
+        """Returns the layers to thaw; each of them at most once in a run."""
+        wrong = [
+            layer
+            for layer in frozen
+            if layer.name in self._norms
+            and layer.name not in self._thawed
+            and self._norm.newest > _GROWN * self._norms[layer.name]
+        ]
+        if wrong:
+            self._agreement.reset()
+            self._thawed += [layer.name for layer in wrong]
+        return wrong
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the next decisions depend on."""
+        return {
+            "agreement": self._agreement.state_dict(),
+            "norm": self._norm.state_dict(),
+            "norms": dict(self._norms),
+            "thawed": list(self._thawed),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state returned by `state_dict`."""
+        self._agreement.load_state_dict(state["agreement"])
+        self._norm.load_state_dict(state["norm"])
+        self._norms, self._thawed = dict(state["norms"]), list(state["thawed"])
