@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from baselines import (
@@ -46,6 +48,7 @@ from experiments.options import (
 from experiments.predictor.cache import load_predictor
 from smartfrz import Policy, SimilarityGuided, SmartFRZ
 from smartfrz.distributed import unwrap
+from smartfrz.graph import call
 from smartfrz.predictor import HistoryRecorder
 
 
@@ -221,8 +224,21 @@ def head_first(options: ComputeOptions, setting: Setting) -> Policy:
 
 def record(options: RecordOptions, setting: Setting) -> Policy:
     """A recorder of the predictor's training data."""
-    examples = setting.batches.test(options.probe_images, batch_size=32)
+    examples = list(setting.batches.test(options.probe_images, batch_size=32))
     probe = [inputs for inputs, _ in examples]
+    model = unwrap(setting.model)
+
+    def probe_loss() -> Tensor:
+        losses = [F.cross_entropy(call(model, inputs), labels) for inputs, labels in examples]
+        return torch.stack(losses).mean()
+
     steps = interval(setting.steps_per_epoch, options.records_per_epoch)
     is_pretrained = setting.config.pretraining is not None
-    return HistoryRecorder(setting.model, probe, steps, options.sampled_weights, is_pretrained)
+    return HistoryRecorder(
+        setting.model,
+        probe,
+        steps,
+        options.sampled_weights,
+        probe_loss=probe_loss,
+        is_pretrained=is_pretrained,
+    )

@@ -158,21 +158,20 @@ def _tables(comparison: Comparison, is_first: bool) -> dict[str, tables_of_evide
 
 
 def _figures(comparison: Comparison, is_first: bool) -> dict[str, Figure]:
-    """Returns the figures by file name; other tolerances are tried for the first label only."""
+    """Returns the figures by file name, of which the first label has more."""
     families, errors = comparison.families, comparison.by_family("calibration_error")
-    figures = {
-        "within_moment": figures_of_evidence.by_candidate(
-            comparison.candidates("within_moment"), families, "Concordance within a moment"
-        ),
-        "auroc": figures_of_evidence.by_candidate(
-            comparison.candidates(), families, tables_of_evidence.pooled_title(comparison)
-        ),
+    within = comparison.candidates("within_moment")
+    title = "Concordance within a moment"
+    figures = {"within_moment": figures_of_evidence.by_candidate(within, families, title)}
+    if not is_first:
+        return figures
+    return {
+        **figures,
+        "auroc": figures_of_evidence.by_candidate(comparison.candidates(), families, "AUROC"),
         "reliability": figures_of_evidence.reliability(
             comparison.reliability(), errors.loc[BUNDLED].to_dict()
         ),
-    }
-    if is_first:
-        figures["tolerances"] = figures_of_evidence.tolerances(
+        "tolerances": figures_of_evidence.tolerances(
             comparison.tolerances(), families, comparison.tolerance
-        )
-    return figures
+        ),
+    }

@@ -27,6 +27,8 @@ in execution order:
 | `gradient_square` | (R, L) | sum of the gradients' squared norms |
 | `gradient_product` | (R, L) | sum of the dot products of each gradient with the one before |
 | `contribution` | (R, L) | minus the sum of the dot products of steps and next batches' gradients |
+| `own_contribution` | (R, L) | the same with the gradient of the step's own batch |
+| `probe_contribution` | (R, L) | the same for all steps together, on held-out examples |
 | `path` | (R, L) | sum of the steps' squared norms |
 | `displacement` | (R, L) | squared norm of the sum of the steps |
 | `lr` | (R, L) | sum of the steps' learning rates |

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+SUMS = ("contribution", "own_contribution", "path", "gradient_square", "gradient_product", "lr")
+"""The attributes of a `History` that are sums over single steps."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -25,6 +28,13 @@ class History:
         contribution: (R, L) decrease of the loss by the layer's steps, to first order: minus the
             sum of the dot products of each step with the gradient of the *next* batch, at the
             weights after the step.
+        own_contribution: (R, L) the same with the gradient of the step's own batch, at the weights
+            before the step. The step follows this gradient, noise included, so that the sum is too
+            high; `contribution` is too low where the loss is curved along the step.
+        probe_contribution: (R, L) decrease of the loss on held-out examples: minus the dot product
+            of the sum of the steps with the mean of this loss's gradients before and after them.
+            It has neither of these biases, nor that of `contribution` where training examples are
+            drawn without replacement: the next batch then lacks what the last ones had.
         path: (R, L) sum of the squared norms of the steps.
         displacement: (R, L) squared norm of the sum of the steps.
         lr: (R, L) sum of the learning rates of the steps.
@@ -42,6 +52,8 @@ class History:
     gradient_square: Tensor
     gradient_product: Tensor
     contribution: Tensor
+    own_contribution: Tensor
+    probe_contribution: Tensor
     path: Tensor
     displacement: Tensor
     lr: Tensor
@@ -75,7 +87,7 @@ def thinned(history: History, stride: int) -> History:
     """
     if stride == 1:
         return history
-    sums = ("gradient_square", "gradient_product", "contribution", "path", "lr")
+    sums = (*SUMS, "probe_contribution")
     summed = {name: _summed(getattr(history, name), stride) for name in sums}
     loss = _summed(history.loss, stride) / stride
     loss[0] = history.loss[0]  # of a single step

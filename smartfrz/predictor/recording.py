@@ -1,17 +1,18 @@
 """Recording of the histories that the predictor is trained on (Section 3.4)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from smartfrz.cka import gram_vectors
-from smartfrz.graph import Inputs
+from smartfrz.distributed import unwrap
+from smartfrz.graph import Inputs, evaluating
 from smartfrz.layers import Layer
 from smartfrz.optimizers import optimizers_in
-from smartfrz.predictor.recorded import History
-from smartfrz.predictor.step_sums import SUMS, StepSums
+from smartfrz.predictor.recorded import SUMS, History
+from smartfrz.predictor.step_sums import StepSums
 from smartfrz.predictor.tailoring import Tailor
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class HistoryRecorder:
         probe: batches of inputs on which the layers are compared.
         interval: steps between two records.
         size: sampled weights per layer.
+        probe_loss: computes the loss on held-out examples, for `History.probe_contribution`. It is
+            called in eval mode.
         is_pretrained: whether the run starts from pretrained weights, which is recorded.
     """
 
@@ -39,10 +42,13 @@ class HistoryRecorder:
         probe: Iterable[Inputs],
         interval: int,
         size: int = 1024,
+        *,
+        probe_loss: Callable[[], Tensor],
         is_pretrained: bool = False,
     ) -> None:
         self.model, self.probe = model, list(probe)
         self.interval, self.is_pretrained = interval, is_pretrained
+        self.probe_loss = probe_loss
         self._records: dict[str, list[Tensor]] = {name: [] for name in _RECORDED}
         self._losses: list[float] = []
         self._sums = StepSums()
@@ -61,7 +67,7 @@ class HistoryRecorder:
         layers = [layer for layer in active if not layer.is_head]
         self._sums.add(layers, optimizers_in(self._freezer.optimizer))
         if self.is_due(step):
-            record = self._sums.take(layers)
+            record = self._sums.take(layers, self._probe_gradients(layers))
             record["weights"] = torch.stack([self._tailor(layer) for layer in layers]).cpu()
             record["gram"] = gram_vectors(self.model, layers, self.probe).float().cpu()
             for name, rows in self._records.items():
@@ -108,5 +114,14 @@ class HistoryRecorder:
         self._losses = list(state["losses"])
         self._sums.load_state_dict(state["sums"])
 
+    def _probe_gradients(self, layers: Sequence[Layer]) -> dict[Tensor, Tensor]:
+        params = [param for layer in layers for param in layer.params]
+        with evaluating(unwrap(self.model)), torch.enable_grad():
+            found = torch.autograd.grad(self.probe_loss(), params, allow_unused=True)
+        return {
+            param: torch.zeros_like(param) if gradient is None else gradient
+            for param, gradient in zip(params, found, strict=True)
+        }
 
-_RECORDED = ("weights", "gram", "gradient", "displacement", *SUMS)
+
+_RECORDED = ("weights", "gram", "gradient", "displacement", "probe_contribution", *SUMS)

@@ -1,6 +1,6 @@
 """Sums over the steps between two records: of steps, gradients and their products."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smartfrz.layers import Layer
+from smartfrz.predictor.recorded import SUMS
 from smartfrz.sharding import full
-
-SUMS = ("contribution", "path", "gradient_square", "gradient_product", "lr")
 
 
 class StepSums:
     """Sums of each layer since the previous record, see `History`.
 
-    Of every layer it keeps four flat copies: the weights and the gradient of the previous call, the
-    weights of the previous record, and the sum of the gradients since then.
+    Of every layer it keeps five flat copies: the weights and the gradient of the previous call, the
+    weights and the probe's gradient of the previous record, and the sum of the gradients since
+    then.
     """
 
     def __init__(self) -> None:
@@ -36,27 +36,42 @@ class StepSums:
             lr = torch.tensor(rates.get(layer.params[0], 0.0), dtype=torch.float64)
             self._layers[layer.name] = _after(self._layers.get(layer.name), layer, lr)
 
-    def take(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    def take(self, layers: Sequence[Layer], probe: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:
         """Returns the sums of all layers, (L,) float32 on the CPU, and starts anew.
 
+        Args:
+            layers: the layers.
+            probe: the gradients of the loss on held-out examples, by parameter.
+
         Returns:
-            The values of a record by name: `SUMS`, ``gradient`` and ``displacement``.
+            The values of a record by name: `SUMS`, ``gradient``, ``displacement`` and
+            ``probe_contribution``.
         """
-        now = [self._layers[layer.name] for layer in layers]
-        sums = torch.stack([each["sums"].cpu() for each in now], dim=1).float()
-        gradient = [each["summed"].abs().sum().cpu() for each in now]
-        displacement = [(each["weights"] - each["start"]).square().sum().cpu() for each in now]
-        for layer, each in zip(layers, now, strict=True):
+        rows = []
+        for layer in layers:
+            now = self._layers[layer.name]
+            move = now["weights"] - now["start"]
+            gradient = _flat([probe[param] for param in layer.params])
+            before = now.get("probe", gradient).to(gradient.device)
+            rows.append(
+                [
+                    *now["sums"].cpu(),
+                    now["summed"].abs().sum().cpu(),
+                    (move @ move).cpu(),
+                    -((gradient + before) @ move).cpu() / 2,
+                ]
+            )
             self._layers[layer.name] = {
-                **each,
-                "start": each["weights"],
-                "summed": torch.zeros_like(each["summed"]),
-                "sums": torch.zeros_like(each["sums"]),
+                **now,
+                "start": now["weights"],
+                "probe": gradient,
+                "summed": torch.zeros_like(now["summed"]),
+                "sums": torch.zeros_like(now["sums"]),
             }
+        names = (*SUMS, "gradient", "displacement", "probe_contribution")
         return {
-            **dict(zip(SUMS, sums, strict=True)),
-            "gradient": torch.stack(gradient).float(),
-            "displacement": torch.stack(displacement).float(),
+            name: torch.stack(list(values)).float()
+            for name, values in zip(names, zip(*rows, strict=True), strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,11 +95,12 @@ def _after(before: dict[str, Tensor] | None, layer: Layer, lr: Tensor) -> dict[s
     # A state from a checkpoint may be on another device.
     before = {name: value.to(weights.device) for name, value in before.items()}
     step = weights - before["weights"]
-    added = [-gradient @ step, step @ step, gradient @ gradient, gradient @ before["gradient"]]
+    last = before["gradient"]
+    added = [-gradient @ step, -last @ step, step @ step, gradient @ gradient, gradient @ last]
     return {
+        **before,
         "weights": weights,
         "gradient": gradient,
-        "start": before["start"],
         "summed": before["summed"] + gradient,
         "sums": before["sums"] + torch.stack([*(each.double() for each in added), before["lr"]]),
         "lr": lr,

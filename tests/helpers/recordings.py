@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smartfrz.predictor.recorded import History
+from smartfrz.predictor.recorded import SUMS, History
 
 
 def history_of(weights: Tensor, cka: Tensor, **others: Any) -> History:
@@ -17,9 +17,9 @@ def history_of(weights: Tensor, cka: Tensor, **others: Any) -> History:
         others: other attributes of `History`.
     """
     records, layers = cka.shape
-    by_layer = ("gradient", "gradient_square", "gradient_product", "contribution", "path")
+    by_layer = (*SUMS, "gradient", "displacement", "probe_contribution")
     values: dict[str, Any] = {
-        **{name: torch.zeros(records, layers) for name in (*by_layer, "displacement", "lr")},
+        **{name: torch.zeros(records, layers) for name in by_layer},
         "cka_between": torch.ones(records, records, layers),
         "loss": torch.zeros(records),
         "progress": torch.linspace(0, 1, records),

@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR
 
 from smartfrz import Freezer
-from smartfrz.predictor.recorded import thinned
+from smartfrz.predictor.recorded import SUMS, thinned
 from smartfrz.predictor.recording import HistoryRecorder
 from tests.helpers.recordings import made_up
 from tests.helpers.reference import layer_cka, tailored
@@ -35,9 +35,14 @@ class Training:
         groups[1]["lr"] = 0.05
         self.optimizer = SGD(groups, 0.1, momentum=0.9)
         self.schedule = ExponentialLR(self.optimizer, 0.9)
-        self.recorder = HistoryRecorder(self.model, self.probes, INTERVAL, SIZE)
+        self.recorder = HistoryRecorder(
+            self.model, self.probes, INTERVAL, SIZE, probe_loss=self.probe_loss
+        )
         self.freezer = Freezer(self.model, self.optimizer, self.recorder if records else None)
         self.losses = []
+
+    def probe_loss(self):
+        return self.model(self.probes[0]).square().mean()
 
     def run(self, steps, before_step=lambda step: None):
         for step in steps:
@@ -165,9 +170,6 @@ def test_a_resumed_recording_is_that_of_an_unbroken_run(stop):
     assert len(expected["contribution"]) == 4
 
 
-SUMS = ("contribution", "path", "displacement", "gradient_square", "gradient_product", "lr")
-
-
 def test_steps_and_gradients_are_summed_since_the_record_before():
     """The gradient of a batch is multiplied with the step that was taken on the one before."""
     training = Training()
@@ -189,15 +191,40 @@ def test_steps_and_gradients_are_summed_since_the_record_before():
             since = range(max(0, end - INTERVAL + 1), end + 1)
             expected = {
                 "contribution": -sum(g[t] @ steps[t] for t in since),
+                "own_contribution": -sum(g[t - 1] @ steps[t] for t in since if t),
                 "path": sum(steps[t] @ steps[t] for t in since),
                 "displacement": sum(steps[t] for t in since).square().sum(),
                 "gradient_square": sum(g[t] @ g[t] for t in since),
                 "gradient_product": sum(g[t] @ (g[t - 1] if t else none) for t in since),
                 "lr": torch.tensor(sum(rates[t - 1][layer] for t in since if t)).double(),
             }
-            for name in SUMS:
+            assert expected.keys() == {*SUMS, "displacement"}
+            for name, value in expected.items():
                 found = getattr(history, name)[record, layer].double()
-                torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-9)
+                value = torch.as_tensor(value).double()
+                torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-9)
+
+
+def test_contributions_to_the_loss_on_held_out_examples_follow_the_trapezoidal_rule():
+    training, gradients, weights = Training(), [], []
+
+    def by_hand(step):
+        if step % INTERVAL == 0:
+            model = copy.deepcopy(training.model).eval()
+            layers = [[*model[:2].parameters()], [*model[4].parameters()]]
+            loss = model(training.probes[0]).square().mean()
+            flat = [param for layer in layers for param in layer]
+            found = iter(torch.autograd.grad(loss, flat))
+            gradients.append([torch.cat([next(found).flatten() for _ in x]) for x in layers])
+            weights.append([torch.cat([p.detach().flatten() for p in x]) for x in layers])
+
+    found = training.run(range(STEPS), by_hand).recorder.history().probe_contribution
+    for record in range(1, len(found)):
+        for layer in range(2):
+            move = weights[record][layer] - weights[record - 1][layer]
+            mean = (gradients[record][layer] + gradients[record - 1][layer]) / 2
+            torch.testing.assert_close(found[record, layer], -mean @ move)
+    assert found[0].eq(0).all()
 
 
 def test_what_is_known_of_a_run_is_recorded_with_it():
@@ -208,7 +235,9 @@ def test_what_is_known_of_a_run_is_recorded_with_it():
     torch.testing.assert_close(history.cost, torch.tensor([1 - costs(["0"]), 1 - costs(["4"])]))
     assert history.numel.tolist() == [3 * 4 + 4 + 2 * 4, 4 * 6 + 6]
     assert history.is_pretrained.item() is False
-    recorder = HistoryRecorder(training.model, training.probes, 1, is_pretrained=True)
+    recorder = HistoryRecorder(
+        training.model, training.probes, 1, probe_loss=training.probe_loss, is_pretrained=True
+    )
     Freezer(training.model, training.optimizer, recorder)
     training.model(training.probes[0]).sum().backward()
     recorder.layers_to_freeze(training.freezer.layers, 0)
@@ -220,7 +249,7 @@ def test_a_thinned_history_is_one_that_was_recorded_less_often(stride):
     """With all weights tailored, even the displacement is exact: the square of the net change."""
     weights = torch.randn(11, 2, 8).cumsum(dim=0)
     displacement = weights.diff(dim=0, prepend=weights[:1]).square().sum(dim=2)
-    sums = {name: torch.rand(11, 2) for name in SUMS if name != "displacement"}
+    sums = {name: torch.rand(11, 2) for name in (*SUMS, "probe_contribution")}
     whole = made_up(records=11, layers=2, **sums, displacement=displacement, loss=torch.rand(11))
     whole = dataclasses.replace(whole, weights=weights)
     thin, kept = thinned(whole, stride), range(0, 11, stride)
