@@ -28,7 +28,8 @@ def main() -> None:
     wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    policy = SmartFRZ(AttentionPredictor.from_pretrained(), interval=5, threshold=0.3)
+    predictor = AttentionPredictor.from_pretrained()
+    policy = SmartFRZ(predictor, interval=5, budget=0.7, total_steps=STEPS)
     freezer = Freezer(wrapped, optimizer, policy)
 
     centres = torch.randn(4, 16)

@@ -26,7 +26,8 @@ def main() -> None:
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = CosineAnnealingLR(optimizer, STEPS)
-    policy = SmartFRZ(AttentionPredictor.from_pretrained(), interval=10, threshold=0.3)
+    predictor = AttentionPredictor.from_pretrained()
+    policy = SmartFRZ(predictor, interval=10, budget=0.7, total_steps=STEPS)
     freezer = Freezer(model, optimizer, policy)
 
     prototypes = torch.randn(CLASSES, 3, 12, 12)

@@ -37,7 +37,7 @@ def frozen_in(output: str) -> list[tuple[int, str]]:
 def test_own_loop():
     output = output_of("own_loop.py")
     frozen = frozen_in(output)
-    # The bundled predictor freezes from the front, not before there is a history to decide from.
+    # From the front, not before there is a history to decide from, and all that is left at the end.
     assert frozen and [layer for _, layer in frozen] == ["0", "3", "6"][: len(frozen)]
     assert frozen == sorted(frozen) and frozen[0][0] >= 20
     loss, count = re.findall(r"^loss ([\d.]+); (\d) of 3 layers are frozen$", output, re.MULTILINE)[
