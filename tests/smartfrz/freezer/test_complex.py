@@ -38,7 +38,7 @@ def operator() -> nn.Sequential:
 
 POLICIES: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
     "SmartFRZ": lambda model, optimizer: SmartFRZ(
-        AttentionPredictor.from_pretrained(), interval=1, threshold=0.0, min_records=2
+        AttentionPredictor.from_pretrained(), interval=1, threshold=0.0, min_records=2, guard=False
     ),
     "SimilarityGuided": lambda model, optimizer: SimilarityGuided(model, operator(), [X], 2, 2.0),
     "DisplacementRule": lambda model, optimizer: DisplacementRule(1, threshold=10.0),

@@ -103,7 +103,9 @@ def by_displacement(model: nn.Module, optimizer: Optimizer) -> DisplacementRule:
 
 
 def by_prediction(model: nn.Module, optimizer: Optimizer) -> SmartFRZ:
-    return SmartFRZ(AttentionPredictor.from_pretrained(), interval=1, threshold=0.01, min_records=2)
+    return SmartFRZ(
+        AttentionPredictor.from_pretrained(), interval=1, threshold=0.01, min_records=2, guard=False
+    )
 
 
 def by_gradient(model: nn.Module, optimizer: Optimizer) -> AutoFreeze:
