@@ -216,5 +216,5 @@ def values_of(history: History, training: Training) -> Tensor:
     the label itself.
     """
     if training.label == "contribution":
-        return -future_contribution(history.contribution)
+        return -future_contribution(history.probe_contribution)
     return all_labels_of(history, training)

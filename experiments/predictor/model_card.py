@@ -58,9 +58,10 @@ up to the last record $T$:
 $$\\max_{{s \\ge t}} |\\mathrm{{CKA}}_s - \\mathrm{{CKA}}_t| \\le {tolerance:g}$$
 """,
     "contribution": """\
-At each step, a layer contributes to the fall of the loss minus the dot product of its step with the
-gradient of the next batch. It is labelled "freeze" at a record after which it contributes at most
-{tolerance:g} times what a layer contributes in the whole run, on average over layers.
+Between two records, a layer lowers the loss on held-out examples, to first order, by minus the dot
+product of its displacement with the mean of this loss's gradients at the two records. The layer is
+labelled "freeze" at a record after which it lowers the loss by at most {tolerance:g} times what a
+layer contributes in the whole run, on average over layers.
 """,
 }
 

@@ -62,6 +62,6 @@ def exhausted(contribution: Tensor, tolerance: float) -> Tensor:
 
 LABELS: dict[str, Callable[[History, float], Tensor]] = {
     "cka": lambda history, tolerance: stabilised(history.cka, tolerance),
-    "contribution": lambda history, tolerance: exhausted(history.contribution, tolerance),
+    "contribution": lambda history, tolerance: exhausted(history.probe_contribution, tolerance),
 }
 """Labels (R, L) of a history for a tolerance, by name; ``cka`` is that of the paper."""

@@ -32,9 +32,10 @@ class History:
             before the step. The step follows this gradient, noise included, so that the sum is too
             high; `contribution` is too low where the loss is curved along the step.
         probe_contribution: (R, L) decrease of the loss on held-out examples: minus the dot product
-            of the sum of the steps with the mean of this loss's gradients before and after them.
-            It has neither of these biases, nor that of `contribution` where training examples are
-            drawn without replacement: the next batch then lacks what the last ones had.
+            of the sum of the steps with the mean of this loss's gradients before and after them,
+            with the batch statistics of batch norms. It has neither of these biases, nor that of
+            `contribution` where training examples are drawn without replacement: the next batch
+            then lacks what the last ones had.
         path: (R, L) sum of the squared norms of the steps.
         displacement: (R, L) squared norm of the sum of the steps.
         lr: (R, L) sum of the learning rates of the steps.

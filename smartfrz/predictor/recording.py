@@ -1,6 +1,7 @@
 """Recording of the histories that the predictor is trained on (Section 3.4)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,7 @@ class HistoryRecorder:
         interval: steps between two records.
         size: sampled weights per layer.
         probe_loss: computes the loss on held-out examples, for `History.probe_contribution`. It is
-            called in eval mode.
+            called in eval mode, but with batch norms that use the statistics of the batch.
         is_pretrained: whether the run starts from pretrained weights, which is recorded.
     """
 
@@ -116,12 +117,31 @@ class HistoryRecorder:
 
     def _probe_gradients(self, layers: Sequence[Layer]) -> dict[Tensor, Tensor]:
         params = [param for layer in layers for param in layer.params]
-        with evaluating(unwrap(self.model)), torch.enable_grad():
+        model = unwrap(self.model)
+        with evaluating(model), _batch_statistics(model), torch.enable_grad():
             found = torch.autograd.grad(self.probe_loss(), params, allow_unused=True)
         return {
             param: torch.zeros_like(param) if gradient is None else gradient
             for param, gradient in zip(params, found, strict=True)
         }
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Context manager in which batch norms in eval mode use the statistics of the batch.
+
+    With running statistics, weights before a norm would change the loss by their scale, which in
+    training the norm cancels.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    running = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, (mean, variance) in zip(norms, running, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
 
 
 _RECORDED = ("weights", "gram", "gradient", "displacement", "probe_contribution", *SUMS)

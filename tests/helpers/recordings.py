@@ -43,7 +43,7 @@ def made_up(
     values = {
         "gradient": gradient,
         "loss": left.mean(dim=1),
-        "contribution": left * torch.rand(records, layers, generator=generator),
+        "probe_contribution": left * torch.rand(records, layers, generator=generator),
         "lr": torch.linspace(1, 0, records)[:, None].expand(records, layers).contiguous(),
         "cka_between": 1 - 0.5 * (left[:, None] - left).abs(),
     }

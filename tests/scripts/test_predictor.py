@@ -196,8 +196,8 @@ def test_a_predictor_of_contributions_is_made_beside_the_others(copied, monkeypa
     assert facts["command"] == "make predictor LABEL=contribution SCALE=demo"
     assert facts["training"]["label"] == "contribution"
     card = (copied / "predictor" / "contribution" / "README.md").read_text()
-    assert card == model_card(facts) and "gradient of the next batch" in card
-    assert "at most\n0.5 times" in card
+    assert card == model_card(facts) and "lowers the loss on held-out examples" in card
+    assert "at most 0.5 times" in card
     before = contents(copied)
     run(monkeypatch, copied, "--label", "contribution")
     assert contents(copied) == before

@@ -208,7 +208,7 @@ def test_future_contributions_are_ranked_by_their_numbers():
     """Not by the label that is made from them: who knows the numbers is perfect."""
     history, training = made_up(), dataclasses.replace(TRAINING, label="contribution")
     values = values_of(history, training)
-    assert torch.equal(values, -future_contribution(history.contribution))
+    assert torch.equal(values, -future_contribution(history.probe_contribution))
     labels, scores = gathered(lambda each: values.float(), [history], training, 1)
     found = metrics(labels, scores, 0.5, False, [values[1:]])
     names = ("auroc", "within_run", "within_moment", "within_layer")

@@ -156,9 +156,9 @@ def test_a_regression_learns_labels_from_all_records_but_the_first(name):
 def test_a_regression_learns_ranks_of_numbers_within_their_run(name):
     """Neither the scale of a run's numbers nor anything else but their order matters."""
     histories = [made_up(seed) for seed in (1, 2, 3)]
-    values = [-future_contribution(each.contribution) for each in histories]
+    values = [-future_contribution(each.probe_contribution) for each in histories]
     found = regression(name, histories, values)(HISTORY)
-    truth = -future_contribution(HISTORY.contribution)
+    truth = -future_contribution(HISTORY.probe_contribution)
     assert concordances([truth[1:]], [found[1:]])["within_run"] > 0.8
     assert 0 < found[1:].mean() < 1
     scaled = [10**i * each - i for i, each in enumerate(values)]

@@ -126,7 +126,7 @@ def test_the_label_may_be_made_from_contributions():
     training = dataclasses.replace(TRAINING, label="contribution", tolerance=0.3)
     predictor = fit(HISTORIES, training, seed=0)
     history = HISTORIES[0]
-    expected = exhausted(history.contribution, 0.3)
+    expected = exhausted(history.probe_contribution, 0.3)
     assert torch.equal(labels_of(history, training), expected[2::2])
     assert not torch.equal(labels_of(history, training), labels_of(history, TRAINING))
     other = fit(HISTORIES, dataclasses.replace(TRAINING, tolerance=0.3), seed=0)

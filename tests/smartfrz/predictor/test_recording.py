@@ -211,6 +211,7 @@ def test_contributions_to_the_loss_on_held_out_examples_follow_the_trapezoidal_r
     def by_hand(step):
         if step % INTERVAL == 0:
             model = copy.deepcopy(training.model).eval()
+            model[1].train()
             layers = [[*model[:2].parameters()], [*model[4].parameters()]]
             loss = model(training.probes[0]).square().mean()
             flat = [param for layer in layers for param in layer]
@@ -225,6 +226,32 @@ def test_contributions_to_the_loss_on_held_out_examples_follow_the_trapezoidal_r
             mean = (gradients[record][layer] + gradients[record - 1][layer]) / 2
             torch.testing.assert_close(found[record, layer], -mean @ move)
     assert found[0].eq(0).all()
+
+
+def test_contributions_add_up_to_the_fall_of_the_loss_in_spite_of_norms_that_cancel_scale():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    inputs = torch.randn(64, 3)
+    targets = inputs.prod(dim=1, keepdim=True)
+    optimizer = SGD([{"params": model[:2].parameters()}, {"params": model[3].parameters()}], 0.05)
+    optimizer.param_groups[1]["lr"] = 0.0
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+
+    def loss():
+        return (model(inputs) - targets).square().mean()
+
+    recorder = HistoryRecorder(model, [inputs], 1, SIZE, probe_loss=loss)
+    freezer, losses = Freezer(model, optimizer, recorder), []
+    for _ in range(60):
+        losses.append(loss())
+        losses[-1].backward()
+        freezer.step()
+        recorder.observe_loss(losses[-1].item())
+        optimizer.step()
+        optimizer.zero_grad()
+    found = recorder.history().probe_contribution.sum().item()
+    fall = (losses[0] - losses[-1]).item()
+    assert fall > 0.05 and abs(found - fall) < 0.1 * fall
 
 
 def test_what_is_known_of_a_run_is_recorded_with_it():
