@@ -97,7 +97,8 @@ def joined(values: Tensor, held: Tensor, like: Tensor) -> Tensor:
 
     dtensor: Any = like
     parts = torch.zeros(len(held), device=dtensor.device_mesh.device_type)
-    parts[held.to(parts.device)] = values.float().to(parts.device)
+    # Assigning to parts[held] would wait for a GPU.
+    parts.masked_scatter_(held.to(parts.device), values.float().to(parts.device))
     placements = [Replicate() if p.is_replicate() else Partial() for p in dtensor.placements]
     return DTensor.from_local(parts, dtensor.device_mesh, placements, run_check=False).full_tensor()
 

@@ -1,10 +1,12 @@
 """A guard against freezing before something is learned, and against changes of the task after."""
 
+import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from smartfrz.layers import Layer
-from smartfrz.predictor import GradientAgreement, GradientNorm
+from smartfrz.predictor import GradientAgreement, GradientSamples
 
 _GROWN = 4.0
 
@@ -17,24 +19,32 @@ class Guard:
     grown to four times their norm, as after a change of the task; the layer freezes again only
     after another peak of the agreement.
 
-    It reads gradients in eight steps before each record. If a `GradScaler` scales them, they should
-    be unscaled before ``Freezer.step``: a growing scale looks like growing gradients.
+    It reads gradients in eight steps before each decision, of a few weights of a few layers, see
+    `GradientSamples`, and waits for a GPU at the decision only. If a `GradScaler` scales them, they
+    should be unscaled before ``Freezer.step``: a growing scale looks like growing gradients.
 
     Args:
-        interval: steps between two records.
-        size: number of sampled weights per layer.
+        interval: steps between two decisions.
     """
 
-    def __init__(self, interval: int, size: int) -> None:
-        self._agreement = GradientAgreement(interval, size)
-        self._norm = GradientNorm(interval, size)
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self._samples = GradientSamples(interval)
+        self._agreement = GradientAgreement()
+        self._norm = math.nan  # root mean square over the steps before the last decision
         self._norms: dict[str, float] = {}
         self._thawed: list[str] = []
 
     def observe(self, active: Sequence[Layer], step: int) -> None:
         """Reads a step's gradients; called at every step, after its backward pass."""
-        self._agreement.observe(active, step)
-        self._norm.observe([layer for layer in active if layer.is_head], step)
+        self._samples.observe(active, step)
+        if step % self.interval:
+            return
+        cosines, squares = self._samples.take([layer for layer in active if layer.is_head])
+        self._agreement.record(cosines)
+        finite = [each for each in squares if math.isfinite(each)]  # with a GradScaler
+        if finite:
+            self._norm = math.sqrt(fmean(finite))
 
     @property
     def permits_freezing(self) -> bool:
@@ -43,7 +53,7 @@ class Guard:
 
     def note_frozen(self, layers: Iterable[Layer]) -> None:
         """Remembers the heads' gradients for layers that freeze now."""
-        self._norms |= {layer.name: self._norm.newest for layer in layers}
+        self._norms |= {layer.name: self._norm for layer in layers}
 
     def wrongly_frozen(self, frozen: Sequence[Layer]) -> list[Layer]:
         """Returns the layers to thaw; each of them at most once in a run."""
@@ -52,7 +62,7 @@ class Guard:
             for layer in frozen
             if layer.name in self._norms
             and layer.name not in self._thawed
-            and self._norm.newest > _GROWN * self._norms[layer.name]
+            and self._norm > _GROWN * self._norms[layer.name]
         ]
         if wrong:
             self._agreement.reset()
@@ -62,14 +72,16 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next decisions depend on."""
         return {
+            "samples": self._samples.state_dict(),
             "agreement": self._agreement.state_dict(),
-            "norm": self._norm.state_dict(),
+            "norm": self._norm,
             "norms": dict(self._norms),
             "thawed": list(self._thawed),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
+        self._samples.load_state_dict(state["samples"])
         self._agreement.load_state_dict(state["agreement"])
-        self._norm.load_state_dict(state["norm"])
-        self._norms, self._thawed = dict(state["norms"]), list(state["thawed"])
+        self._norm, self._norms = state["norm"], dict(state["norms"])
+        self._thawed = list(state["thawed"])

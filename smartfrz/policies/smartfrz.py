@@ -94,10 +94,10 @@ class SmartFRZ:
             )
         self.budget, self.total_steps = budget, total_steps
         self._records = IncrementalPredictor(predictor)
-        self._guard = Guard(interval, predictor.size) if guard else None
+        self._guard = Guard(interval * records_per_decision) if guard else None
         self._freezer: Freezer | None = None
         self._front: list[str] = []
-        self._planned_for: tuple[int, int] | None = None
+        self._planned_for: tuple[int, int | None] | None = None
         self._release_step = 0
 
     def attach(self, freezer: "Freezer") -> None:
@@ -116,8 +116,7 @@ class SmartFRZ:
 
     def is_due(self, step: int) -> bool:
         """Whether layers may freeze at this step."""
-        is_planned = self.budget is not None and (step == 0 or step >= self._release_step)
-        return is_planned or self._is_stage(step)
+        return self._is_planned(step) or self._is_stage(step)
 
     def layers_to_thaw(self, frozen: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor froze too early, each once in a run."""
@@ -137,15 +136,21 @@ class SmartFRZ:
             self._guard.note_frozen(layer for layer in chosen if layer in converged)
         return chosen
 
+    def _is_planned(self, step: int) -> bool:
+        """Whether the plan of the budget may freeze layers at this step."""
+        return self.budget is not None and (step == 0 or step >= self._release_step)
+
     def _is_stage(self, step: int) -> bool:
         return step % (self.interval * self.records_per_decision) == 0
 
     def _converged(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor classifies as converged, if a decision is due."""
-        candidates = [layer for layer in active if not layer.is_head]
         if self._guard is not None:
             self._guard.observe(active, step)
-        if step % self.interval or not candidates:
+        if step % self.interval:
+            return []
+        candidates = [layer for layer in active if not layer.is_head]
+        if not candidates:
             return []
         self._records.record(candidates)
         if not self._is_stage(step):
@@ -177,9 +182,11 @@ class SmartFRZ:
                 "A budget needs a Freezer: pass the policy to one before it is called."
             )
         body = [layer for layer in active if not layer.is_head]
+        planned_for = len(body), self.total_steps
+        if planned_for == self._planned_for and not converged and not self._is_planned(step):
+            return []  # the plan is too expensive to be made at every step
         plan, trains = self._plan(), {layer.name for layer in body}
         frozen = [name for name in plan.body if name not in trains]
-        planned_for = len(body), plan.total_steps
         if planned_for != self._planned_for:
             self._planned_for = planned_for
             self._release_step = plan.release_step(step, self._freezer.compute_spent, frozen)

@@ -8,7 +8,7 @@ from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.calibration import calibrate, freezing_threshold
 from smartfrz.predictor.encodings import ENCODINGS
 from smartfrz.predictor.gradient_agreement import GradientAgreement
-from smartfrz.predictor.gradient_norm import GradientNorm
+from smartfrz.predictor.gradient_samples import GradientSamples
 from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
 from smartfrz.predictor.labels import LABELS, exhausted, future_contribution, stabilised
@@ -24,7 +24,7 @@ __all__ = [
     "STRIDES",
     "AttentionPredictor",
     "GradientAgreement",
-    "GradientNorm",
+    "GradientSamples",
     "History",
     "HistoryRecorder",
     "IncrementalPredictor",

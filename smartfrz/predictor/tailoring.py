@@ -70,36 +70,20 @@ class Tailor:
 
     def __init__(self, size: int = 1024) -> None:
         self.size = size
-        self._offsets: dict[tuple[str, str], tuple[list[Any], list[tuple[Tensor, Tensor]]]] = {}
+        self._offsets: dict[str, tuple[list[Any], list[tuple[Tensor, Tensor]]]] = {}
 
     def __call__(self, layer: Layer) -> Tensor:
         """Returns a copy of a layer's sampled weights, (size,) float32, on their device.
 
         A collective call if the layer is sharded.
         """
-        return self._read(layer, "weights", _weights(layer))
-
-    def gradient(self, layer: Layer) -> Tensor | None:
-        """Returns a copy of the gradients of the same weights, (size,) float32.
-
-        A collective call if the layer is sharded.
-
-        Returns:
-            The gradients; None if a weight has none, or a sparse one.
-        """
-        gradients = [param.grad for param in _parameters(layer)]
-        dense = [each for each in gradients if each is not None and not each.is_sparse]
-        if len(dense) < len(gradients):
-            return None
-        return self._read(layer, "gradients", list(map(_real, dense)))
-
-    def _read(self, layer: Layer, what: str, tensors: list[Tensor]) -> Tensor:
+        tensors = _weights(layer)
         layout = [(tensor.stride(), tensor.device) for tensor in tensors]
-        known, offsets = self._offsets.get((layer.name, what), (None, []))
+        known, offsets = self._offsets.get(layer.name, (None, []))
         if known != layout:
             positions = sample_positions(layer, self.size)
             offsets = [_offsets(t, p) for t, p in zip(tensors, positions, strict=True)]
-            self._offsets[layer.name, what] = layout, offsets
+            self._offsets[layer.name] = layout, offsets
         values = [_read(t, *o) for t, o in zip(tensors, offsets, strict=True)]
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
@@ -142,12 +126,5 @@ def _read(weight: Tensor, held: Tensor, offsets: Tensor) -> Tensor:
 
 def _weights(layer: Layer) -> list[Tensor]:
     """Returns the layer's weight matrices, or all parameters if it has none, as real numbers."""
-    return [_real(param) for param in _parameters(layer)]
-
-
-def _parameters(layer: Layer) -> list[nn.Parameter]:
-    return [p for p in layer.params if p.ndim >= 2] or list(layer.params)
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
+    params = [p for p in layer.params if p.ndim >= 2] or list(layer.params)
+    return [torch.view_as_real(p.detach()) if p.is_complex() else p for p in params]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from smartfrz.layers import Layer
@@ -34,11 +35,13 @@ class FrozenBufferWatch:
 
     def end(self) -> None:
         """Stops watching; warns if buffers have changed."""
-        changed = [
-            name
-            for name, module, key, before in self._before
-            if not _are_equal(module.get_buffer(key), before)
-        ]
+        if not self._before:
+            return
+        flags = [_differ(module.get_buffer(key), old) for _, module, key, old in self._before]
+        # One read, and not one of each buffer, for which the host would wait.
+        found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
+        names = (name for name, *_ in self._before)
+        changed = [name for name, differs in zip(names, found, strict=True) if differs]
         self._before = []
         if changed:
             warnings.warn(
@@ -49,8 +52,7 @@ class FrozenBufferWatch:
             )
 
 
-def _are_equal(now: Tensor, before: Tensor) -> bool:
-    """Whether two tensors are equal; a NaN equals another."""
+def _differ(now: Tensor, before: Tensor) -> Tensor:
+    """Whether two tensors differ, a bool on the device; a NaN equals another."""
     before = before.to(now.device)
-    same = (now == before) | (now.isnan() & before.isnan())
-    return bool(same.all())
+    return ((now != before) & ~(now.isnan() & before.isnan())).any()

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from smartfrz import Layer, find_layers
 from smartfrz.policies.guard import Guard
 
-SIZE = 64
 INTERVAL = 20
 
 
@@ -41,18 +40,18 @@ def permitted(phases: list[float], guard: Guard, start: int = 0, norm: float = 1
 
 def test_freezing_is_permitted_after_a_peak_of_the_agreement() -> None:
     plateau, learning = 0.0, 2.0
-    guard = Guard(INTERVAL, SIZE)
+    guard = Guard(INTERVAL)
     phases = [plateau, plateau, learning, plateau, plateau]
     assert permitted(phases, guard) == [False, False, False, False, True]
 
 
 @pytest.mark.parametrize("common", [0.0, 2.0])
 def test_without_a_peak_it_never_is(common: float) -> None:
-    assert permitted([common] * 5, Guard(INTERVAL, SIZE)) == [False] * 5
+    assert permitted([common] * 5, Guard(INTERVAL)) == [False] * 5
 
 
 def test_gradients_that_overflow_are_left_out() -> None:
-    guard = Guard(INTERVAL, SIZE)
+    guard = Guard(INTERVAL)
     assert permitted([2.0], guard) == [False]
     model, layers = build()
     for step in range(3 * INTERVAL, 6 * INTERVAL):
@@ -63,7 +62,7 @@ def test_gradients_that_overflow_are_left_out() -> None:
 
 
 def test_layers_are_thawed_once_if_the_gradients_of_the_heads_grow() -> None:
-    guard, (_, layers) = Guard(INTERVAL, SIZE), build()
+    guard, (_, layers) = Guard(INTERVAL), build()
     permitted([2.0, 0.0, 0.0], guard)
     assert guard.permits_freezing
     guard.note_frozen(layers[:1])
@@ -94,10 +93,10 @@ def test_a_resumed_guard_decides_as_an_unbroken_one(stop: int) -> None:
             found.append((guard.permits_freezing, thawed))
         return found
 
-    unbroken = run(Guard(INTERVAL, SIZE), range(260))
+    unbroken = run(Guard(INTERVAL), range(260))
     assert {permits for permits, _ in unbroken} == {False, True}
     assert any(thawed for _, thawed in unbroken)
-    stopped, resumed = Guard(INTERVAL, SIZE), Guard(INTERVAL, SIZE)
+    stopped, resumed = Guard(INTERVAL), Guard(INTERVAL)
     run(stopped, range(stop))
     resumed.load_state_dict(stopped.state_dict())
     assert run(resumed, range(stop, 260)) == unbroken[stop:]
@@ -114,7 +113,7 @@ def test_sparse_gradients_are_no_obstacle() -> None:
             return self.head(self.embedding(ids).mean(dim=1))
 
     model, ids = Words(), torch.randint(0, 10, (4, 3))
-    guard, layers = Guard(INTERVAL, SIZE), find_layers(model, ids)
+    guard, layers = Guard(INTERVAL), find_layers(model, ids)
     for step in range(2 * INTERVAL):
         model.zero_grad()
         model(ids).square().sum().backward()
