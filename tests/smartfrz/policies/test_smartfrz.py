@@ -1,7 +1,5 @@
-"""Tests of SmartFRZ and similarity-guided freezing, with stub predictors and known references."""
+"""Tests of SmartFRZ, with stub predictors."""
 
-import copy
-import io
 import math
 
 import pytest
@@ -12,58 +10,8 @@ from torch.optim import SGD
 from smartfrz import AttentionPredictor, Freezer, SimilarityGuided, SmartFRZ, find_layers
 from smartfrz.predictor import ENCODINGS, kept_before
 from smartfrz.predictor.history import PATH
-from tests.helpers.reference import layer_cka, tailored
-
-STEPS = 10
-BODY = ["0", "2", "4"]
-
-
-def net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        *(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 6), nn.Tanh()),
-        *(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
-    )
-
-
-def start(policy_for, seed=0):
-    """A model, its optimizer and its freezer, with the policy ``policy_for(model)``."""
-    model = net(seed)
-    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
-    return model, optimizer, Freezer(model, optimizer, policy_for(model))
-
-
-def train(model, optimizer, freezer, steps=range(STEPS), after_step=lambda model: None):
-    for step in steps:
-        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
-        model.train()
-        model(inputs).square().mean().backward()
-        freezer.step()
-        optimizer.step()
-        optimizer.zero_grad()
-        after_step(model)
-    return freezer
-
-
-def reloaded(parts):
-    """The states of the parts, saved to a file and loaded again."""
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in parts], file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def check_resume_equals_unbroken(policy_for, stop):
-    unbroken, stopped, resumed = (start(policy_for) for _ in range(3))
-    train(*unbroken)
-    train(*stopped, range(stop))
-    for part, state in zip(resumed, reloaded(stopped), strict=True):
-        part.load_state_dict(state)
-    train(*resumed, range(stop, STEPS))
-    assert resumed[2].frozen == unbroken[2].frozen
-    expected = unbroken[0].state_dict()
-    assert all(torch.equal(value, expected[k]) for k, value in resumed[0].state_dict().items())
-    return unbroken[2].frozen
+from tests.helpers.reference import tailored
+from tests.helpers.three_layers import BODY, STEPS, check_resume_equals_unbroken, net, start, train
 
 
 class Stub(AttentionPredictor):
@@ -334,72 +282,3 @@ def test_intervals_are_at_least_one(interval):
         SmartFRZ(Stub(quiet_layers), 1, min_records=interval)
     with pytest.raises(ValueError, match="at least 1, not"):
         SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
-
-
-PROBE = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
-
-
-def future(steps=STEPS):
-    """The final model of a run from seed 0 without freezing."""
-    model, optimizer, freezer = start(lambda model: None)
-    train(model, optimizer, freezer, range(steps))
-    return model
-
-
-def guided(tolerance, reference=None, interval=2):
-    reference = reference or future()
-    return lambda model: SimilarityGuided(model, reference, [PROBE], interval, tolerance)
-
-
-def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
-    """Exactly the layers whose CKA, as measured here, changed by at most the tolerance."""
-    reference, curves = future(), []
-
-    def measure(model):
-        curves.append(layer_cka(model, reference, find_layers(model)[:-1], [PROBE]).tolist())
-
-    measure(net())
-    train(*start(lambda model: None), after_step=measure)
-    # The measurement after n updates is the one at step n.
-    changes = {name: abs(b - a) for name, a, b in zip(BODY, curves[1], curves[3], strict=True)}
-    least, *others = sorted(changes, key=changes.__getitem__)
-    freezer = train(*start(guided(tolerance=changes[least])), steps=range(4))
-    assert freezer.frozen == {least: 3}
-    freezer = train(*start(guided(tolerance=changes[others[0]])), steps=range(4))
-    assert freezer.frozen == {least: 3, others[0]: 3}
-
-
-def test_a_model_close_to_its_reference_freezes_at_the_first_look_after_a_step():
-    model = net()
-    reference = copy.deepcopy(model)
-    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=1e-3)
-    layers = find_layers(model)
-    assert [policy.is_due(step) for step in range(6)] == [False, True, False, True, False, True]
-    chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
-    assert chosen == [[], [], [], []]
-    with torch.no_grad():
-        model[0].weight += 1e-4
-    assert policy.layers_to_freeze(layers, 5) == layers[:-1]
-
-
-def test_the_reference_runs_once_per_probe_batch_however_many_looks():
-    reference, runs = future(), []
-    reference.register_forward_hook(lambda *call: runs.append(call))
-    batches = iter(PROBE.split(16))
-    run = start(lambda model: SimilarityGuided(model, reference, batches, 1, tolerance=0.01))
-    frozen = train(*run).frozen
-    assert len(set(frozen.values())) > 1  # several measurements, of fewer and fewer layers
-    assert len(runs) == 2
-
-
-def test_a_similarity_that_is_no_number_never_freezes():
-    reference = future()
-    nn.init.zeros_(reference[4].weight)  # its output is the same for every sample
-    frozen = train(*start(guided(tolerance=math.inf, reference=reference))).frozen
-    assert frozen == {"0": 3, "2": 3}
-
-
-@pytest.mark.parametrize("stop", [2, 3, 5, 6])
-def test_similarity_guided_resumed_equals_unbroken(stop):
-    frozen = check_resume_equals_unbroken(guided(tolerance=0.03), stop)
-    assert len(set(frozen.values())) > 1 and max(frozen.values()) >= stop
