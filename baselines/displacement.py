@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from smartfrz.layers import Layer
+from smartfrz.policies import checked_interval
 from smartfrz.predictor import PREVIOUS, WeightHistory, deciding_layers
 
 
@@ -28,9 +29,7 @@ class DisplacementRule:
     """
 
     def __init__(self, interval: int, threshold: float, size: int = 1024) -> None:
-        if interval < 1:
-            raise ValueError(f"An interval must be at least 1, not {interval}.")
-        self.interval = interval
+        self.interval = checked_interval(interval)
         self.threshold = threshold
         self._history = WeightHistory(size)
 

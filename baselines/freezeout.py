@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from smartfrz import Freezer
 from smartfrz.layers import Layer, refreshed
-from smartfrz.policies import schedule_compute
+from smartfrz.policies import check_compute, schedule_compute
 
 _POWER = {"linear": 1, "cubic": 3}
 
@@ -163,8 +163,8 @@ class FreezeOut:
         freeze: bool = True,
     ) -> None:
         _check_schedule(t0, how)
-        if compute is not None and not 0 < compute <= 1:
-            raise ValueError(f"compute={compute} must be more than 0 and at most 1.")
+        if compute is not None:
+            check_compute(compute)
         self.optimizer = optimizer
         self.total_steps = total_steps
         self.t0 = t0 if compute is None else math.nan  # until it is known

@@ -14,18 +14,9 @@ class Paced(Scheduled):
     """Policy: freezes layers from front to back at an even pace, all but the heads.
 
     The pace starts at the moment that makes the compute exact, and ends with the run. If that is
-    too much compute with a start at step 0, it ends earlier.
-
-    Args:
-        total_steps: optimizer steps of the whole run; see `Scheduled`.
-        compute: the fraction of full training's compute that the run spends.
-
-    Raises:
-        ValueError: see `Scheduled`.
+    too much compute with a start at step 0, it ends earlier. The arguments are those of
+    `Scheduled`.
     """
-
-    def __init__(self, total_steps: int, compute: float = 0.75) -> None:
-        super().__init__(total_steps, compute)
 
     def schedule(self, position: float) -> dict[str, int]:
         """Returns evenly spaced steps from front to back."""

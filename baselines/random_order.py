@@ -7,7 +7,7 @@ from typing import Any
 
 from smartfrz import Freezer
 from smartfrz.layers import Layer
-from smartfrz.policies import meet_compute, schedule_compute
+from smartfrz.policies import check_compute, meet_compute, schedule_compute
 
 
 def freeze_steps(layers: Sequence[str], total_steps: int, span: float, seed: int) -> dict[str, int]:
@@ -57,8 +57,8 @@ class RandomOrder:
             raise ValueError("RandomOrder needs either span or compute.")
         if span is not None and span <= 0:
             raise ValueError(f"span={span} must be more than 0.")
-        if compute is not None and not 0 < compute <= 1:
-            raise ValueError(f"compute={compute} must be more than 0 and at most 1.")
+        if compute is not None:
+            check_compute(compute)
         self.total_steps, self.span, self.seed, self.compute = total_steps, span, seed, compute
         self._freeze_steps: dict[str, int] = {}
 

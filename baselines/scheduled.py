@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smartfrz import Freezer, Layer
-from smartfrz.policies import meet_compute, schedule_compute
+from smartfrz.policies import check_compute, meet_compute, schedule_compute
 
 
 class Scheduled(ABC):
@@ -24,14 +24,10 @@ class Scheduled(ABC):
             run spends with all layers but the heads frozen from step 0.
     """
 
-    def __init__(self, total_steps: int, compute: float) -> None:
+    def __init__(self, total_steps: int, compute: float = 0.75) -> None:
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps} must be at least 1.")
-        if not 0 < compute <= 1:
-            raise ValueError(
-                f"compute={compute} must be more than 0 and at most 1: it is a fraction of full "
-                "training's compute."
-            )
+        check_compute(compute)
         self.total_steps, self.compute = total_steps, compute
         self._next_step = 0
 

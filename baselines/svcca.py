@@ -9,16 +9,15 @@ by gradient norms. The rule that decides by the score itself, and its tolerance,
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from smartfrz import Layer
 from smartfrz.graph import Inputs, visit_outputs
-from smartfrz.predictor import WeightHistory
+from smartfrz.policies import PeriodicComparison
 
 # SVCCA needs several times as many examples as directions; more of them only take time.
 _EXAMPLES = 4096
@@ -90,7 +89,7 @@ def _examples(module: nn.Module, output: Tensor, most: int, seed: int) -> Tensor
     return rows if len(rows) <= most else rows[chosen.to(rows.device)]
 
 
-class SVCCA:
+class SVCCA(PeriodicComparison[Tensor]):
     """Policy: freezes layers from the front once SVCCA finds that their outputs stand still.
 
     Once in an interval, the model is run on a fixed probe. A layer freezes if the SVCCA similarity
@@ -118,37 +117,26 @@ class SVCCA:
     def __init__(
         self, model: nn.Module, probe: Iterable[Inputs], interval: int, tolerance: float = 0.01
     ) -> None:
-        if interval < 1:
-            raise ValueError(f"An interval must be at least 1, not {interval}.")
-        self.model, self.probe = model, list(probe)
-        self.interval, self.tolerance = interval, tolerance
-        self._last: dict[str, Tensor] = {}
-        self._weights = WeightHistory()
+        super().__init__(interval)
+        self.model, self.probe, self.tolerance = model, list(probe), tolerance
 
-    def is_due(self, step: int) -> bool:
-        """Whether this step looks at the outputs: the last step of each interval."""
-        return (step + 1) % self.interval == 0
-
-    def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
+    def stable(
+        self, layers: Sequence[Layer], last: Mapping[str, Tensor], now: Mapping[str, Tensor]
+    ) -> list[Layer]:
         """Returns the first layers, up to the first whose output still changes."""
-        candidates = [layer for layer in active if not layer.is_head]
-        if not self.is_due(step) or not candidates:
-            return []
-        last, self._last = self._last, self._look(candidates)
 
         def stands_still(layer: Layer) -> bool:
             if layer.name not in last:
                 return False
-            now = self._last[layer.name]
+            directions = now[layer.name]
             # NaN compares false: the layer stays active.
-            similarity = _mean_correlation(last[layer.name].to(now.device), now)
+            similarity = _mean_correlation(last[layer.name].to(directions.device), directions)
             return bool(similarity >= 1 - self.tolerance)
 
-        self._weights.record(candidates)
-        return list(takewhile(stands_still, candidates)) if self._weights.has_moved else []
+        return list(takewhile(stands_still, layers))
 
     @torch.no_grad()
-    def _look(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    def measured(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
         """Returns the directions of each layer's outputs, (examples, k)."""
         parts: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         per_batch = math.ceil(_EXAMPLES / len(self.probe))
@@ -160,12 +148,3 @@ class SVCCA:
             visit_outputs(self.model, parts, batch, add)
         # Single precision halves the memory and changes similarities by less than a millionth.
         return {name: _directions(torch.cat(parts.pop(name)), 0.99).float() for name in [*parts]}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what the last look found, and the weights so far."""
-        return {"last": dict(self._last), "weights": self._weights.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what the last look found, and the weights so far."""
-        self._last = dict(state["last"])
-        self._weights.load_state_dict(state["weights"])

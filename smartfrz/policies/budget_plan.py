@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 
+from smartfrz.policies.pacing import check_compute
+
 
 class BudgetPlan:
     """Plan with two ends for a run that spends a given compute.
@@ -34,11 +36,7 @@ class BudgetPlan:
     ) -> None:
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps} must be at least 1.")
-        if not 0 < budget <= 1:
-            raise ValueError(
-                f"budget={budget} must be more than 0 and at most 1: it is a fraction of full "
-                "training's compute."
-            )
+        check_compute(budget, "budget")
         self.costs, self.body, self.total_steps, self.budget = costs, body, total_steps, budget
         least = (1 + (total_steps - 1) * costs(body)) / total_steps
         if budget < least - 1e-9:

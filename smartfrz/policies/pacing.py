@@ -6,6 +6,23 @@ from collections.abc import Callable, Collection, Mapping
 from smartfrz.cost import compute_spent
 
 
+def check_compute(compute: float, name: str = "compute") -> None:
+    """Raises if a compute to spend is out of range.
+
+    Args:
+        compute: the fraction of full training's compute to spend.
+        name: the name of the argument.
+
+    Raises:
+        ValueError: it is not in (0, 1].
+    """
+    if not 0 < compute <= 1:
+        raise ValueError(
+            f"{name}={compute} must be more than 0 and at most 1: it is a fraction of full "
+            "training's compute."
+        )
+
+
 def schedule_compute(
     freeze_steps: Mapping[str, int],
     total_steps: int,
