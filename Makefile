@@ -5,7 +5,8 @@ BIN = .venv/bin
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
 FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) \
 	$(if $(FRESH),--fresh) $(if $(MIXED),--mixed) \
-	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS))
+	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS)) \
+	$(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 # Results of the demo scale are not part of the repository.
 RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
 DRY_RUN = $(if $(DRY),--dry)
@@ -22,7 +23,7 @@ endif
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  METHODS='full smartfrz'  SEEDS=0  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
 
 setup: .venv/ready  ## create .venv and install the project with all dependencies
 
@@ -63,7 +64,7 @@ unconverged: setup  ## the same comparison for runs that end long before converg
 thresholds: setup  ## an additional table: thresholds of SmartFRZ and of the displacement rule
 	$(TABLE)
 
-compute: setup  ## methods and controls at 75% and 58% of the compute, from published weights
+compute: setup  ## methods and controls at equal compute: 90%, 75%, 58% and 45% of full training's
 	$(TABLE)
 
 rates_images: setup  ## learning rates of EfficientNet-Lite0 for the table compute

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from experiments.errors import UserError
 
 T = TypeVar("T")
+Name = TypeVar("Name", str, int)
 
 
 def checked(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -47,8 +48,8 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def check_asked(asked: Sequence[str] | None, known: set[str], what: str) -> None:
-    """Checks names given on the command line.
+def check_asked(asked: Sequence[Name] | None, known: set[Name], what: str) -> None:
+    """Checks names or numbers given on the command line.
 
     Args:
         asked: the names; None for all.
@@ -60,6 +61,5 @@ def check_asked(asked: Sequence[str] | None, known: set[str], what: str) -> None
     """
     for name in asked or []:
         if name not in known:
-            raise UserError(
-                f"There is no {what} {name!r} here: choose from {', '.join(sorted(known))}."
-            )
+            choices = ", ".join(map(str, sorted(known)))
+            raise UserError(f"There is no {what} {name!r} here: choose from {choices}.")

@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for results")
     parser.add_argument("--models", nargs="+", help="run these models of the table only")
     parser.add_argument("--datasets", nargs="+", help="run these data sets of the table only")
+    parser.add_argument("--methods", nargs="+", help="run these methods of the table only")
+    parser.add_argument("--seeds", nargs="+", type=int, help="run these seeds of the table only")
     parser.add_argument("--controls", action="store_true", help="add compute-matched controls")
     parser.add_argument("--budget", action="store_true", help="add rows at 60%% of the compute")
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")
@@ -31,6 +33,8 @@ def main() -> None:
         options.results,
         options.models,
         options.datasets,
+        options.methods,
+        options.seeds,
         [kind for kind in KINDS if getattr(options, kind)],
         options.wandb,
         options.fresh,

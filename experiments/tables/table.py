@@ -50,6 +50,8 @@ class Table:
         results: the folder of all results.
         models: networks to include; None for all.
         datasets: data sets to include; None for all.
+        methods: methods to include, with their labels; None for all.
+        seeds: seeds to include; None for all.
         added: kinds of added rows, see `with_rows`.
         is_tracked: whether to track the runs with wandb.
         is_fresh: whether to execute finished runs of other code than the present again.
@@ -61,6 +63,8 @@ class Table:
     results: Path
     models: Sequence[str] | None = None
     datasets: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
     added: Sequence[str] = ()
     is_tracked: bool = False
     is_fresh: bool = False
@@ -77,20 +81,32 @@ class Table:
         return reduce(with_rows, self.added, self.plain)
 
     @cached_property
+    def planned(self) -> dict[RunConfig, str]:
+        """All runs, each with its method as named in the spec.
+
+        Raises:
+            UserError: the spec is not valid.
+        """
+        return labelled_plan(self.spec, self.scale)
+
+    @cached_property
     def cells(self) -> dict[RunConfig, str]:
         """The selected runs, each with its method as named in the spec.
 
         Raises:
-            UserError: the spec is not valid, or a network or data set is not in it.
+            UserError: the spec is not valid, or a selected name or seed is not in it.
         """
-        planned = labelled_plan(self.spec, self.scale)
-        check_asked(self.models, {config.model for config in planned}, "model")
-        check_asked(self.datasets, {config.dataset for config in planned}, "data set")
+        check_asked(self.models, {config.model for config in self.planned}, "model")
+        check_asked(self.datasets, {config.dataset for config in self.planned}, "data set")
+        check_asked(self.methods, set(self.planned.values()), "method")
+        check_asked(self.seeds, {config.seed for config in self.planned}, "seed")
         return {
             config: method
-            for config, method in planned.items()
+            for config, method in self.planned.items()
             if config.model in (self.models or [config.model])
             and config.dataset in (self.datasets or [config.dataset])
+            and method in (self.methods or [method])
+            and config.seed in (self.seeds or [config.seed])
         }
 
     @property
@@ -100,11 +116,11 @@ class Table:
 
     def final(self, config: RunConfig) -> RunConfig:
         """A cell's run as it is executed: with the compute of the run that it is matched with."""
-        return matched(config, self.cells, self.runs) or config
+        return matched(config, self.planned, self.runs) or config
 
     def is_finished(self, config: RunConfig, needs_weights: bool = False) -> bool:
         """Whether a run of the table, or a prerequisite, needs no execution."""
-        known = matched(config, self.cells, self.runs)
+        known = matched(config, self.planned, self.runs)
         return known is not None and is_finished(known, self.runs, needs_weights, self.is_fresh)
 
     @property
@@ -245,10 +261,13 @@ def run_all(table: Table, todo: list[RunConfig]) -> None:
     is_tracked = table.is_tracked and is_main_process()
 
     def run_one(planned: RunConfig, on_step: OnStep) -> None:
-        config = matched(planned, table.cells, table.runs)
+        config = matched(planned, table.planned, table.runs)
         if config is None:
             if is_main_process():
-                print(f"Not run: {planned.cell}, because the run it is matched with diverged.")
+                print(
+                    f"Not run: {planned.cell}, because the run it is matched with has diverged or "
+                    "not been run."
+                )
             return
         log, finish = ignore, ignore
         if is_tracked:
@@ -263,7 +282,7 @@ def run_all(table: Table, todo: list[RunConfig]) -> None:
         todo,
         run_one,
         is_finished=lambda config: table.is_finished(config, needs_weights=config in sources),
-        needs=lambda config: [*prerequisites(config), *partners(config, table.cells)],
+        needs=lambda config: [*prerequisites(config), *partners(config, table.planned)],
         final=table.final,
     )
     run_queue(queue, quiet=not is_main_process())

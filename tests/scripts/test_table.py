@@ -229,6 +229,28 @@ def test_runs_are_tracked_only_if_asked_for(workplace, monkeypatch):
     assert calls == [("table2", "autofreeze"), *ends, "end"]
 
 
+def test_methods_and_seeds_choose_cells(tmp_path, monkeypatch, capsys):
+    write_spec(tmp_path)
+    use(tmp_path, monkeypatch)
+    chosen = ["--models", "plain", "--methods", "full", "autofreeze", "--seeds", "0"]
+    assert run_table(monkeypatch, *chosen, "--dry") == 0
+    said = capsys.readouterr().out
+    assert "2 cells, 3 runs to do" in said
+    assert "full seed 0" in said and "autofreeze seed 0" in said and "linear" not in said
+    assert run_table(monkeypatch, "--methods", "shorter", "--dry") != 0
+    assert "There is no method 'shorter' here: choose from autofreeze" in capsys.readouterr().err
+    assert run_table(monkeypatch, "--seeds", "1", "--dry") != 0
+    assert "There is no seed 1 here: choose from 0." in capsys.readouterr().err
+
+
+def test_a_matched_row_alone_is_left_out(tmp_path, monkeypatch, capsys):
+    write_spec(tmp_path)
+    use(tmp_path, monkeypatch)
+    assert run_table(monkeypatch, "--models", "plain", "--methods", "linear") == 0
+    assert "Not run: plain digits[5:10] linear seed 0" in capsys.readouterr().out
+    assert recorded_runs(tmp_path).keys() == {"pretraining"}
+
+
 def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     write_spec(tmp_path, ["full", "smartfrz", "linear"], lr=1e30)
     use(tmp_path, monkeypatch)
