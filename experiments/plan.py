@@ -50,6 +50,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     for chosen in workloads:
         for name in chosen.models:
             network(name)
+        check_parts({name: {} for name in chosen.methods}, spec.methods, f"scales.{scale}.methods")
         check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
         for part, names in PARTS.items():
             check_parts(getattr(chosen, part), getattr(chosen, names), part)
@@ -143,13 +144,14 @@ def _runs(
 
 
 def _runs_of(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
+    labels = [label for label in spec.methods if label in (scale.methods or spec.methods)]
     for name, variant, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):
         part = scale.model.get(model, {})
         values = merged(scale.run, scale.dataset.get(name, {}), part, variant)
         values = {"dataset": name, "seed": seed, "model": model} | values
-        for label in spec.methods:
+        for label in labels:
             options = merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
             method = {"method": label.partition(" ")[0], "options": options}
             config = make_config({**values, **spec.fields.get(label, {}), **method})

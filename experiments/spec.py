@@ -30,6 +30,8 @@ class Scale:
         variants: tables of fields that override all others; every run is executed with each.
         options: by method, including the label, options that override the spec's.
         fallback: by data set, the pretraining to use if published weights are not available.
+        methods: the spec's methods that these workloads are run with, with their labels; all if
+            empty.
         more: further workloads: tables of the values of a scale, which share none of the above.
     """
 
@@ -42,6 +44,7 @@ class Scale:
     variants: list = field(default_factory=lambda: [{}])
     options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
+    methods: list = field(default_factory=list)
     more: list = field(default_factory=list)
 
 

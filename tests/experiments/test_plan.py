@@ -53,12 +53,42 @@ def test_a_scale_may_have_more_workloads_with_their_own_values():
         ({"models": ["vgg99"]}, "vgg99"),
         ({"dataset": {"cifar10": {}}}, "dataset.cifar10"),
         ({"epochs": 3}, "Unknown key epochs in scales.demo.more"),
+        ({"methods": ["linear"]}, "scales.demo.methods.linear is not used here: choose from full"),
     ],
 )
 def test_a_mistake_in_more_workloads_is_named(workload, says):
     more = {"models": ["mobile"], "datasets": ["digits"], "seeds": [1], "run": {}} | workload
     with pytest.raises(ValueError, match=says):
         plan(small_spec(more=[more]), "demo")
+
+
+def test_workloads_may_have_some_of_the_methods_alone():
+    more = {"models": ["mobile"], "datasets": ["digits"], "seeds": [0], "run": {}}
+    more["methods"] = ["autofreeze 60%", "full"]
+    runs = labelled_plan(small_spec(["full", "linear", "autofreeze 60%"], more=[more]), "demo")
+    assert [(config.model, method) for config, method in runs.items()] == [
+        *(("plain", method) for method in ("full", "linear", "autofreeze 60%")),
+        *(("mobile", method) for method in ("full", "autofreeze 60%")),
+    ]
+
+
+def test_every_workload_of_the_compute_table_has_the_rows_that_make_sense_there():
+    rows: dict[tuple[str, str], set[str]] = {}
+    for config, method in labelled_plan(load_spec("compute"), "small").items():
+        rows.setdefault((config.model, config.dataset), set()).add(method)
+    published = {("efficientnet_lite0", "cifar10"), ("efficientnet_lite0", "cifar100")}
+    published |= {("minilm", "mrpc"), ("minilm", "cola")}
+    strongest = ("smartfrz", "shorter", "prefix_then_body")
+    extra = {f"{name} {compute}%" for name in strongest for compute in (90, 45)}
+    for workload in published:
+        assert rows[workload] >= {*extra, "full", "full same rate"}
+    common = rows["minilm", "cola"] - extra - {"full same rate"}
+    beyond_reach = {"linear 58%", "linear annealed 58%"}
+    others = {workload: of for workload, of in rows.items() if workload not in published}
+    assert others == {
+        **{(name, "cifar10"): common for name in ("deit_tiny", "vgg11", "mobilenet_v2")},
+        ("resnet50", "cifar10"): common - beyond_reach,
+    }
 
 
 @pytest.mark.parametrize("scale", SCALES)
