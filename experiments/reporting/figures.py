@@ -30,9 +30,9 @@ def accuracy_against_compute(frame: pd.DataFrame) -> Figure:
     """
     runs = with_ratios(frame)
     looks = looks_of(runs)
-    fig, panels = _panels(runs, sharex=True)
-    for ax, group in panels:
-        _remark(ax, _caveats(group))
+    fig, drawn = panels(runs, sharex=True)
+    for ax, group in drawn:
+        remark(ax, caveats(group))
         for method, of_method in _by_method(group.dropna(subset=["compute_ratio"])):
             color, marker = looks[method]
             x, y = 100 * of_method["compute_ratio"], 100 * of_method["final_accuracy"]
@@ -65,8 +65,8 @@ def layers_frozen_over_time(frame: pd.DataFrame) -> Figure:
     """
     runs = frame[frame["status"] == "finished"]
     looks = looks_of(runs)
-    fig, panels = _panels(runs, sharex=True, sharey=True)
-    for ax, group in panels:
+    fig, drawn = panels(runs, sharex=True, sharey=True)
+    for ax, group in drawn:
         for method, of_method in _by_method(group):
             color, marker = looks[method]
             moments = [np.sort(_frozen_steps(run) / run["steps"]) for run in _rows(of_method)]
@@ -100,9 +100,9 @@ def frozen_moments(frame: pd.DataFrame) -> Figure:
         ValueError: The frame contains no finished run of SmartFRZ.
     """
     runs = frame[(frame["status"] == "finished") & (frame["method"] == "smartfrz")]
-    fig, panels = _panels(runs, width=3.4)
+    fig, drawn = panels(runs, width=3.4)
     color, marker = look("smartfrz")
-    for ax, group in panels:
+    for ax, group in drawn:
         ends = group["steps"] / group["steps_per_epoch"]
         epochs = np.array([_frozen_epochs(run) for run in _rows(group)])
         trained = np.where(np.isnan(epochs), ends.to_numpy()[:, None], epochs)
@@ -131,7 +131,7 @@ def frozen_moments(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-def _panels(
+def panels(
     runs: pd.DataFrame, width: float = 1.75, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """Returns a figure with a titled panel for each workload, at most 7 inches wide in total."""
@@ -168,7 +168,7 @@ def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield method, group[group["method"] == method]
 
 
-def _caveats(group: pd.DataFrame) -> list[str]:
+def caveats(group: pd.DataFrame) -> list[str]:
     """Returns remarks on a panel: a metric other than accuracy, and runs that cannot be placed."""
     remarks = [f"Metric: {name}" for name in group["metric"].unique() if name != "accuracy"]
     for method, of_method in _by_method(group):
@@ -181,7 +181,7 @@ def _caveats(group: pd.DataFrame) -> list[str]:
     return remarks
 
 
-def _remark(ax: Axes, lines: list[str]) -> None:
+def remark(ax: Axes, lines: list[str]) -> None:
     """Adds small lines of text between a panel and its title."""
     ax.set_title(ax.get_title(loc="left"), pad=4 + 7.5 * len(lines))
     place: dict[str, Any] = {

@@ -18,7 +18,8 @@ _PICTURE = re.compile(r'<img src="([^"]+)"')
 
 
 _TEXTS = (
-    *("table.md", "table_contribution.md", "claims.md", "verdict.md", "pooled.md"),
+    *("table.md", "differences.md", "table_contribution.md", "claims.md", "verdict.md"),
+    "pooled.md",
     *("pooled_contribution.md", "ablations.md", "paces.md", "paces_contribution.md"),
 )
 _STYLE = """

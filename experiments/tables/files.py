@@ -5,6 +5,7 @@ from functools import reduce
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.added_rows import KINDS, kinds_among, with_rows
 from experiments.config import RunConfig
@@ -13,6 +14,14 @@ from experiments.files import write_csv, write_json_atomic, write_text_atomic
 from experiments.plan import labelled_plan
 from experiments.reporting import figures, style, tables
 from experiments.reporting.claims import claims
+from experiments.reporting.equal_compute import differences as paired
+from experiments.reporting.equal_compute.claims import claims as claims_at_equal_compute
+from experiments.reporting.equal_compute.figure import accuracy_at_several_computes
+from experiments.reporting.equal_compute.rows import (
+    compared,
+    has_several_computes,
+    method_and_compute,
+)
 from experiments.reporting.provenance import provenance_of
 from experiments.runs.execute import run_file
 from experiments.runs.run_files import read_run
@@ -87,10 +96,35 @@ def write_all(
     for old in ("claims.md", *(f"{each}.{kind}" for each in FIGURES for kind in ("png", "pdf"))):
         (folder / old).unlink(missing_ok=True)
     table = write_tables(frame, planned, name, title, folder)
+    if has_several_computes(planned.values()):
+        write_differences(frame, planned, folder)
     if (frame["status"] == "finished").any():
-        for figure_name, figure in FIGURES.items():
-            style.save(figure(frame), folder / figure_name)
+        for figure_name, figure in _figures(frame, planned).items():
+            style.save(figure, folder / figure_name)
     return table
+
+
+def _figures(frame: pd.DataFrame, planned: Mapping[RunConfig, str]) -> dict[str, Figure]:
+    """Draws the figures of a table; with several computes, layers are those that SmartFRZ froze."""
+    if not has_several_computes(planned.values()):
+        return {name: figure(frame) for name, figure in FIGURES.items()}
+    shown = frame[frame["method"].isin(compared(planned).values())]
+    drawn = {"accuracy_against_compute": accuracy_at_several_computes(shown)}
+    own = shown[[method_and_compute(row)[0] == "smartfrz" for row in shown["method"]]]
+    if (own["status"] == "finished").any():
+        drawn["layers_frozen_over_time"] = figures.layers_frozen_over_time(own)
+    return drawn
+
+
+def write_differences(frame: pd.DataFrame, planned: Mapping[RunConfig, str], folder: Path) -> None:
+    """Writes SmartFRZ's differences to other methods at the same compute, and their claims."""
+    cells = [(c.model, c.dataset, method, c.seed) for c, method in compared(planned).items()]
+    found = paired.differences(frame, cells)
+    caption = paired.caption(frame)
+    text = f"{paired.to_markdown(found, caption)}\n{claims_at_equal_compute(found)}"
+    write_csv(found, folder / "differences.csv")
+    write_text_atomic(folder / "differences.md", text)
+    write_text_atomic(folder / "differences.tex", paired.to_latex(found, caption))
 
 
 def write_tables(
