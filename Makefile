@@ -17,7 +17,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds compute rates_images rates_text bench report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds compute rates_images rates_text plans bench report smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -71,6 +71,9 @@ rates_images: setup  ## learning rates of EfficientNet-Lite0 for the table compu
 	$(TABLE)
 
 rates_text: setup  ## learning rates of MiniLM for the table compute
+	$(TABLE)
+
+plans: setup  ## how far the front is best frozen from the start, on validation examples
 	$(TABLE)
 
 fig3 fig4 fig5 attention overhead: setup

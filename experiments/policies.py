@@ -51,6 +51,9 @@ from smartfrz.distributed import unwrap
 from smartfrz.graph import call
 from smartfrz.predictor import HistoryRecorder
 
+_PROBE = 32
+"""Training examples on which a predictor of `OutputDrift` compares layers."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -130,8 +133,9 @@ def autofreeze(options: AutoFreezeOptions, setting: Setting) -> Policy:
 
 def smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
     """SmartFRZ."""
+    predictor = load_predictor(options.predictor, options.fingerprint)
     return SmartFRZ(
-        load_predictor(options.predictor, options.fingerprint),
+        predictor,
         interval(setting.steps_per_epoch, options.records_per_epoch),
         options.records_per_decision,
         options.threshold,
@@ -139,6 +143,7 @@ def smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
         options.compute,
         None if options.compute is None else setting.total_steps,
         options.guard,
+        setting.batches.probe(_PROBE) if predictor.reads_outputs else (),
     )
 
 

@@ -126,7 +126,7 @@ def _u_centred(gram: Tensor) -> Tensor:
 
 def _grams(model: nn.Module, layers: Sequence[Layer], batch: Inputs) -> Tensor:
     """Computes the U-centred Gram matrices of the layers' outputs on one batch, (L, n, n)."""
-    n = _samples(batch)
+    n = samples_in(batch)
     if n < 4:
         raise ValueError(f"CKA of layers needs batches of at least 4 samples, not {n}.")
     grams: dict[str, Tensor] = {}
@@ -134,7 +134,8 @@ def _grams(model: nn.Module, layers: Sequence[Layer], batch: Inputs) -> Tensor:
     return torch.stack([_u_centred(grams[layer.name]) for layer in layers])
 
 
-def _samples(batch: Inputs) -> int:
+def samples_in(batch: Inputs) -> int:
+    """Returns the number of samples in a batch: the rows of its first tensor."""
     if isinstance(batch, Tensor):
         return len(batch)
     arguments = batch.values() if isinstance(batch, Mapping) else batch

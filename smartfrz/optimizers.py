@@ -1,8 +1,9 @@
 """Optimizers inside wrappers and lists."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 
@@ -15,6 +16,13 @@ def optimizers_in(optimizer: Any) -> list[Optimizer]:
     found: dict[int, Optimizer] = {}
     _collect(optimizer, found)
     return list(found.values())
+
+
+def learning_rates(optimizer: Any, params: Iterable[Tensor]) -> list[float]:
+    """Returns the learning rate of each parameter; 0 if no optimizer has it."""
+    groups = [group for each in optimizers_in(optimizer) for group in each.param_groups]
+    rates = {param: float(group["lr"]) for group in groups for param in group["params"]}
+    return [rates.get(param, 0.0) for param in params]
 
 
 def with_step_hooks(optimizer: Any) -> list[Optimizer]:

@@ -21,7 +21,7 @@ _OURS, _GREY = look("smartfrz")[0], "0.6"
 _DASHED: dict[str, Any] = {"color": _GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 0.9}
 _SHOWN = {
     BUNDLED: (_OURS, "o"),
-    **dict(zip(REGRESSIONS, map(look, ("random", "linear", "autofreeze")), strict=True)),
+    **dict(zip(REGRESSIONS, map(look, ("random", "linear", "autofreeze", "paced")), strict=True)),
     "last displacement": look("displacement"),
 }
 """Candidates in the figure of tolerances, with colour and marker."""

@@ -18,7 +18,7 @@ from experiments.predictor.fitting import Training, all_labels_of, fit, split
 from experiments.predictor.metrics import calibration_error, flattened, metrics, reliability
 from experiments.runs.recording import load_history
 from experiments.validation import checked
-from smartfrz.predictor import History, freezing_threshold, future_contribution, thinned
+from smartfrz.predictor import History, encoded, freezing_threshold, future_contribution, thinned
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def fitted(
 
         @torch.no_grad()
         def probability(history: History) -> Tensor:
-            records, _ = predictor.encode(history.weights.transpose(0, 1))
+            records = encoded(predictor, history)
             return predictor.decide_at_every_record(records).softmax(dim=2)[..., 1].T
 
         return probability, predictor.threshold

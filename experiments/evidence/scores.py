@@ -14,7 +14,7 @@ from experiments.files import write_csv
 from experiments.predictor.metrics import BINS
 from experiments.reporting.statistics import t_interval
 
-BUNDLED = "drift"
+BUNDLED = "outputs"
 """The candidate with the bundled predictor's settings."""
 
 RIVALS = (*REGRESSIONS, *RULES)

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from smartfrz.predictor import History, kept_before
+from smartfrz.predictor import History, kept_before, output_drift
 
 Scorer = Callable[[History], Tensor]
 """Maps a history to scores (R, L); a higher score freezes a layer earlier."""
@@ -41,7 +41,7 @@ def last_contribution(history: History) -> Tensor:
     return -history.contribution
 
 
-def output_drift(history: History) -> Tensor:
+def last_output_drift(history: History) -> Tensor:
     """Returns the CKA of the layer's output to that at the previous record, (R, L).
 
     -1 where the output is the same for all examples, so that CKA is undefined.
@@ -65,7 +65,7 @@ RULES: dict[str, Scorer] = {
     "depth": depth,
     "last displacement": last_displacement,
     "last contribution": last_contribution,
-    "output drift": output_drift,
+    "output drift": last_output_drift,
     "gradient norm change": gradient_norm_change,
 }
 """Scores (R, L) without training, by name; a higher score freezes a layer earlier."""
@@ -148,6 +148,11 @@ def clock_and_depth_features(history: History) -> Tensor:
     return torch.cat([features, history.is_pretrained * whole], dim=2)
 
 
+def output_drift_features(history: History) -> Tensor:
+    """Returns what the predictor "outputs" reads, see `OutputDrift`: (R, L, WIDTH)."""
+    return output_drift(history.cka_between, history.lr).transpose(0, 1)
+
+
 RIVAL = "clock, depth and learning rate"
 """The regression that a predictor has to beat: it knows nothing of the layers but their order."""
 
@@ -155,6 +160,7 @@ REGRESSIONS: dict[str, Callable[[History], Tensor]] = {
     RIVAL: clock_and_depth_features,
     "regression on displacements": hand_made_features,
     "regression on drift": drift_features,
+    "regression on output drift": output_drift_features,
 }
 """Features (R, L, F) of each regression, by name."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from experiments.evidence.scores import Comparison
+from experiments.evidence.scores import BUNDLED, Comparison
 from experiments.evidence.simple_predictors import REGRESSIONS, RIVAL, RULES
 from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown
 from experiments.reporting.provenance import measured_on
@@ -148,7 +148,7 @@ def ablations(comparison: Comparison) -> Table:
             Column("F1", "f1"),
             Column('Labelled "freeze"', "positive_rate"),
         ],
-        "Ablations of the bundled predictor (drift): variants that differ in one setting, at "
+        f"Ablations of the bundled predictor ({BUNDLED}): variants that differ in one setting, at "
         f"{_pace_and_label(comparison)}. {pooled_title(comparison)} for each family, and means "
         "over families. Variants "
         "with another tolerance are trained and evaluated with that tolerance. "
@@ -168,8 +168,9 @@ def paces(comparison: Comparison) -> Table:
             Column("Calibration error", "calibration_error"),
             Column("F1", "f1"),
         ],
-        f"The bundled predictor (drift), calibrated at {_pace_and_label(comparison)}, at different "
-        f"recording rates: {pooled_title(comparison)} for each family, and means over families, "
+        f"The bundled predictor ({BUNDLED}), calibrated at {_pace_and_label(comparison)}, at "
+        f"different recording rates: {pooled_title(comparison)} for each family, and means over "
+        "families, "
         "with 95% t-intervals over seeds where several were run. Drop: decrease of the mean. "
         f"{measured_on(comparison.scores)}",
     )

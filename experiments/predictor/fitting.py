@@ -13,12 +13,17 @@ from experiments.predictor.metrics import flattened
 from smartfrz.predictor import (
     ENCODINGS,
     LABELS,
+    WIDTH,
     AttentionPredictor,
     History,
     calibrate,
+    encoded,
     freezing_threshold,
     train_predictor,
 )
+
+# A record has few values if it is of outputs.
+_SIZES_FOR_OUTPUTS = {"size": WIDTH, "hidden": 32, "features": 16, "head_hidden": 16}
 
 # As for runs: the ids of older recipes must not change.
 _DEFAULTS_OF_LATER_FIELDS = {"label": "cka"}
@@ -119,9 +124,9 @@ def fit(
                 "calibration have the same label: choose another tolerance, or record more runs."
             )
     torch.manual_seed(seed)
-    predictor = AttentionPredictor(
-        size=training.size, window=training.window, encoding=training.encoding
-    )
+    of_outputs = ENCODINGS[training.encoding].of_outputs
+    sizes = _SIZES_FOR_OUTPUTS if of_outputs else {"size": training.size}
+    predictor = AttentionPredictor(**sizes, window=training.window, encoding=training.encoding)
     if training.pooling == "mean":
         predictor.mlp_q = nn.Sequential(_ZeroQuery(predictor.features))
     train_predictor(
@@ -155,7 +160,7 @@ def labels_of(history: History, training: Training) -> Tensor:
 @torch.no_grad()
 def logits_of(predictor: AttentionPredictor, history: History, training: Training) -> Tensor:
     """Returns the predictor's logits for the examples of `labels_of`, (R, L, 2)."""
-    records, _ = predictor.encode(history.weights[:: training.stride].transpose(0, 1))
+    records = encoded(predictor, history, training.stride)
     return predictor.decide_at_every_record(records)[:, 1:].transpose(0, 1)
 
 

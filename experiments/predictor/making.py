@@ -26,25 +26,25 @@ from experiments.tables.dry_run import print_todo
 from smartfrz.distributed import is_distributed
 from smartfrz.predictor import AttentionPredictor, History
 
-BUNDLED = {
-    "cka": ("predictor", {"drift": "drift", "raw": "raw"}),
-    "contribution": ("recordings", {"contribution": "drift"}),
+BUNDLED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "cka": {
+        "drift": ("predictor", {"encoding": "drift"}),
+        "raw": ("predictor", {"encoding": "raw"}),
+        "outputs": ("recordings", {}),
+    },
+    "contribution": {"contribution": ("recordings", {"tolerance": 0.1})},
 }
-"""By label, the spec of the recorded runs and the predictors' encodings by name.
-
-The predictors of the label ``cka`` are the paper's and those of Tables 4 and 5.
-"""
+"""By label, the predictors by name: the spec of their recorded runs, and settings that differ."""
 
 
 def bundled_recipes(scale: str, label: str = "cka") -> dict[str, Recipe]:
     """Returns the recipes of the predictors of a label, by name."""
-    spec_name, encodings = BUNDLED[label]
-    spec = load_spec(spec_name)
-    training, recordings = training_at(scale, spec.predictor), tuple(plan(spec, scale))
-    return {
-        name: Recipe(dataclasses.replace(training, encoding=encoding, label=label), recordings)
-        for name, encoding in encodings.items()
-    }
+    found = {}
+    for name, (spec_name, changes) in BUNDLED[label].items():
+        spec = load_spec(spec_name)
+        training = dataclasses.replace(training_at(scale, spec.predictor), label=label, **changes)
+        found[name] = Recipe(training, tuple(plan(spec, scale)))
+    return found
 
 
 def make_bundled(scale: str, results: Path, output: Path, label: str = "cka") -> None:

@@ -69,6 +69,8 @@ _ENCODINGS = {
     "raw": "Its input is the sampled weights themselves, as in the paper.",
     "drift": "Its input is the distance that each layer, and the layers before it, have moved "
     "since several earlier points of the run (not in the paper).",
+    "outputs": "Its input is how much each layer's outputs on a small probe have changed since "
+    "several earlier points of the run, and the learning rate (not in the paper).",
 }
 
 

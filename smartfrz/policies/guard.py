@@ -6,7 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from smartfrz.layers import Layer
-from smartfrz.predictor import GradientAgreement, GradientSamples
+from smartfrz.policies.gradient_agreement import GradientAgreement
+from smartfrz.policies.gradient_samples import GradientSamples
 
 _GROWN = 4.0
 

@@ -1,11 +1,14 @@
 """The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from smartfrz.graph import Inputs
 from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
+from smartfrz.optimizers import learning_rates
 from smartfrz.policies.budget_plan import BudgetPlan
 from smartfrz.policies.guard import Guard
 from smartfrz.policies.intervals import checked_interval
@@ -13,6 +16,7 @@ from smartfrz.predictor import (
     ENCODINGS,
     AttentionPredictor,
     IncrementalPredictor,
+    OutputRecords,
     deciding_layers,
 )
 
@@ -63,11 +67,14 @@ class SmartFRZ:
         guard: whether a `Guard` may postpone the predictor's decisions and take them back.
         total_steps: the number of optimizer steps of the run, which a budget requires. It may be
             changed later: the plan follows it.
+        probe: batches of inputs of the model, on its device, for a predictor that compares the
+            outputs of the layers (encoding ``"outputs"``). Each record takes a forward pass of
+            them; 32 samples are enough.
 
     Raises:
-        ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, a
-            budget was given without ``total_steps`` or, when the freezer is made, it is out of
-            reach.
+        ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, the
+            predictor needs a probe and there is none, or the other way round, a budget was given
+            without ``total_steps`` or, when the freezer is made, it is out of reach.
     """
 
     def __init__(
@@ -80,8 +87,17 @@ class SmartFRZ:
         budget: float | None = None,
         total_steps: int | None = None,
         guard: bool = True,
+        probe: Iterable[Inputs] = (),
     ) -> None:
-        self.predictor = predictor
+        self.predictor, self.probe = predictor, list(probe)
+        if predictor.reads_outputs != bool(self.probe):
+            raise ValueError(
+                "This predictor compares the outputs of the layers, on a probe: pass batches of "
+                "inputs, for example probe=[inputs[:32]]."
+                if predictor.reads_outputs
+                else "This predictor reads weights alone and needs no probe: leave it out, or "
+                "pass a predictor with the encoding 'outputs'."
+            )
         self.interval = checked_interval(interval)
         self.records_per_decision = checked_interval(records_per_decision)
         self.threshold = predictor.threshold if threshold is None else threshold
@@ -101,7 +117,7 @@ class SmartFRZ:
         self._release_step = 0
 
     def attach(self, freezer: "Freezer") -> None:
-        """Plans how to spend the budget, and finds out whether the freezer's model is pretrained.
+        """Plans how to spend the budget, and takes the model and the optimizer of the freezer.
 
         Called by `Freezer`.
 
@@ -109,6 +125,10 @@ class SmartFRZ:
             ValueError: the budget is out of reach.
         """
         self._freezer = freezer
+        if self.probe:
+            rates = partial(learning_rates, freezer.optimizer)
+            records = OutputRecords(freezer.model, self.probe, rates)
+            self._records = IncrementalPredictor(self.predictor, records)
         if self.budget is not None:
             plan = self._plan()
             limit = max(self.budget, PROTECTED) if is_pretrained(freezer.layers) else 1.0

@@ -7,34 +7,37 @@ Import the names in ``__all__``; everything else is internal.
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.calibration import calibrate, freezing_threshold
 from smartfrz.predictor.encodings import ENCODINGS
-from smartfrz.predictor.gradient_agreement import GradientAgreement
-from smartfrz.predictor.gradient_samples import GradientSamples
 from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
 from smartfrz.predictor.labels import LABELS, exhausted, future_contribution, stabilised
+from smartfrz.predictor.outputs import WIDTH, output_drift
 from smartfrz.predictor.recorded import History, thinned
 from smartfrz.predictor.recording import HistoryRecorder
-from smartfrz.predictor.tailoring import deciding_layers, sample_positions
-from smartfrz.predictor.training import STRIDES, train_predictor
+from smartfrz.predictor.records import OutputRecords
+from smartfrz.predictor.tailoring import deciding_layers, sample_indices, sample_positions
+from smartfrz.predictor.training import STRIDES, encoded, train_predictor
 
 __all__ = [
     "ENCODINGS",
     "LABELS",
     "PREVIOUS",
     "STRIDES",
+    "WIDTH",
     "AttentionPredictor",
-    "GradientAgreement",
-    "GradientSamples",
     "History",
     "HistoryRecorder",
     "IncrementalPredictor",
+    "OutputRecords",
     "WeightHistory",
     "calibrate",
     "deciding_layers",
+    "encoded",
     "exhausted",
     "freezing_threshold",
     "future_contribution",
     "kept_before",
+    "output_drift",
+    "sample_indices",
     "sample_positions",
     "stabilised",
     "thinned",

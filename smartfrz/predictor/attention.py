@@ -28,7 +28,8 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         head_hidden: width of the two hidden layers of the classifier.
         window: number of newest records that are attended to.
         encoding: preprocessing of the weights, a name in ``smartfrz.predictor.ENCODINGS``:
-            ``"raw"`` as in the paper, or ``"drift"``.
+            ``"raw"`` as in the paper, or ``"drift"``. With ``"outputs"``, a record is not of
+            weights, but the ``size`` values of `OutputDrift`.
         threshold: the probability above which to freeze; 0.5 is the argmax of Eq. 4.
 
     Raises:
@@ -60,6 +61,11 @@ class AttentionPredictor(nn.Module, PyTorchModelHubMixin):
         self.mlp_q = _mlp(size, hidden, features)
         self.mlp_v = _mlp(size, hidden, features)
         self.mlp_z = _mlp(features, head_hidden, 2)
+
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether histories consist of `output_drift`, not of weights."""
+        return ENCODINGS[self.encoding].of_outputs
 
     def forward(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
         """Computes the confidence scores of each layer, before the softmax (MLP_z in Eq. 4).

@@ -24,16 +24,18 @@ class Encoding:
         fractions: fractions of the elapsed time from which the earlier weights are taken; see
             `WeightHistory.earlier`. Empty if records are not compared with earlier ones.
         cumulative: whether the encoding of a layer also depends on all preceding layers.
+        of_outputs: whether the records are not weights but `OutputDrift`.
     """
 
     encode: Callable[[Tensor, Tensor], Tensor]
     fractions: tuple[float, ...] = ()
     cumulative: bool = False
+    of_outputs: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether records are compared with earlier ones; the first is then uninformative."""
-        return bool(self.fractions)
+        return bool(self.fractions) or self.of_outputs
 
     def __call__(self, history: Tensor, valid: Tensor | None = None) -> Tensor:
         """Encodes all records of a history.
@@ -175,5 +177,6 @@ ENCODINGS = {
     "displacement": Encoding(displacement, fractions=(PREVIOUS,)),
     "log_displacement": Encoding(log_displacement, fractions=_FRACTIONS),
     "drift": Encoding(drift, fractions=_FRACTIONS, cumulative=True),
+    "outputs": Encoding(raw, of_outputs=True),
 }
-"""The encodings by name; ``raw`` is that of the paper."""
+"""The encodings by name; ``raw`` is that of the paper, and ``outputs`` that of `OutputDrift`."""

@@ -1,7 +1,7 @@
 """The history of tailored weights (Sec. 3.2), thinned out evenly over time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,14 +57,19 @@ class WeightHistory:
 
     Args:
         size: number of weights to record per layer.
+        read: returns what to record of layers, (number of layers, size) float32; by default their
+            tailored weights.
 
     Attributes:
         names: the names of all L layers, those of the first record.
         rows: the indices of the layers recorded last.
     """
 
-    def __init__(self, size: int = 1024) -> None:
+    def __init__(
+        self, size: int = 1024, read: Callable[[Sequence[Layer]], Tensor] | None = None
+    ) -> None:
         self.size = size
+        self.read = read or self._tailored
         self.names: list[str] = []
         self.rows: list[int] = []
         self._tailor = Tailor(size)
@@ -82,9 +87,7 @@ class WeightHistory:
         Returns:
             The weights of all layers, (L, size) float32.
         """
-        tailored = [self._tailor(layer) for layer in layers]
-        # The layers of a model may be on several devices.
-        current = torch.stack([weights.to(tailored[0].device) for weights in tailored])
+        current = self.read(layers)
         if self._record < 0:
             # A layer's weights before its first record are taken to equal those of the first.
             self.names = [layer.name for layer in layers]
@@ -109,6 +112,11 @@ class WeightHistory:
         self._path += (weights - self._newest).abs()
         self._previous, self._newest = self._newest, weights
         return weights
+
+    def _tailored(self, layers: Sequence[Layer]) -> Tensor:
+        tailored = [self._tailor(layer) for layer in layers]
+        # The layers of a model may be on several devices.
+        return torch.stack([weights.to(tailored[0].device) for weights in tailored])
 
     @property
     def is_first(self) -> bool:
@@ -146,6 +154,16 @@ class WeightHistory:
                 slot = kept_before(self._record, fraction) // spacing(self._record)
                 earlier[:, part] = self._kept[:, slot, part]
         return earlier
+
+    def before(self, fraction: float) -> Tensor:
+        """Returns what was recorded of all layers at a fraction of the elapsed time, (L, size).
+
+        Args:
+            fraction: the fraction, see `kept_before`.
+        """
+        if fraction == PREVIOUS:
+            return self._previous
+        return self._kept[:, kept_before(self._record, fraction) // spacing(self._record)]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the records and the names of their layers."""

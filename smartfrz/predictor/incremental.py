@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from smartfrz.layers import Layer
-from smartfrz.predictor.attention import AttentionPredictor, confidence, has_moved, is_finite
+from smartfrz.predictor.attention import AttentionPredictor, confidence
 from smartfrz.predictor.encodings import ENCODINGS
-from smartfrz.predictor.history import PREVIOUS, WeightHistory
+from smartfrz.predictor.history import WeightHistory
+from smartfrz.predictor.records import Records, WeightRecords
 
 
 class IncrementalPredictor:
@@ -23,16 +24,17 @@ class IncrementalPredictor:
 
     Args:
         predictor: the trained predictor; it moves to the device of the weights.
+        records: what is recorded; by default the layers' weights.
 
     Attributes:
         counts: (layers,) the number of records of each of the layers recorded last, since it began
             to train. Records at which no layer had moved are not counted.
     """
 
-    def __init__(self, predictor: AttentionPredictor) -> None:
+    def __init__(self, predictor: AttentionPredictor, records: Records | None = None) -> None:
         self.predictor = predictor
         self.encoding = ENCODINGS[predictor.encoding]
-        self.history = WeightHistory(predictor.size)
+        self.records = records or WeightRecords(self.encoding, predictor.size)
         self.counts = torch.zeros(0, dtype=torch.long)
         # Cached results of the records in the window, for the layers recorded last. A new record
         # replaces the oldest one, because attention does not depend on their order.
@@ -40,26 +42,29 @@ class IncrementalPredictor:
         self._slot = -1
         self._newest = next(predictor.parameters()).new_zeros(0, predictor.size)
 
+    @property
+    def history(self) -> WeightHistory:
+        """All records so far."""
+        return self.records.history
+
     @torch.inference_mode(False)  # inference tensors could not be written to later
     @torch.no_grad()
     def record(self, layers: Sequence[Layer]) -> None:
-        """Adds the current weights of ``layers``.
+        """Adds a record of ``layers``.
 
         Args:
             layers: all layers at first, later those that train, in the same order; at least one,
                 their weights on one device. See `WeightHistory.record`.
         """
         rows_before = self.history.rows
-        weights = self.history.record(layers)
+        encoded, moved, finite = self.records.record(layers)
         rows = self.history.rows
-        self._follow(weights.device)
+        self._follow(encoded.device)
         if rows != rows_before:
             self._select(rows_before)
         self.counts += 1 if self.history.is_first else self.history.has_moved
-        encoded = self.encoding.encode(weights, self.history.earlier(self.encoding.fractions))
-        previous = self.history.earlier((PREVIOUS,))
-        if len(rows) < len(weights):
-            encoded, weights, previous = encoded[rows], weights[rows], previous[rows]
+        if len(rows) < len(encoded):
+            encoded, moved, finite = encoded[rows], moved[rows], finite[rows]
         self._newest = encoded.to(self._newest.dtype)
         self._slot = (self._slot + 1) % self.predictor.window
         new = {
@@ -67,8 +72,8 @@ class IncrementalPredictor:
             "values": self.predictor.mlp_v(self._newest),
             # The first record, without an earlier one to compare with, is not attended to.
             "attended": not (self.history.is_first and self.encoding.compares),
-            "moved": has_moved(weights, previous),
-            "broken": ~is_finite(weights),
+            "moved": moved,
+            "broken": ~finite,
         }
         for name, values in new.items():
             self._window[name][:, self._slot] = values
@@ -85,7 +90,7 @@ class IncrementalPredictor:
     def state_dict(self) -> dict[str, Any]:
         """Returns the history and the cached results of its records."""
         return {
-            "history": self.history.state_dict(),
+            "history": self.records.state_dict(),
             "window": {name: kept.clone() for name, kept in self._window.items()},
             "slot": self._slot,
             "newest": self._newest.clone(),
@@ -108,7 +113,7 @@ class IncrementalPredictor:
                 f"The state was saved with a predictor of (window, features) = {tuple(found)}, not "
                 f"{tuple(expected)}. Resume with the predictor that was used before."
             )
-        self.history.load_state_dict(state["history"])
+        self.records.load_state_dict(state["history"])
         device = next(self.predictor.parameters()).device
         self._window = {n: kept.to(device, copy=True) for n, kept in state["window"].items()}
         self._slot, self._newest = state["slot"], state["newest"].to(device, copy=True)

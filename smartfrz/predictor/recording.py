@@ -11,7 +11,6 @@ from smartfrz.cka import gram_vectors
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Inputs, evaluating
 from smartfrz.layers import Layer
-from smartfrz.optimizers import optimizers_in
 from smartfrz.predictor.recorded import SUMS, History
 from smartfrz.predictor.step_sums import StepSums
 from smartfrz.predictor.tailoring import Tailor
@@ -66,7 +65,7 @@ class HistoryRecorder:
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Records all layers but the heads; never freezes."""
         layers = [layer for layer in active if not layer.is_head]
-        self._sums.add(layers, optimizers_in(self._freezer.optimizer))
+        self._sums.add(layers, self._freezer.optimizer)
         if self.is_due(step):
             record = self._sums.take(layers, self._probe_gradients(layers))
             record["weights"] = torch.stack([self._tailor(layer) for layer in layers]).cpu()

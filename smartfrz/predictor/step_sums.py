@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from smartfrz.layers import Layer
+from smartfrz.optimizers import learning_rates
 from smartfrz.predictor.recorded import SUMS
 from smartfrz.sharding import full
 
@@ -23,17 +23,16 @@ class StepSums:
     def __init__(self) -> None:
         self._layers: dict[str, dict[str, Tensor]] = {}
 
-    def add(self, layers: Sequence[Layer], optimizers: Iterable[Optimizer]) -> None:
+    def add(self, layers: Sequence[Layer], optimizer: Any) -> None:
         """Adds a step; called after its backward pass, and before the optimizer takes it.
 
         Args:
             layers: the layers.
-            optimizers: the optimizers of their parameters.
+            optimizer: the optimizer of their parameters, or several, see `optimizers_in`.
         """
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        rates = {param: float(group["lr"]) for group in groups for param in group["params"]}
-        for layer in layers:
-            lr = torch.tensor(rates.get(layer.params[0], 0.0), dtype=torch.float64)
+        rates = learning_rates(optimizer, (layer.params[0] for layer in layers))
+        for layer, rate in zip(layers, rates, strict=True):
+            lr = torch.tensor(rate, dtype=torch.float64)
             self._layers[layer.name] = _after(self._layers.get(layer.name), layer, lr)
 
     def take(self, layers: Sequence[Layer], probe: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.labels import LABELS
+from smartfrz.predictor.outputs import output_drift
 from smartfrz.predictor.recorded import History
 
 
@@ -65,7 +66,7 @@ def train_predictor(
         total = 0.0
         for _ in range(_HISTORIES_PER_STEP):
             i = int(torch.randint(len(histories), (1,), generator=generator))
-            loss = _loss(predictor, histories[i].weights, labels[i], generator)
+            loss = _loss(predictor, histories[i], labels[i], generator)
             (loss / _HISTORIES_PER_STEP).backward()
             total += loss.item() / _HISTORIES_PER_STEP
         nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
@@ -83,16 +84,36 @@ STRIDES = (2, 5, 10)
 """Strides between the records of a history from which a predictor is trained."""
 
 
+@torch.no_grad()
+def encoded(
+    predictor: AttentionPredictor, history: History, stride: int = 1, offset: int = 0
+) -> Tensor:
+    """Encodes every ``stride``-th record of a recorded run for a predictor.
+
+    Args:
+        predictor: the predictor; its encoding says what it reads of the history.
+        history: R records of L layers.
+        stride: the distance between records.
+        offset: the first record.
+
+    Returns:
+        (L, R', size), for `AttentionPredictor.decide_at_every_record`.
+    """
+    kept = slice(offset, None, stride)
+    if predictor.reads_outputs:
+        return predictor.encode(output_drift(history.cka_between[kept, kept], history.lr[kept]))[0]
+    return predictor.encode(history.weights[kept].transpose(0, 1))[0]
+
+
 def _loss(
-    predictor: AttentionPredictor, weights: Tensor, labels: Tensor, generator: torch.Generator
+    predictor: AttentionPredictor, history: History, labels: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Computes the cross-entropy over some layers of a history, at a random stride."""
-    strides = [stride for stride in STRIDES if len(weights) // stride >= 2]
+    strides = [stride for stride in STRIDES if len(labels) // stride >= 2]
     stride = strides[int(torch.randint(len(strides), (1,), generator=generator))]
     offset = int(torch.randint(stride, (1,), generator=generator))
-    layers = torch.randperm(weights.shape[1], generator=generator)[:_LAYERS_PER_HISTORY]
-    with torch.no_grad():
-        records, _ = predictor.encode(weights[offset::stride].transpose(0, 1))
+    layers = torch.randperm(labels.shape[1], generator=generator)[:_LAYERS_PER_HISTORY]
+    records = encoded(predictor, history, stride, offset)
     targets = labels[offset::stride, layers].T.long()
     logits = predictor.decide_at_every_record(records[layers])
     return F.cross_entropy(logits[:, 1:].flatten(0, 1), targets[:, 1:].flatten())

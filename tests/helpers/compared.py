@@ -16,8 +16,8 @@ EVIDENCE = Evidence(
     tolerances=[0.01, 0.02],
     labels={"cka": {"tolerance": 0.02}, "contribution": {"tolerance": 0.1}},
     candidates={
-        "drift": {},
-        "drift, mean pooling": {"pooling": "mean"},
+        "outputs": {},
+        "outputs, mean pooling": {"pooling": "mean"},
         "raw": {"encoding": "raw"},
     },
     ablations={"tolerance 0.01": {"tolerance": 0.01}, "window 10": {"window": 10}},
@@ -35,7 +35,7 @@ def row(
 ) -> dict:
     """A row of scores; the AUROC is 0.98 for the bundled predictor and 0.9 for all others."""
     rule = candidate in RULES
-    good = 0.98 if candidate == "drift" else 0.9
+    good = 0.98 if candidate == "outputs" else 0.9
     return {
         **{"job": "12e456789012", "label": label, "candidate": candidate},
         **{"family": family, "seed": seed},

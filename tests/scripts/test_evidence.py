@@ -33,7 +33,7 @@ SPECS = {
     "recordings": spec(
         "digits[5:10]",
         [0, 1],
-        {"encoding": "drift", "tolerance": 0.2, "steps": 2, "lr": 0.01}
+        {"encoding": "outputs", "tolerance": 0.2, "steps": 2, "lr": 0.01}
         | {"weight_decay": 0.1, "stride": 1},
     ),
     "evidence": spec(
@@ -41,12 +41,12 @@ SPECS = {
         [0],
         {"seeds": [0, 1], "records_per_epoch": [5, 1], "tolerances": [1e-3]}
         | {"labels": {"cka": {"tolerance": 1e-3}, "contribution": {}}}
-        | {"candidates": {"drift": {}, "raw": {"encoding": "raw"}}}
+        | {"candidates": {"outputs": {}, "raw": {"encoding": "raw"}}}
         | {"ablations": {"tolerance 0.002": {"tolerance": 2e-3}}},
     ),
 }
-# For each family and label: two candidates with two seeds, nine baselines; and one ablation.
-JOBS = 2 * (2 * (2 * 2 + 9) + 1)
+# For each family and label: two candidates with two seeds, ten baselines; and one ablation.
+JOBS = 2 * (2 * (2 * 2 + 10) + 1)
 
 
 def run(patch, folder, *options):
@@ -78,7 +78,7 @@ def test_writes_scores_tables_figures_and_verdict(made):
     assert set(scores["family"]) == {"residual", "plain"}
     assert set(scores["command"]) == {"make evidence SCALE=demo"}
     table = files["table.md"].decode()
-    assert "| predictor | drift |" in table and "not run" not in table
+    assert "| predictor | outputs |" in table and "not run" not in table
     assert "mobile" not in table and "0.001" in table  # no scores of this family
     assert "0.2" in files["table_contribution.md"].decode()
     assert files["verdict.md"].decode().count("## Label") == 2
@@ -152,7 +152,7 @@ def test_fits_for_some_families_and_draws_what_there_is(tmp_path, made, monkeypa
     monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path / "cache"))
     run(monkeypatch, tmp_path, "--families", "plain")
     table = contents(tmp_path)["table.md"].decode()
-    row = next(line for line in table.splitlines() if "| drift |" in line).split(" | ")
+    row = next(line for line in table.splitlines() if "| outputs |" in line).split(" | ")
     assert [cell == "not run" for cell in row[2:5]] == [True, False, True]
     refuse(monkeypatch)
     run(monkeypatch, tmp_path, "--families", "plain")

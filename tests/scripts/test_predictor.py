@@ -102,18 +102,18 @@ def test_done_again_it_does_nothing(copied, monkeypatch, capsys):
     before = contents(copied)
     run(monkeypatch, copied)
     assert contents(copied) == before
-    assert capsys.readouterr().out.count("## Evaluation") == 2
+    assert capsys.readouterr().out.count("## Evaluation") == 3
 
 
 def test_a_dry_run_says_what_is_to_do_and_does_nothing(copied, monkeypatch, capsys):
     before = contents(copied)
     run(monkeypatch, copied, "--dry")
-    assert capsys.readouterr().out.count("made already.\n0 runs to do") == 2
+    assert capsys.readouterr().out.count("made already.\n0 runs to do") == 3
     shutil.rmtree(copied / "predictor")
     shutil.rmtree(copied / "cache")
     run(monkeypatch, copied, "--dry")
     said = capsys.readouterr().out
-    assert said.count("is to be made.\n4 runs to do") == 2 and "Data: " in said
+    assert said.count("is to be made.\n4 runs to do") == 3 and "Data: " in said
     assert contents(copied).items() <= before.items()
     assert not (copied / "predictor").exists()
 
@@ -182,22 +182,21 @@ def test_the_label_chooses_the_runs_the_settings_and_the_name(monkeypatch):
     monkeypatch.setattr(making, "load_spec", lambda name: (asked.append(name), SPEC)[1])
     (recipe,) = [making.bundled_recipes("demo", "contribution")["contribution"]]
     assert (recipe.training.label, recipe.training.encoding) == ("contribution", "drift")
-    assert [*making.bundled_recipes("demo")] == ["drift", "raw"]
-    assert {each.training.label for each in making.bundled_recipes("demo").values()} == {"cka"}
-    assert asked == ["recordings", "predictor", "predictor"]
+    assert recipe.training.tolerance == 0.1
+    others = making.bundled_recipes("demo")
+    assert [*others] == ["drift", "raw", "outputs"]
+    assert {each.training.label for each in others.values()} == {"cka"}
+    assert asked == ["recordings", "predictor", "predictor", "recordings"]
 
 
 def test_a_predictor_of_contributions_is_made_beside_the_others(copied, monkeypatch, capsys):
-    tolerant = SPEC.predictor | {"tolerance": 0.5}
-    spec = dataclasses.replace(SPEC, predictor=tolerant)
-    monkeypatch.setattr(sys.modules[__name__], "SPEC", spec)
     run(monkeypatch, copied, "--label", "contribution")
     facts = json.loads((copied / "results" / "predictor-demo" / "contribution.json").read_text())
     assert facts["command"] == "make predictor LABEL=contribution SCALE=demo"
     assert facts["training"]["label"] == "contribution"
     card = (copied / "predictor" / "contribution" / "README.md").read_text()
     assert card == model_card(facts) and "lowers the loss on held-out examples" in card
-    assert "at most 0.5 times" in card
+    assert "at most 0.1 times" in card
     before = contents(copied)
     run(monkeypatch, copied, "--label", "contribution")
     assert contents(copied) == before

@@ -7,7 +7,7 @@ from experiments.evidence import figures
 from tests.helpers.compared import FAMILIES, comparison, with_metric
 from tests.helpers.drawn import assert_reproducible
 
-COMPARED = with_metric("auroc", {("drift", "plain"): 0.99, ("clock", "mobile"): 0.8})
+COMPARED = with_metric("auroc", {("outputs", "plain"): 0.99, ("clock", "mobile"): 0.8})
 
 
 def auroc(compared=COMPARED):
@@ -19,7 +19,7 @@ def tolerances(compared=COMPARED):
 
 
 def reliability(compared=COMPARED):
-    errors = compared.by_family("calibration_error").loc["drift"].to_dict()
+    errors = compared.by_family("calibration_error").loc["outputs"].to_dict()
     return figures.reliability(compared.reliability(), errors)
 
 
@@ -36,8 +36,8 @@ def test_every_candidate_has_a_dot_for_each_family_and_a_mean():
     (ax,) = fig.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     plain, mobile = points(ax, 0)[:, 0], points(ax, 1)[:, 0]
-    assert labels[0] == "drift" and plain[0] == pytest.approx(0.99)
-    assert labels[6] == "clock" and mobile[6] == pytest.approx(0.8)
+    assert labels[0] == "outputs" and plain[0] == pytest.approx(0.99)
+    assert labels[7] == "clock" and mobile[7] == pytest.approx(0.8)
     means = ax.containers[0].lines[0].get_xdata().astype(float)
     np.testing.assert_allclose(means, (plain + mobile) / 2)
     assert legend(fig) == [*FAMILIES, "Mean, 95% interval"]
@@ -48,9 +48,9 @@ def test_tolerances_are_beside_how_often_the_label_is_freeze():
     fig = tolerances()
     left, right = fig.axes
     np.testing.assert_allclose(points(left, 0), [[0.01, 0.9], [0.02, 0.985]])
-    np.testing.assert_allclose(points(left, 4), [[0.01, 0.9], [0.02, 0.9]])
+    np.testing.assert_allclose(points(left, 5), [[0.01, 0.9], [0.02, 0.9]])
     np.testing.assert_allclose(points(right, 0), [[0.01, 40], [0.02, 40]])
-    assert legend(fig)[0] == "drift" and legend(fig)[4] == "last displacement"
+    assert legend(fig)[0] == "outputs" and legend(fig)[5] == "last displacement"
 
 
 def test_reliability_has_a_panel_for_each_family():

@@ -13,10 +13,10 @@ def line(text, start):
 
 def test_the_best_of_a_column_is_bold_whatever_it_is():
     text = candidates(
-        with_metric("auroc", {("depth", "mobile"): 0.99, ("drift", "plain"): 0.9804})
+        with_metric("auroc", {("depth", "mobile"): 0.99, ("outputs", "plain"): 0.9804})
     ).to_markdown()
-    assert line(text, "| predictor | drift |") == (
-        "| predictor | drift | **0.980** | 0.980 | **0.980** ± 0.000 | **0.800** | **0.040** "
+    assert line(text, "| predictor | outputs |") == (
+        "| predictor | outputs | **0.980** | 0.980 | **0.980** ± 0.000 | **0.800** | **0.040** "
         "| **0.700** | 0.900 | 0.350 |"
     )
     assert line(text, "| rule | depth |") == (
@@ -28,11 +28,11 @@ def test_the_best_of_a_column_is_bold_whatever_it_is():
 
 def test_the_main_table_is_the_gain_over_the_clock_and_depth():
     """The error relative to the rival's: .02 / .1 and .05 / .1; the mean of errors .035 / .1."""
-    table = gains(with_metric("within_moment", {("drift", "plain"): 0.95}))
+    table = gains(with_metric("within_moment", {("outputs", "plain"): 0.95}))
     text = table.to_markdown()
-    assert line(text, "| predictor | drift |") == (
-        "| predictor | drift | **0.50** | **0.20** | **0.35** | **0.965** | **0.950** | **0.980** "
-        "| **0.030** | **0.040** |"
+    assert line(text, "| predictor | outputs |") == (
+        "| predictor | outputs | **0.50** | **0.20** | **0.35** | **0.965** | **0.950** "
+        "| **0.980** | **0.030** | **0.040** |"
     )
     rival = line(text, "| regression | clock, depth and learning rate |").split(" | ")
     assert rival[2:6] == ["1.00", "1.00", "1.00", "0.900"]
@@ -64,8 +64,8 @@ def test_what_is_not_run_says_so_and_what_is_undefined_does_not():
 
 def test_latex_has_the_same_cells_and_a_rule_between_kinds():
     text = candidates(comparison()).to_latex()
-    assert line(text, "predictor & drift &").startswith(
-        r"predictor & drift & \textbf{0.980} & \textbf{0.980} & \textbf{0.980} $\pm$ 0.000 &"
+    assert line(text, "predictor & outputs &").startswith(
+        r"predictor & outputs & \textbf{0.980} & \textbf{0.980} & \textbf{0.980} $\pm$ 0.000 &"
     )
     assert text.count(r"\midrule") == 3 and r"\begin{tabular}{llrrrrrrrr}" in text
     assert "95\\%" in text and " -- " in line(text, "rule & depth &")

@@ -25,14 +25,14 @@ def test_all_claims_may_hold():
     ("metric", "found", "failing"),
     [
         # The rival's error is 0.1 in both families, that of the predictor 0.02.
-        ("within_moment", {("drift", "plain"): 0.86}, [0, 1, 8, 9]),
-        ("within_moment", {("drift", "plain"): 0.9001}, []),
-        ("within_moment", {("drift", "plain"): 0.899}, [1, 8, 9]),
+        ("within_moment", {("outputs", "plain"): 0.86}, [0, 1, 8, 9]),
+        ("within_moment", {("outputs", "plain"): 0.9001}, []),
+        ("within_moment", {("outputs", "plain"): 0.899}, [1, 8, 9]),
         ("within_moment", {(RIVAL, "plain"): 0.981}, [1, 8]),
         ("within_moment", {("depth", "plain"): 0.99}, [8]),
         ("within_moment", {("raw", "plain"): 0.99}, [9]),
-        ("auroc", {("drift", "plain"): 0.9599}, [4]),
-        ("auroc", {("drift", "plain"): 0.86}, [2, 3, 4]),
+        ("auroc", {("outputs", "plain"): 0.9599}, [4]),
+        ("auroc", {("outputs", "plain"): 0.86}, [2, 3, 4]),
         ("auroc", {("depth", "plain"): 1.0, ("raw", "plain"): 1.0}, []),
     ],
 )
@@ -45,18 +45,18 @@ def test_what_does_not_hold_is_said(metric, found, failing):
 def test_each_kind_of_run_has_its_bound_of_calibration(kind, index):
     metric = f"calibration_error_{kind}"
     for error, expected in ((0.069, True), (0.071, False)):
-        found = {("drift", "plain"): error, ("drift", "mobile"): 0.03}
+        found = {("outputs", "plain"): error, ("outputs", "mobile"): 0.03}
         assert holds(with_metric(metric, found))[index] is expected
 
 
 def test_a_family_without_runs_of_a_kind_is_left_out_of_the_mean():
-    compared = with_metric("calibration_error_scratch", {("drift", "plain"): float("nan")})
+    compared = with_metric("calibration_error_scratch", {("outputs", "plain"): float("nan")})
     assert holds(compared)[6] is True
     assert "from scratch is at most 0.05. It is 0.0400; mobile 0.0400.\n" in verdict([compared])
 
 
 def test_nothing_is_claimed_of_a_kind_of_which_there_are_no_runs():
-    nothing = {("drift", family): float("nan") for family in ("plain", "mobile")}
+    nothing = {("outputs", family): float("nan") for family in ("plain", "mobile")}
     compared = with_metric("calibration_error_scratch", nothing)
     assert holds(compared) == [True] * 9 and "from scratch" not in verdict([compared])
 
@@ -91,7 +91,7 @@ def test_what_is_not_run_is_not_claimed_but_what_fails_without_it_fails():
         lambda r: (
             None
             if r["family"] == "mobile"
-            else r | {"within_moment": 0.8 if r["candidate"] == "drift" else 0.9}
+            else r | {"within_moment": 0.8 if r["candidate"] == "outputs" else 0.9}
         )
     )
     assert holds(compared)[1] is False

@@ -53,7 +53,7 @@ def naive(name, runs):
     for run in runs:
         newest = run[-1]
         match name:
-            case "raw":
+            case "raw" | "outputs":
                 encoded.append(newest)
             case "standardised":
                 centred = [x - sum(newest) / len(newest) for x in newest]

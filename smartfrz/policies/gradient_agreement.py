@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from smartfrz.predictor.gradient_samples import PAIRS
+from smartfrz.policies.gradient_samples import PAIRS
 
 _SIGNIFICANT = 4.0
 _FALLEN = 1 / 3

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from smartfrz import find_layers
-from smartfrz.predictor import GradientSamples
+from smartfrz.policies.gradient_samples import GradientSamples
 
 INTERVAL = 20
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smartfrz.layers import Layer
-from smartfrz.predictor.tailoring import sample_indices
+from smartfrz.predictor import sample_indices
 from smartfrz.sharding import local
 
 PAIRS = 8
