@@ -41,6 +41,7 @@ def test_a_row_is_a_method_and_its_compute() -> None:
 def test_one_budget_beside_plain_rows_is_not_several_computes() -> None:
     assert has_several_computes(ROWS)
     assert not has_several_computes(["full", "smartfrz", "smartfrz 60%", "linear", "linear 60%"])
+    assert not has_several_computes(["full", "shorter 75%", "shorter 58%"])
 
 
 def test_the_diagnostic_without_freezing_is_not_compared() -> None:
