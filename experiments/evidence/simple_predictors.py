@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from smartfrz.predictor import History, kept_before, output_drift
+from smartfrz.predictor import History, kept_before, output_drift_of
 
 Scorer = Callable[[History], Tensor]
 """Maps a history to scores (R, L); a higher score freezes a layer earlier."""
@@ -150,7 +150,7 @@ def clock_and_depth_features(history: History) -> Tensor:
 
 def output_drift_features(history: History) -> Tensor:
     """Returns what the predictor "outputs" reads, see `OutputDrift`: (R, L, WIDTH)."""
-    return output_drift(history.cka_between, history.lr).transpose(0, 1)
+    return output_drift_of(history).transpose(0, 1)
 
 
 RIVAL = "clock, depth and learning rate"

@@ -10,7 +10,7 @@ from smartfrz.predictor.encodings import ENCODINGS
 from smartfrz.predictor.history import PREVIOUS, WeightHistory, kept_before
 from smartfrz.predictor.incremental import IncrementalPredictor
 from smartfrz.predictor.labels import LABELS, exhausted, future_contribution, stabilised
-from smartfrz.predictor.outputs import WIDTH, output_drift
+from smartfrz.predictor.outputs import WIDTH, output_drift, output_drift_of
 from smartfrz.predictor.recorded import History, thinned
 from smartfrz.predictor.recording import HistoryRecorder
 from smartfrz.predictor.records import OutputRecords
@@ -37,6 +37,7 @@ __all__ = [
     "future_contribution",
     "kept_before",
     "output_drift",
+    "output_drift_of",
     "sample_indices",
     "sample_positions",
     "stabilised",

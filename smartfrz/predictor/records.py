@@ -12,7 +12,7 @@ from smartfrz.layers import Layer
 from smartfrz.predictor.attention import has_moved, is_finite
 from smartfrz.predictor.encodings import Encoding
 from smartfrz.predictor.history import PREVIOUS, WeightHistory
-from smartfrz.predictor.outputs import FRACTIONS, OutputDrift
+from smartfrz.predictor.outputs import FRACTIONS, OutputDrift, squared_displacement
 
 
 class Record(NamedTuple):
@@ -93,32 +93,47 @@ class OutputRecords:
             sum(samples_in(batch) ** 2 for batch in probe),
             lambda layers: gram_vectors(model, layers, probe).float(),
         )
+        self._weights = WeightHistory()
         self._latest: dict[str, float] = {}
+        self._numel: dict[str, int] = {}
 
     def record(self, layers: Sequence[Layer]) -> Record:
         """Adds the current outputs of ``layers``."""
         outputs = self.history.record(layers)
-        rates_now = self.rates(layer.params[0] for layer in layers)
-        names = [layer.name for layer in layers]
-        self._latest |= dict(zip(names, rates_now, strict=True))
-        rates = torch.tensor([self._latest[name] for name in self.history.names])
+        weights = self._weights.record(layers)
+        names, of_all = [layer.name for layer in layers], self.history.names
+        rates = self.rates(layer.params[0] for layer in layers)
+        self._latest |= dict(zip(names, rates, strict=True))
+        self._numel |= {layer.name: sum(p.numel() for p in layer.params) for layer in layers}
+        moved = squared_displacement(
+            torch.stack([self._weights.before(PREVIOUS), weights]),
+            torch.tensor([self._numel[name] for name in of_all], device=weights.device),
+        )[1]
         similarity = [
             torch.linalg.vecdot(outputs, self.history.before(fraction)) for fraction in FRACTIONS
         ]
-        encoded = self._drift.add(torch.stack(similarity, dim=1), rates, self.history.rows)
-        moved = has_moved(outputs, self.history.before(PREVIOUS))
-        return Record(encoded, moved, is_finite(outputs))
+        encoded = self._drift.add(
+            torch.stack(similarity, dim=1),
+            moved,
+            torch.tensor([self._latest[name] for name in of_all]),
+            self.history.rows,
+        )
+        has_changed = has_moved(outputs, self.history.before(PREVIOUS))
+        return Record(encoded, has_changed, is_finite(outputs))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history, and what the drift is relative to."""
         return {
             **self.history.state_dict(),
+            "weights": self._weights.state_dict(),
             "drift": self._drift.state_dict(),
             "rates": dict(self._latest),
+            "numel": dict(self._numel),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
         self.history.load_state_dict(state)
+        self._weights.load_state_dict(state["weights"])
         self._drift.load_state_dict(state["drift"])
-        self._latest = dict(state["rates"])
+        self._latest, self._numel = dict(state["rates"]), dict(state["numel"])

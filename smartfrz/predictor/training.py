@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from smartfrz.predictor.attention import AttentionPredictor
 from smartfrz.predictor.labels import LABELS
-from smartfrz.predictor.outputs import output_drift
+from smartfrz.predictor.outputs import output_drift_of
 from smartfrz.predictor.recorded import History
 
 
@@ -99,10 +99,9 @@ def encoded(
     Returns:
         (L, R', size), for `AttentionPredictor.decide_at_every_record`.
     """
-    kept = slice(offset, None, stride)
     if predictor.reads_outputs:
-        return predictor.encode(output_drift(history.cka_between[kept, kept], history.lr[kept]))[0]
-    return predictor.encode(history.weights[kept].transpose(0, 1))[0]
+        return predictor.encode(output_drift_of(history, stride, offset))[0]
+    return predictor.encode(history.weights[offset::stride].transpose(0, 1))[0]
 
 
 def _loss(

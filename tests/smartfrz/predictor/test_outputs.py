@@ -13,6 +13,8 @@ from smartfrz import AttentionPredictor, Freezer, SmartFRZ, find_layers
 from smartfrz.cka import gram_vectors
 from smartfrz.predictor import WIDTH, IncrementalPredictor, OutputRecords, output_drift
 from smartfrz.predictor.history import PREVIOUS, kept_before
+from smartfrz.predictor.outputs import squared_displacement
+from tests.helpers.reference import tailored
 
 FRACTIONS = (0, 1 / 2, 3 / 4, 7 / 8, PREVIOUS)
 
@@ -26,7 +28,7 @@ def similarities(records, layers=3):
     return torch.einsum("slf,tlf->stl", unit, unit)
 
 
-def naive(similarity, rates):
+def naive(similarity, moved, rates):
     """The values of the last record, layer by layer."""
     last, layers = len(similarity) - 1, similarity.shape[2]
 
@@ -40,31 +42,36 @@ def naive(similarity, rates):
         mean = drift(min(1, last), PREVIOUS, layer)
         for record in range(1, last + 1):
             mean += 0.4 * (drift(record, PREVIOUS, layer) - mean)
-        rows.append([*row, mean])
+        length = math.log10(moved[min(1, last), layer].item())
+        for record in range(1, last + 1):
+            length += 0.4 * (math.log10(moved[record, layer].item()) - length)
+        rows.append([*row, mean, length])
     found = []
     for layer, row in enumerate(rows):
         middle = [median(column) for column in zip(*rows, strict=True)]
         share = rates[last, layer].item() / rates[: last + 1, layer].max().item()
         others = [layer / (layers - 1), math.log1p(last), share, math.log10(max(share, 1e-3))]
-        relative = [x - y for x, y in zip(row, middle, strict=True)]
-        found.append([*(x + 2.5 for x in row), *relative, *others])
+        *relative, further = [x - y for x, y in zip(row, middle, strict=True)]
+        found.append([*(x + 2.5 for x in row[:-1]), *relative, *others, further])
     return torch.tensor(found)
 
 
 @pytest.mark.parametrize("records", [2, 5, 40, 70])
 def test_equals_a_naive_loop(records):
     similarity, rates = similarities(records), 0.1 + torch.rand(records, 3)
-    found = output_drift(similarity, rates)
+    moved = 10 ** torch.randn(records, 3)
+    found = output_drift(similarity, moved, rates)
     assert found.shape == (3, records, WIDTH)
-    torch.testing.assert_close(found[:, -1], naive(similarity, rates), rtol=1e-4, atol=1e-4)
-    before = output_drift(similarity[: records - 1, : records - 1], rates[: records - 1])
+    torch.testing.assert_close(found[:, -1], naive(similarity, moved, rates), rtol=1e-4, atol=1e-4)
+    past = slice(records - 1)
+    before = output_drift(similarity[past, past], moved[past], rates[past])
     assert torch.equal(found[:, :-1], before)  # causal
 
 
 def test_an_undefined_similarity_counts_as_none_at_all():
     similarity = similarities(5)
     similarity[..., 1] = math.nan
-    found = output_drift(similarity, torch.ones(5, 3))
+    found = output_drift(similarity, torch.ones(5, 3), torch.ones(5, 3))
     assert found.isfinite().all() and found[1, 1:, :5].eq(2.5).all()
 
 
@@ -88,7 +95,7 @@ class Run:
         self.layers = find_layers(self.model, torch.zeros(2, 5))[:-1]
         self.optimizer = SGD(self.model.parameters(), 0.1)
         self.probe = [torch.randn(12, 5), torch.randn(6, 5)]
-        self.grams, self.rates = [], []
+        self.grams, self.rates, self.weights = [], [], []
 
     def records(self, predictor):
         def rates(params):
@@ -103,13 +110,18 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.grams.append(gram_vectors(self.model, self.layers, self.probe).float())
+        self.weights.append(torch.stack([tailored(layer, 1024) for layer in self.layers]))
         self.rates.append(torch.full((len(self.layers),), self.optimizer.param_groups[0]["lr"]))
         record(self.layers)
 
     def whole(self, predictor):
         grams = torch.stack(self.grams)
         similarity = torch.einsum("slf,tlf->stl", grams, grams)
-        return predictor.freeze_probability(output_drift(similarity, torch.stack(self.rates)))
+        numel = torch.tensor([sum(p.numel() for p in layer.params) for layer in self.layers])
+        moved = squared_displacement(torch.stack(self.weights), numel)
+        return predictor.freeze_probability(
+            output_drift(similarity, moved, torch.stack(self.rates))
+        )
 
 
 def test_records_of_a_run_give_the_probability_of_its_whole_history():
@@ -146,7 +158,7 @@ def test_the_policy_freezes_by_outputs_and_by_learning_rates():
             for param in mlp.parameters():
                 param.zero_()
         for name in ("0", "2", "4"):
-            predictor.mlp_v.get_submodule(name).weight[0, -2 if name == "0" else 0] = 1
+            predictor.mlp_v.get_submodule(name).weight[0, -3 if name == "0" else 0] = 1
             predictor.mlp_z.get_submodule(name).weight[0, 0] = 10
         predictor.mlp_z[4].bias[1] = 500.0  # softmax of 1000 share against 500
     predictor.window = 1
