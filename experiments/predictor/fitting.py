@@ -22,7 +22,7 @@ from smartfrz.predictor import (
     train_predictor,
 )
 
-# A record of outputs has few values: a larger network ranks layers of unseen families worse.
+# A record of outputs has few values.
 _SIZES_FOR_OUTPUTS = {"size": WIDTH, "hidden": 8, "features": 8, "head_hidden": 8}
 
 # As for runs: the ids of older recipes must not change.

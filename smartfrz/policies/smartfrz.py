@@ -69,7 +69,7 @@ class SmartFRZ:
             changed later: the plan follows it.
         probe: batches of inputs of the model, on its device, for a predictor that compares the
             outputs of the layers (encoding ``"outputs"``). Each record takes a forward pass of
-            them; 32 samples are enough.
+            them, which the compute spent does not contain.
 
     Raises:
         ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, the
@@ -146,6 +146,10 @@ class SmartFRZ:
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor or the plan of the budget selects."""
+        if self._freezer is None and (self.budget is not None or self.probe):
+            raise ValueError(
+                "A budget or a probe needs a Freezer: pass the policy to one before it is called."
+            )
         converged = self._converged(active, step)
         if self.budget is None:
             self._warn_if_idle(active, step)
@@ -197,10 +201,7 @@ class SmartFRZ:
         self, active: Sequence[Layer], step: int, converged: Sequence[Layer]
     ) -> list[Layer]:
         """Returns what freezes at a step: the front, what has converged, or all that is left."""
-        if self._freezer is None:
-            raise ValueError(
-                "A budget needs a Freezer: pass the policy to one before it is called."
-            )
+        assert self._freezer is not None
         body = [layer for layer in active if not layer.is_head]
         planned_for = len(body), self.total_steps
         if planned_for == self._planned_for and not converged and not self._is_planned(step):

@@ -30,8 +30,8 @@ class OutputDrift:
     drift since five earlier records; their running mean for the last one; all of these relative to
     the median layer; the layer's position from 0 to 1; the logarithm of the number of records; its
     learning rate relative to the highest so far, with the logarithm of that; and the running mean
-    of the logarithm of its weights' squared displacement, relative to the median layer. Of two
-    layers, the one whose weights move further usually contributes more. Not in the paper.
+    of the logarithm of its weights' squared displacement, relative to the median layer. Not in
+    the paper.
     """
 
     def __init__(self) -> None:

@@ -144,7 +144,7 @@ def test_a_budget_needs_the_number_of_steps_and_a_freezer() -> None:
     with pytest.raises(ValueError, match="A budget requires total_steps"):
         SmartFRZ(Constant(0.0), 5, budget=0.7)
     policy = SmartFRZ(Constant(0.0), 5, budget=0.7, total_steps=10)
-    with pytest.raises(ValueError, match="A budget needs a Freezer"):
+    with pytest.raises(ValueError, match="A budget or a probe needs a Freezer"):
         policy.layers_to_freeze(Freezer(chain(), SGD(chain().parameters(), 0.1)).layers, 0)
 
 

@@ -183,3 +183,6 @@ def test_a_predictor_of_outputs_needs_a_probe_and_others_none():
     weights = AttentionPredictor(8, 4, 4, 4, encoding="raw")
     with pytest.raises(ValueError, match="reads weights alone and needs no probe"):
         SmartFRZ(weights, 2, probe=[torch.zeros(4, 3)])
+    run = Run()
+    with pytest.raises(ValueError, match="or a probe needs a Freezer: pass the policy to one"):
+        SmartFRZ(small(), 2, probe=run.probe).layers_to_freeze(run.layers, 0)
