@@ -74,6 +74,7 @@ def _count(rank: int, port: int, models: list[str], file: str) -> None:
     ]
     if rank == 0:
         pd.DataFrame(rows).to_csv(file, index=False)
+    dist.barrier()  # as in examples/distributed.py
     dist.destroy_process_group()
 
 

@@ -48,6 +48,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         for rank, frozen in enumerate(frozen_by_rank):
             print(f"rank {rank}, layer and the step at which it froze: {frozen}")
+    dist.barrier()  # the group's threads may abort a process that exits while they are at work
     dist.destroy_process_group()
 
 

@@ -17,9 +17,9 @@ _STANDARD_OUTPUT = 1  # the file descriptor
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command, in each of the processes if ``torchrun`` has started several.
 
-    It exits with code 2 and one line after a `UserError`, with 130 after an interrupt, and with 141
-    if the reader of its output has ended, as ``head`` does. Any other error is a bug and keeps its
-    traceback.
+    The processes end together. It exits with code 2 and one line after a `UserError`, with 130
+    after an interrupt, and with 141 if the reader of its output has ended, as ``head`` does. Any
+    other error is a bug and keeps its traceback.
 
     Args:
         main: the command.
@@ -30,6 +30,9 @@ def run_command(main: Callable[[], None]) -> None:
             join_processes()
         main()
         sys.stdout.flush()
+        if dist.is_initialized():
+            # The group's threads may abort a process that exits while they are at work.
+            dist.barrier()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
