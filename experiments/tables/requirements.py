@@ -9,7 +9,7 @@ from experiments.config import RunConfig
 from experiments.data.registry import load
 from experiments.models.pretraining import PUBLISHED, fetch_published_weights, pretraining_run
 from experiments.reporting.labels import display_name
-from experiments.tables.compute import full_tflops, traced
+from experiments.tables.compute import full_tflops, size
 
 
 def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _published(config: RunConfig) -> bool:
 def _megabytes(todo: Sequence[RunConfig]) -> float:
     """Size of one checkpoint, including optimizer state, and of the stored pretrained weights."""
     sizes = {
-        config.model: sum(p.nbytes for p in traced(config).model.parameters())
+        config.model: size(config).num_bytes
         for config in {each.model: each for each in todo}.values()
     }
     sources = {source for each in todo if (source := pretraining_run(each)) is not None}

@@ -246,13 +246,18 @@ def print_plan(table: Table, todo: list[RunConfig], predictors: Mapping[str, Rec
 
 def print_requirements(table: Table, todo: list[RunConfig]) -> None:
     """Prints the compute of full training, and the requirements of the missing runs."""
-    for config in dict.fromkeys(replace(c.full_training, seed=0) for c in table.cells):
-        exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
-        print(
-            f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
-            f" (as the paper counts: {as_in_paper:,.2f})"
-        )
+    full = dict.fromkeys(replace(c.full_training, seed=0) for c in table.cells)
+    for line in dict.fromkeys(map(_describe_full_training, full)):
+        print(line)
     print("\n".join(requirements(todo, load_runs(table.runs))))
+
+
+def _describe_full_training(config: RunConfig) -> str:
+    exact, as_in_paper = full_tflops(config), full_tflops(config, as_in_paper=True)
+    return (
+        f"  {config.model} {config.dataset}, full training: {exact:,.2f} TFLOPs"
+        f" (as the paper counts: {as_in_paper:,.2f})"
+    )
 
 
 def run_all(table: Table, todo: list[RunConfig]) -> None:

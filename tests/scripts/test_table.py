@@ -9,6 +9,7 @@ import pytest
 
 from experiments.runs.run_files import read_run
 from experiments.runs.run_frame import read_csv
+from experiments.tables import compute
 from tests.helpers.table_folder import METHODS, files_in, run_table, use, write_spec
 
 DRAWN = {
@@ -269,3 +270,18 @@ def test_a_diverged_run_is_a_cell_of_the_table(tmp_path, monkeypatch, capsys):
     assert text.count("not run (0/1)") == 4
     runs = recorded_runs(tmp_path)
     assert {runs[method]["final_accuracy"] for method in ("full", "smartfrz")} == {None}
+
+
+def test_a_model_is_counted_once_whatever_its_learning_rates(empty, monkeypatch, capsys):
+    write_spec(empty, [*METHODS, "full gentle"])
+    with (empty / "specs" / "table2.toml").open("a") as spec:
+        spec.write('[fields."full gentle"]\nlayer_decay = 0.9\n')
+    built = []
+    build = compute.build_model
+    monkeypatch.setattr(
+        compute, "build_model", lambda *given: built.append(given[0]) or build(*given)
+    )
+    compute._size.cache_clear()
+    assert run_table(monkeypatch, "--dry") == 0
+    assert capsys.readouterr().out.count(", full training: ") == 2
+    assert sorted(built) == ["plain", "residual"]
