@@ -69,10 +69,9 @@ class WeightHistory:
         self, size: int = 1024, read: Callable[[Sequence[Layer]], Tensor] | None = None
     ) -> None:
         self.size = size
-        self.read = read or self._tailored
+        self.read = read or Tailor(size).all
         self.names: list[str] = []
         self.rows: list[int] = []
-        self._tailor = Tailor(size)
         self._record = -1
         self._kept = torch.zeros(0, KEPT, size)
         self._previous, self._newest, self._path = (torch.zeros(0, size) for _ in range(3))
@@ -112,11 +111,6 @@ class WeightHistory:
         self._path += (weights - self._newest).abs()
         self._previous, self._newest = self._newest, weights
         return weights
-
-    def _tailored(self, layers: Sequence[Layer]) -> Tensor:
-        tailored = [self._tailor(layer) for layer in layers]
-        # The layers of a model may be on several devices.
-        return torch.stack([weights.to(tailored[0].device) for weights in tailored])
 
     @property
     def is_first(self) -> bool:

@@ -68,7 +68,7 @@ class HistoryRecorder:
         self._sums.add(layers, self._freezer.optimizer)
         if self.is_due(step):
             record = self._sums.take(layers, self._probe_gradients(layers))
-            record["weights"] = torch.stack([self._tailor(layer) for layer in layers]).cpu()
+            record["weights"] = self._tailor.all(layers).cpu()
             record["gram"] = gram_vectors(self.model, layers, self.probe).float().cpu()
             for name, rows in self._records.items():
                 rows.append(record[name])

@@ -13,6 +13,7 @@ from smartfrz.predictor.attention import has_moved, is_finite
 from smartfrz.predictor.encodings import Encoding
 from smartfrz.predictor.history import PREVIOUS, WeightHistory
 from smartfrz.predictor.outputs import FRACTIONS, OutputDrift, squared_displacement
+from smartfrz.predictor.tailoring import Tailor
 
 
 class Record(NamedTuple):
@@ -93,47 +94,51 @@ class OutputRecords:
             sum(samples_in(batch) ** 2 for batch in probe),
             lambda layers: gram_vectors(model, layers, probe).float(),
         )
-        self._weights = WeightHistory()
-        self._latest: dict[str, float] = {}
-        self._numel: dict[str, int] = {}
+        self._tailor = Tailor()
+        # Of all layers, at the last record of each.
+        self._weights, self._rates, self._numel = (torch.zeros(0) for _ in range(3))
 
     def record(self, layers: Sequence[Layer]) -> Record:
         """Adds the current outputs of ``layers``."""
         outputs = self.history.record(layers)
-        weights = self._weights.record(layers)
-        names, of_all = [layer.name for layer in layers], self.history.names
-        rates = self.rates(layer.params[0] for layer in layers)
-        self._latest |= dict(zip(names, rates, strict=True))
-        self._numel |= {layer.name: sum(p.numel() for p in layer.params) for layer in layers}
-        moved = squared_displacement(
-            torch.stack([self._weights.before(PREVIOUS), weights]),
-            torch.tensor([self._numel[name] for name in of_all], device=weights.device),
-        )[1]
+        displacement = self._displacement(layers)
+        self._rates[self.history.rows] = torch.tensor(
+            self.rates(layer.params[0] for layer in layers)
+        )
         similarity = [
             torch.linalg.vecdot(outputs, self.history.before(fraction)) for fraction in FRACTIONS
         ]
         encoded = self._drift.add(
-            torch.stack(similarity, dim=1),
-            moved,
-            torch.tensor([self._latest[name] for name in of_all]),
-            self.history.rows,
+            torch.stack(similarity, dim=1), displacement, self._rates, self.history.rows
         )
         has_changed = has_moved(outputs, self.history.before(PREVIOUS))
         return Record(encoded, has_changed, is_finite(outputs))
+
+    def _displacement(self, layers: Sequence[Layer]) -> Tensor:
+        """Updates the weights of ``layers``, and returns the displacement of all, squared."""
+        current = self._tailor.all(layers)
+        if self.history.is_first:
+            self._weights, self._rates = current, torch.zeros(len(layers))
+            self._numel = torch.tensor([sum(p.numel() for p in layer.params) for layer in layers])
+        before = self._weights.to(current.device)
+        self._weights = before.clone()
+        self._weights[self.history.rows] = current
+        both = torch.stack([before, self._weights])
+        return squared_displacement(both, self._numel.to(current.device))[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history, and what the drift is relative to."""
         return {
             **self.history.state_dict(),
-            "weights": self._weights.state_dict(),
+            "weights": self._weights,
+            "rates": self._rates.clone(),
+            "numel": self._numel,
             "drift": self._drift.state_dict(),
-            "rates": dict(self._latest),
-            "numel": dict(self._numel),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
         self.history.load_state_dict(state)
-        self._weights.load_state_dict(state["weights"])
+        self._weights, self._numel = state["weights"], state["numel"]
+        self._rates = state["rates"].clone()
         self._drift.load_state_dict(state["drift"])
-        self._latest, self._numel = dict(state["rates"]), dict(state["numel"])

@@ -87,6 +87,12 @@ class Tailor:
         values = [_read(t, *o) for t, o in zip(tensors, offsets, strict=True)]
         return (values[0] if len(values) == 1 else torch.cat(values)).float()
 
+    def all(self, layers: Sequence[Layer]) -> Tensor:
+        """Returns the sampled weights of layers, (L, size), on the device of the first."""
+        tailored = [self(layer) for layer in layers]
+        # The layers of a model may be on several devices.
+        return torch.stack([weights.to(tailored[0].device) for weights in tailored])
+
 
 def deciding_layers(layers: Sequence[Layer]) -> list[int]:
     """Returns, for each layer, the index of the layer whose weights decide whether to freeze it.

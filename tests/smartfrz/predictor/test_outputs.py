@@ -140,6 +140,16 @@ def test_records_of_a_run_give_the_probability_of_its_whole_history():
             records.load_state_dict(torch.load(file, weights_only=True))
 
 
+def test_a_checkpoint_holds_the_weights_of_one_record():
+    run = Run()
+    records = run.records(small())
+    for _ in range(3):
+        run.step(records.record)
+    file = io.BytesIO()
+    torch.save({"weights": records.state_dict()["history"]["weights"]}, file)
+    assert len(file.getvalue()) < 2 * len(run.layers) * 1024 * 4
+
+
 def test_recording_leaves_the_model_as_it_is():
     run = Run()
     records = run.records(small())
