@@ -144,6 +144,7 @@ def smartfrz(options: SmartFRZOptions, setting: Setting) -> Policy:
         None if options.compute is None else setting.total_steps,
         options.guard,
         setting.batches.probe(_PROBE) if predictor.reads_outputs else (),
+        setting.config.batch_size,
     )
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from smartfrz.accumulation import UpdateWatch
 from smartfrz.compilation import expect_recompilation
-from smartfrz.cost import StepCosts, compute_spent
+from smartfrz.cost import StepCosts, compute_spent, extra_compute
 from smartfrz.decisions import decide, warn_if_early
 from smartfrz.distributed import rebuild_reducer, share_buffers
 from smartfrz.freezing import freeze_layer, thaw_layer
@@ -124,9 +124,9 @@ class Freezer:
 
     @property
     def compute_spent(self) -> float:
-        """The compute of the run so far, in steps with no layer frozen."""
+        """The compute of the run and of the policy so far, in steps with no layer frozen."""
         costs = partial(self.costs, input_gradients=self.input_gradients_are_computed)
-        return compute_spent(self.events, self._step, costs)
+        return compute_spent(self.events, self._step, costs) + extra_compute(self.policy)
 
     @property
     def input_gradients_are_computed(self) -> bool:

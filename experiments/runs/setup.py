@@ -66,6 +66,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.full_flops_per_step = self._flops(as_in_paper=False)
+        self.full_flops_per_step_paper = self._flops(as_in_paper=True)
         self.count_flops()
 
         self.features = (

@@ -22,6 +22,7 @@ from experiments.files import DamagedFileError, cache_folder
 from experiments.runs.checkpoint import load_checkpoint, save_checkpoint
 from experiments.runs.peak_memory import peak_memory, reset_peak_memory
 from experiments.runs.setup import Run, prepare
+from smartfrz.cost import extra_compute
 from smartfrz.distributed import gathered, world_size
 from smartfrz.graph import call
 
@@ -35,7 +36,8 @@ class Curves:
     ``accuracy`` (the data set's first metric), ``loss`` and ``frozen_fraction`` have one entry per
     evaluation, at ``eval_steps``; ``scores`` are all metrics of the last evaluation. Times are host
     times: on a GPU, ``overhead_seconds``, the time in the freezer, includes waiting for the
-    backward pass whose gradients it reads. ``flops`` is the total of all steps and processes.
+    backward pass whose gradients it reads. ``flops`` is the total of all steps and processes,
+    with the policy's own forward passes.
     """
 
     step: int = 0
@@ -148,7 +150,7 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
 
-    events = len(run.freezer.events)
+    events, extra = len(run.freezer.events), extra_compute(run.freezer.policy)
     started = time.perf_counter()
     run.freezer.step()
     curves.overhead_seconds += time.perf_counter() - started
@@ -160,8 +162,9 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
         run.budget.step()
     if run.scheduler:
         run.scheduler.step()
-    curves.flops += run.flops_per_step
-    curves.flops_paper += run.flops_per_step_paper
+    extra = extra_compute(run.freezer.policy) - extra
+    curves.flops += run.flops_per_step + round(extra * run.full_flops_per_step)
+    curves.flops_paper += run.flops_per_step_paper + round(extra * run.full_flops_per_step_paper)
     if len(run.freezer.events) > events:
         run.count_flops()
     run.loss = loss.detach()

@@ -6,7 +6,14 @@ everything else is internal.
 
 from smartfrz.cost.budget import ComputeBudget
 from smartfrz.cost.flops import forward_macs, training_flops
-from smartfrz.cost.spending import compute_spent
+from smartfrz.cost.spending import compute_spent, extra_compute
 from smartfrz.cost.step_costs import StepCosts
 
-__all__ = ["ComputeBudget", "StepCosts", "compute_spent", "forward_macs", "training_flops"]
+__all__ = [
+    "ComputeBudget",
+    "StepCosts",
+    "compute_spent",
+    "extra_compute",
+    "forward_macs",
+    "training_flops",
+]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from smartfrz.cost.spending import extra_compute
 from smartfrz.cost.step_costs import StepCosts
 from smartfrz.graph import Inputs
 
@@ -55,6 +56,7 @@ class ComputeBudget:
         self._counted: tuple[frozenset[str], bool] = (frozenset(), False)
         self._cost = 1.0
         self._done = 0.0
+        self._extra = extra_compute(freezer.policy)
         self._events = 0
         self._count(freezer.frozen)
 
@@ -80,7 +82,8 @@ class ComputeBudget:
             if what == "thaw" and step < self.freezer.steps
         }
         self._count(frozen - thawed)  # the step itself has shown whether there are input gradients
-        self._done += self._cost
+        before, self._extra = self._extra, extra_compute(self.freezer.policy)
+        self._done += self._cost + (self._extra - before)
         self._count(self.freezer.frozen)
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class ComputeBudget:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the spent compute. Call it after ``freezer.load_state_dict``."""
-        self._done = state["done"]
+        self._done, self._extra = state["done"], extra_compute(self.freezer.policy)
         self._count(self.freezer.frozen)
         # Whether there are input gradients is unknown until the next step.
         self._cost = state.get("cost", self._cost)

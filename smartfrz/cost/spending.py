@@ -3,6 +3,11 @@
 from collections.abc import Callable, Collection, Iterable
 
 
+def extra_compute(policy: object) -> float:
+    """Returns what a policy has spent on forward passes of its own, see `Policy`."""
+    return getattr(policy, "extra_compute", 0.0)
+
+
 def compute_spent(
     events: Iterable[tuple[int, str, str]],
     steps: int,

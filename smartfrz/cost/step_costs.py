@@ -70,6 +70,11 @@ class StepCosts:
             self._known[key] = self._flops(*key) / self._flops(frozenset(), input_gradients)
         return self._known[key]
 
+    @property
+    def forward(self) -> float:
+        """The cost of the forward pass of a step, in steps with no layer frozen."""
+        return training_flops(self._calls, []) / self._flops(frozenset(), input_gradients=False)
+
     def _flops(self, frozen: frozenset[str], input_gradients: bool) -> int:
         active = (params for name, params in self._params.items() if name not in frozen)
         trains = [*self._rest, *(param for params in active for param in params)]

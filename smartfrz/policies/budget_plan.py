@@ -38,7 +38,7 @@ class BudgetPlan:
             raise ValueError(f"total_steps={total_steps} must be at least 1.")
         check_compute(budget, "budget")
         self.costs, self.body, self.total_steps, self.budget = costs, body, total_steps, budget
-        least = (1 + (total_steps - 1) * costs(body)) / total_steps
+        least = (costs(()) + (total_steps - 1) * costs(body)) / total_steps
         if budget < least - 1e-9:
             raise ValueError(
                 f"budget={budget:g} cannot be reached: with all layers but the heads frozen from "

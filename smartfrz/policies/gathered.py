@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from smartfrz.cost import extra_compute
 from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer
 from smartfrz.policies.protocol import Policy
@@ -48,6 +49,11 @@ class Gathered:
         attach = getattr(self.policy, "attach", None)
         if attach is not None:
             attach(freezer)
+
+    @property
+    def extra_compute(self) -> float:
+        """What the wrapped policy has spent on forward passes of its own."""
+        return extra_compute(self.policy)
 
     def is_due(self, step: int) -> bool:
         """Whether the wrapped policy may freeze layers at this step."""

@@ -20,6 +20,8 @@ class Policy(Protocol):
     - ``is_due(step) -> bool``: whether the policy may freeze or thaw layers at a step. At other
       steps its selection has no effect, and ``layers_to_thaw`` is not called. Distributed processes
       communicate only at the steps that are due, or at every step if ``is_due`` is missing.
+    - ``extra_compute: float``: what it has spent so far on forward passes of its own, in all
+      processes, in optimizer steps with no layer frozen. ``Freezer.compute_spent`` contains it.
     - ``state_dict()`` and ``load_state_dict(state)``: its state, if it has any. ``load_state_dict``
       is called after ``attach``.
 

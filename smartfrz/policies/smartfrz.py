@@ -1,10 +1,12 @@
 """The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from smartfrz.cka import samples_in
+from smartfrz.distributed import world_size
 from smartfrz.graph import Inputs
 from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
@@ -69,12 +71,15 @@ class SmartFRZ:
             changed later: the plan follows it.
         probe: batches of inputs of the model, on its device, for a predictor that compares the
             outputs of the layers (encoding ``"outputs"``). Each record takes a forward pass of
-            them, which the compute spent does not contain.
+            them, in every process, which counts as compute spent.
+        batch_size: the number of examples of an optimizer step, in all processes together. With a
+            probe it is required: it says what an example of the probe costs, in steps.
 
     Raises:
         ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, the
-            predictor needs a probe and there is none, or the other way round, a budget was given
-            without ``total_steps`` or, when the freezer is made, it is out of reach.
+            predictor needs a probe and there is none, or the other way round, a probe was given
+            without ``batch_size`` or a budget without ``total_steps``, or, when the freezer is
+            made, the budget is out of reach.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class SmartFRZ:
         total_steps: int | None = None,
         guard: bool = True,
         probe: Iterable[Inputs] = (),
+        batch_size: int | None = None,
     ) -> None:
         self.predictor, self.probe = predictor, list(probe)
         if predictor.reads_outputs != bool(self.probe):
@@ -98,6 +104,12 @@ class SmartFRZ:
                 else "This predictor reads weights alone and needs no probe: leave it out, or "
                 "pass a predictor with the encoding 'outputs'."
             )
+        if self.probe and batch_size is None:
+            raise ValueError(
+                "A probe requires batch_size, to tell what its forward passes cost: pass the "
+                "number of examples of an optimizer step."
+            )
+        self.batch_size = batch_size
         self.interval = checked_interval(interval)
         self.records_per_decision = checked_interval(records_per_decision)
         self.threshold = predictor.threshold if threshold is None else threshold
@@ -112,6 +124,7 @@ class SmartFRZ:
         self._records = IncrementalPredictor(predictor)
         self._guard = Guard(interval * records_per_decision) if guard else None
         self._freezer: Freezer | None = None
+        self._record_cost = 0.0
         self._front: list[str] = []
         self._planned_for: tuple[int, int | None] | None = None
         self._release_step = 0
@@ -129,10 +142,18 @@ class SmartFRZ:
             rates = partial(learning_rates, freezer.optimizer)
             records = OutputRecords(freezer.model, self.probe, rates)
             self._records = IncrementalPredictor(self.predictor, records)
+            assert self.batch_size is not None
+            examples = world_size() * sum(map(samples_in, self.probe))
+            self._record_cost = freezer.costs.forward * examples / self.batch_size
         if self.budget is not None:
             plan = self._plan()
             limit = max(self.budget, PROTECTED) if is_pretrained(freezer.layers) else 1.0
             self._front = plan.front(limit) if limit < 1 else []
+
+    @property
+    def extra_compute(self) -> float:
+        """The compute of the probe's forward passes so far, in steps with no layer frozen."""
+        return self._record_cost * self._records.history.count
 
     def is_due(self, step: int) -> bool:
         """Whether layers may freeze at this step."""
@@ -195,7 +216,14 @@ class SmartFRZ:
         assert self._freezer is not None and self.budget is not None
         assert self.total_steps is not None
         body = [layer.name for layer in self._freezer.layers if not layer.is_head]
-        return BudgetPlan(self._freezer.costs, body, self.total_steps, self.budget)
+        return BudgetPlan(self._costs, body, self.total_steps, self.budget)
+
+    def _costs(self, frozen: Collection[str]) -> float:
+        """Returns the cost of a step, with its share of the records while the body trains."""
+        assert self._freezer is not None
+        body = {layer.name for layer in self._freezer.layers if not layer.is_head}
+        share = self._record_cost / self.interval if body.difference(frozen) else 0.0
+        return self._freezer.costs(frozen) + share
 
     def _within_budget(
         self, active: Sequence[Layer], step: int, converged: Sequence[Layer]

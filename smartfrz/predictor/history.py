@@ -113,6 +113,11 @@ class WeightHistory:
         return weights
 
     @property
+    def count(self) -> int:
+        """The number of records so far."""
+        return self._record + 1
+
+    @property
     def is_first(self) -> bool:
         """Whether the newest record is the first."""
         return self._record == 0

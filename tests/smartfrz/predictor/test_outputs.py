@@ -172,7 +172,7 @@ def test_the_policy_freezes_by_outputs_and_by_learning_rates():
             predictor.mlp_z.get_submodule(name).weight[0, 0] = 10
         predictor.mlp_z[4].bias[1] = 500.0  # softmax of 1000 share against 500
     predictor.window = 1
-    policy = SmartFRZ(predictor, 2, min_records=2, guard=False, probe=run.probe)
+    policy = SmartFRZ(predictor, 2, min_records=2, guard=False, probe=run.probe, batch_size=16)
     freezer, frozen = Freezer(run.model, run.optimizer, policy), []
     rates = []
     for _ in range(20):
@@ -194,5 +194,7 @@ def test_a_predictor_of_outputs_needs_a_probe_and_others_none():
     with pytest.raises(ValueError, match="reads weights alone and needs no probe"):
         SmartFRZ(weights, 2, probe=[torch.zeros(4, 3)])
     run = Run()
+    with pytest.raises(ValueError, match="A probe requires batch_size"):
+        SmartFRZ(small(), 2, probe=run.probe)
     with pytest.raises(ValueError, match="or a probe needs a Freezer: pass the policy to one"):
-        SmartFRZ(small(), 2, probe=run.probe).layers_to_freeze(run.layers, 0)
+        SmartFRZ(small(), 2, probe=run.probe, batch_size=16).layers_to_freeze(run.layers, 0)
