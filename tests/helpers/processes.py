@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["scripts.table", "timm", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["scripts.table", "timm", "sklearn.datasets", "torch._dynamo"])
 
 
 def in_processes(count: int, work: Callable[..., None], *arguments: Any, exitcode: int = 0) -> None:

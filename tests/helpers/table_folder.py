@@ -35,6 +35,7 @@ seeds = [0]
 epochs = 6
 lr = {lr}
 image_size = 16
+train_images = 320
 augment = false
 pretraining = {{ dataset = "digits[0:5]", epochs = 1, lr = 0.05 }}
 """

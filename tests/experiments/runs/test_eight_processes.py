@@ -21,7 +21,7 @@ def run_of() -> RunConfig:
     values = {
         **{"model": "residual", "dataset": "imagefolder"},
         **{"method": "linear", "options": {"t0": 0.3, "match": ""}},
-        **{"epochs": 4, "batch_size": 16, "lr": 0.02, "image_size": 16, "recipe": "deit"},
+        **{"epochs": 2, "batch_size": 16, "lr": 0.02, "image_size": 16, "recipe": "deit"},
     }
     return make_config(values)
 
@@ -52,7 +52,7 @@ def test_killed_and_resumed_they_end_as_an_unbroken_run(tmp_path: Path) -> None:
     write_folders(tmp_path / "shared" / "imagefolder")
     config = run_of()
     in_processes(RANKS, work, config, tmp_path, "unbroken", -1)
-    in_processes(RANKS, work, config, tmp_path, "broken", 8, exitcode=KILLED)
+    in_processes(RANKS, work, config, tmp_path, "broken", 5, exitcode=KILLED)
     assert not (tmp_path / "runs" / "broken").exists()
     in_processes(RANKS, work, config, tmp_path, "broken", -1)
     expected, *_ = ends = [torch.load(tmp_path / f"unbroken{rank}.pt") for rank in range(RANKS)]

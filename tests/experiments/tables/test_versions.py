@@ -22,7 +22,7 @@ def done(tmp_path_factory):
     write_spec(folder, METHODS)
     spec = folder / "specs" / "table2.toml"
     title, scale = spec.read_text().split("[options.linear]")[0], spec.read_text().split("[scales.")
-    run = scale[2].replace("epochs = 6", "epochs = 1\ntrain_images = 160")
+    run = scale[2].replace("epochs = 6", "epochs = 1").replace("= 320", "= 160")
     spec.write_text(f"{title}[scales.{scale[1]}[scales.{run}")
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)

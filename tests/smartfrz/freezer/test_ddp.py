@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from smartfrz import Freezer, find_layers
+from tests.helpers.processes import in_processes
 from tests.helpers.scripted import Scripted, ThawsToo
 
 STEPS = 12
@@ -181,7 +181,7 @@ def work(rank: int, folder: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
     """The results of both processes for every variant."""
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(work, (folder,), nprocs=RANKS)
+    in_processes(RANKS, work, folder)
     yield [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
