@@ -4,6 +4,7 @@ from baselines.autofreeze import AutoFreeze
 from baselines.displacement import DisplacementRule
 from baselines.freezeout import FreezeOut
 from baselines.head_first import HeadFirst
+from baselines.measured_contribution import MeasuredContribution
 from baselines.paced import Paced
 from baselines.prefix_then_body import PrefixThenBody
 from baselines.random_order import RandomOrder
@@ -17,6 +18,7 @@ __all__ = [
     "DisplacementRule",
     "FreezeOut",
     "HeadFirst",
+    "MeasuredContribution",
     "Paced",
     "PrefixThenBody",
     "RandomOrder",

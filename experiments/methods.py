@@ -18,6 +18,7 @@ from experiments.options import (
     ComputeOptions,
     DisplacementOptions,
     LinearOptions,
+    MeasuredOptions,
     PrefixThenBodyOptions,
     RandomOptions,
     RecordOptions,
@@ -132,6 +133,14 @@ METHODS: dict[str, Method] = {
         "CKA to the start", "#F0E442", "p", SimFreezeOptions, policies.simfreeze, is_control=True
     ),
     "svcca": Method("SVCCA", "#882255", "<", SVCCAOptions, policies.svcca, is_control=True),
+    "measured": Method(
+        "Measured contribution",
+        "#661100",
+        r"$\clubsuit$",
+        MeasuredOptions,
+        policies.measured,
+        is_control=True,
+    ),
     "static_prefix": Method(
         "Static prefix", "#332288", "8", ComputeOptions, policies.static_prefix, is_control=True
     ),

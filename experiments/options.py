@@ -177,6 +177,22 @@ class SVCCAOptions:
 
 
 @dataclass(frozen=True)
+class MeasuredOptions:
+    """Freezing by measured contribution, which spends the fraction ``compute`` of full training.
+
+    The run is divided into ``looks`` intervals. Layers may freeze after each of them, by what they
+    have contributed in it.
+    """
+
+    looks: int = 20
+    compute: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "looks")
+        _check_compute(self.compute)
+
+
+@dataclass(frozen=True)
 class ComputeOptions:
     """A fixed schedule that spends the fraction ``compute`` of the compute of full training."""
 

@@ -19,6 +19,7 @@ from baselines import (
     DisplacementRule,
     FreezeOut,
     HeadFirst,
+    MeasuredContribution,
     Paced,
     PrefixThenBody,
     RandomOrder,
@@ -36,6 +37,7 @@ from experiments.options import (
     ComputeOptions,
     DisplacementOptions,
     LinearOptions,
+    MeasuredOptions,
     PrefixThenBodyOptions,
     RandomOptions,
     RecordOptions,
@@ -201,6 +203,12 @@ def svcca(options: SVCCAOptions, setting: Setting) -> Policy:
         interval(setting.total_steps, options.looks),
         options.tolerance,
     )
+
+
+def measured(options: MeasuredOptions, setting: Setting) -> Policy:
+    """Measured contribution."""
+    steps = interval(setting.total_steps, options.looks)
+    return MeasuredContribution(steps, options.compute, setting.total_steps)
 
 
 def static_prefix(options: ComputeOptions, setting: Setting) -> Policy:

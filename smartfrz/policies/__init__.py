@@ -4,6 +4,7 @@ A policy decides which layers to freeze and when; the `Freezer` carries it out. 
 schedules that spend a given compute. Import the names in ``__all__``; everything else is internal.
 """
 
+from smartfrz.policies.budget_plan import BudgetPlan
 from smartfrz.policies.comparison import PeriodicComparison
 from smartfrz.policies.gathered import Gathered
 from smartfrz.policies.intervals import checked_interval
@@ -13,6 +14,7 @@ from smartfrz.policies.similarity_guided import SimilarityGuided
 from smartfrz.policies.smartfrz import SmartFRZ
 
 __all__ = [
+    "BudgetPlan",
     "Gathered",
     "PeriodicComparison",
     "Policy",

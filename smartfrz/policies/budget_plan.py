@@ -3,7 +3,12 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 
+from smartfrz.initialisation import is_pretrained
+from smartfrz.layers import Layer
 from smartfrz.policies.pacing import check_compute
+
+PROTECTED = 0.75
+"""The cost of a step while only the front of a pretrained network is frozen, at most."""
 
 
 class BudgetPlan:
@@ -45,6 +50,15 @@ class BudgetPlan:
                 f"the first step on, the run still spends {math.ceil(1000 * least) / 1000} of full "
                 "training's compute. Ask for at least as much."
             )
+
+    def protected(self, layers: Sequence[Layer]) -> list[str]:
+        """Returns the front to freeze at step 0: none if the weights are not pretrained.
+
+        Args:
+            layers: all layers of the model; if it is sharded, all processes must call this method.
+        """
+        limit = max(self.budget, PROTECTED)
+        return self.front(limit) if limit < 1 and is_pretrained(layers) else []
 
     def front(self, step_cost: float) -> list[str]:
         """Returns the longest front with which a step costs at least ``step_cost``."""

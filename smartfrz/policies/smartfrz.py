@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from smartfrz.cka import samples_in
 from smartfrz.distributed import world_size
 from smartfrz.graph import Inputs
-from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
 from smartfrz.optimizers import learning_rates
 from smartfrz.policies.budget_plan import BudgetPlan
@@ -24,9 +23,6 @@ from smartfrz.predictor import (
 
 if TYPE_CHECKING:
     from smartfrz.freezer import Freezer
-
-PROTECTED = 0.75
-"""The cost of a step while only the front of a pretrained network is frozen, at most."""
 
 
 class SmartFRZ:
@@ -146,9 +142,7 @@ class SmartFRZ:
             examples = world_size() * sum(map(samples_in, self.probe))
             self._record_cost = freezer.costs.forward * examples / self.batch_size
         if self.budget is not None:
-            plan = self._plan()
-            limit = max(self.budget, PROTECTED) if is_pretrained(freezer.layers) else 1.0
-            self._front = plan.front(limit) if limit < 1 else []
+            self._front = self._plan().protected(freezer.layers)
 
     @property
     def extra_compute(self) -> float:

@@ -105,10 +105,11 @@ def test_linear_freezing_spends_a_compute_of_its_own_in_all_its_epochs(model):
     assert prepare(config).freezer.policy.t0 == run.freezer.policy.t0
 
 
-SCHEDULED = ["static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first", "random"]
+SPENDING = ["static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first", "random"]
+SPENDING += ["measured"]
 
 
-@pytest.mark.parametrize("method", SCHEDULED)
+@pytest.mark.parametrize("method", SPENDING)
 def test_a_method_with_a_compute_spends_it(method):
     config = tiny_run(method, model="residual", epochs=10, options={"compute": 0.6})
     run = prepare(config)
