@@ -17,7 +17,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence policies unconverged thresholds compute rates_images rates_text plans bench report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench report smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -76,12 +76,13 @@ rates_text: setup  ## learning rates of MiniLM for the table compute
 plans: setup  ## how far the front is best frozen from the start, on validation examples
 	$(TABLE)
 
-fig3 fig4 fig5 attention overhead: setup
+fig3 fig4 fig5 counterfactual attention overhead: setup
 	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)
 
 fig3:  ## gradients of a layer's sampled weights and of all its weights (Figure 3)
 fig4:  ## CKA of each layer to the final model over training (Figure 4)
 fig5:  ## memory and frozen layers over training (Figure 5)
+counterfactual:  ## what freezing a group of layers costs, and which label ranks the costs better
 attention:  ## attention weights of the predictor on recorded runs
 overhead:  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 
@@ -93,7 +94,7 @@ bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping co
 report: setup  ## write one page with all results: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)
 
-SMOKE = $(addprefix table,1 2 3 4 5 6 7 8 9) policies predictor evidence attention \
+SMOKE = $(addprefix table,1 2 3 4 5 6 7 8 9) policies predictor evidence counterfactual attention \
 	fig3 fig4 fig5 overhead report
 smoke: setup  ## run every target once at scale demo
 	@set -e; for target in $(SMOKE); do $(MAKE) --no-print-directory $$target SCALE=demo; done

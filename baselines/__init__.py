@@ -3,6 +3,7 @@
 from baselines.autofreeze import AutoFreeze
 from baselines.displacement import DisplacementRule
 from baselines.freezeout import FreezeOut
+from baselines.frozen_group import FrozenGroup
 from baselines.head_first import HeadFirst
 from baselines.measured_contribution import MeasuredContribution
 from baselines.paced import Paced
@@ -17,6 +18,7 @@ __all__ = [
     "AutoFreeze",
     "DisplacementRule",
     "FreezeOut",
+    "FrozenGroup",
     "HeadFirst",
     "MeasuredContribution",
     "Paced",

@@ -17,6 +17,7 @@ from experiments.options import (
     AutoFreezeOptions,
     ComputeOptions,
     DisplacementOptions,
+    FrozenGroupOptions,
     LinearOptions,
     MeasuredOptions,
     PrefixThenBodyOptions,
@@ -163,6 +164,14 @@ METHODS: dict[str, Method] = {
     ),
     "head_first": Method(
         "Head first", "#999933", "H", ComputeOptions, policies.head_first, is_control=True
+    ),
+    "frozen_group": Method(
+        "Frozen group",
+        "#DDCC77",
+        "$G$",
+        FrozenGroupOptions,
+        policies.frozen_group,
+        is_control=True,
     ),
     "record": Method("Recording", options=RecordOptions, policy=policies.record, is_recording=True),
 }

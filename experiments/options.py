@@ -237,6 +237,24 @@ class UnfreezingOptions:
 
 
 @dataclass(frozen=True)
+class FrozenGroupOptions:
+    """The layers of one of ``groups`` groups, numbered from 1 at the front, freeze at a moment.
+
+    ``at`` is the fraction of the run after which they freeze.
+    """
+
+    group: int
+    at: float
+    groups: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.group <= self.groups:
+            raise UserError(f"group = {self.group} must be from 1 to groups = {self.groups}.")
+        if not 0 <= self.at < 1:
+            raise UserError(f"at = {self.at} must be at least 0 and below 1.")
+
+
+@dataclass(frozen=True)
 class RecordOptions:
     """Full training that records training data for the predictor.
 

@@ -18,6 +18,7 @@ from baselines import (
     AutoFreeze,
     DisplacementRule,
     FreezeOut,
+    FrozenGroup,
     HeadFirst,
     MeasuredContribution,
     Paced,
@@ -36,6 +37,7 @@ from experiments.options import (
     AutoFreezeOptions,
     ComputeOptions,
     DisplacementOptions,
+    FrozenGroupOptions,
     LinearOptions,
     MeasuredOptions,
     PrefixThenBodyOptions,
@@ -234,6 +236,12 @@ def unfreezing(options: UnfreezingOptions, setting: Setting) -> Policy:
 def head_first(options: ComputeOptions, setting: Setting) -> Policy:
     """The head alone, then all layers."""
     return HeadFirst(setting.total_steps, options.compute)
+
+
+def frozen_group(options: FrozenGroupOptions, setting: Setting) -> Policy:
+    """One group of layers, at one moment."""
+    step = round(options.at * setting.total_steps)
+    return FrozenGroup(step, options.group, options.groups)
 
 
 def record(options: RecordOptions, setting: Setting) -> Policy:

@@ -111,7 +111,7 @@ def test_every_command_exists(command: str):
 TARGETS = [
     *(f"table{i}" for i in range(1, 10)),
     *("policies", "unconverged", "thresholds", "compute", "rates_images", "rates_text", "plans"),
-    *("predictor", "evidence", "attention"),
+    *("predictor", "evidence", "counterfactual", "attention"),
     *("fig3", "fig4", "fig5", "overhead", "report", "smoke"),
 ]
 

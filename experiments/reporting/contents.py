@@ -49,6 +49,7 @@ SECTIONS = (
     Section("Figure 5: memory and frozen layers over time", "fig5", "make fig5"),
     Section("Choosing a freezing threshold", "thresholds", "make thresholds"),
     Section("Comparing convergence predictors", "evidence", "make evidence"),
+    Section("What freezing a group of layers costs", "counterfactual", "make counterfactual"),
     Section("Attention over time (Figure 2a)", "attention", "make attention"),
     Section("Appendix C: overhead", "overhead", "make overhead"),
     Section("Step time with frozen layers", "bench-step_time", "make bench", False),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import is_dry_run
-from experiments.options import SmartFRZOptions
+from experiments.options import RecordOptions, SmartFRZOptions
 from experiments.plan import fingerprint, plan, training_at
 from experiments.predictor.cache import pretrained
 from experiments.predictor.recordings import record_all, to_record
@@ -24,7 +24,14 @@ from experiments.runs.run_files import read_run
 from experiments.runs.run_frame import runs_to_frame
 from experiments.runs.setup import device_and_rank
 from experiments.spec import load_spec
-from experiments.studies import attention, gradients, memory_over_time, overhead, stabilisation
+from experiments.studies import (
+    attention,
+    counterfactual,
+    gradients,
+    memory_over_time,
+    overhead,
+    stabilisation,
+)
 from experiments.studies import figures as figures_of_layers
 from experiments.studies.making import Plan, Request
 from experiments.studies.measurement import Measurement, counted, measured
@@ -117,6 +124,39 @@ def fig5(request: Request) -> Plan:
         return figures_of_layers.memory(memory), f"{text} {other}"
 
     return Plan(configs, sources + missing, [config.id for config in configs], measure, draw)
+
+
+def counterfactual_figure(request: Request) -> Plan:
+    """Plans the costs of freezing groups of layers, beside what the labels are made from."""
+    configs, runs = plan(load_spec("counterfactual"), request.scale), request.runs
+    recorded = [config for config in configs if isinstance(config.options, RecordOptions)]
+    executed = [config for config in configs if config not in recorded]
+    missing = [
+        *(config for config in recorded if not is_recorded(config)),
+        *(config for config in executed if not is_finished(config, runs)),
+    ]
+    todo = missing_prerequisites(missing, runs) + missing
+
+    def measure() -> Measurement:
+        run_missing(configs, todo, runs, request.command)
+        run_of = dict(zip(executed, finished_runs(executed, runs), strict=True))
+        history_of = {config.full_training: load_history(config) for config in recorded}
+        rows = [
+            counterfactual.costs(run, run_of[c.full_training], history_of[c.full_training])
+            for c, run in run_of.items()
+            if c != c.full_training
+        ]
+        costs = pd.DataFrame(rows)
+        frames = {"costs": costs, "correlations": counterfactual.correlations(costs)}
+        return Measurement({}, frames)
+
+    def draw(made: Measurement) -> tuple[Figure, str]:
+        costs, ranked = made.frames["costs"], made.frames["correlations"]
+        figure = figures_of_layers.counterfactual_costs(counterfactual.workloads(costs))
+        table, finding = counterfactual.table(ranked), counterfactual.finding(ranked)
+        return figure, f"{counterfactual.caption(costs)}\n\n{table}\n{finding}"
+
+    return Plan(configs, todo, [config.id for config in configs], measure, draw)
 
 
 def attention_figure(request: Request) -> Plan:
@@ -212,6 +252,7 @@ FIGURES = {
     "fig3": fig3,
     "fig4": fig4,
     "fig5": fig5,
+    "counterfactual": counterfactual_figure,
     "attention": attention_figure,
     "overhead": overhead_figure,
 }

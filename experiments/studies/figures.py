@@ -1,5 +1,6 @@
-"""Figures of single layers: gradients, CKA, memory, overhead and attention."""
+"""Figures of single layers: gradients, CKA, costs of freezing, memory, overhead and attention."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,28 @@ def cka_while_training(curves: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(seeds) > 1:
         right.legend(loc="upper left", fontsize=6)
+    return fig
+
+
+@rc_context(STYLE)
+def counterfactual_costs(panels: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
+    """Draws what freezing each group costs against the moment, a panel per workload.
+
+    Args:
+        panels: names and rows of the workloads, from `counterfactual.workloads`.
+    """
+    fig, axes = _row(len(panels))
+    for ax, (name, of_workload) in zip(axes, panels, strict=True):
+        groups = of_workload.groupby("group")
+        for (group, of_group), color, marker in zip(groups, _DEPTHS, _MARKERS, strict=False):
+            line: dict[str, Any] = {"color": color, "marker": marker, "ms": 3.5, "mew": 0, "lw": 1}
+            ax.plot(of_group["at"], of_group["loss"], **line, label=f"Group {group}")
+        ax.axhline(0, color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0.9)
+        ax.set_title(name.replace(", ", "\n"), fontsize=6.5)
+        ax.set(xlabel="Frozen after (of the run)")
+    axes[0].set_ylabel("Increase of the loss")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return fig
 
 

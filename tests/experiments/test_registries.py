@@ -118,4 +118,5 @@ def test_controls_are_told_from_methods():
     controls = {name for name, method in METHODS.items() if method.is_control}
     schedules = {"static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first"}
     others = {"shorter", "similarity", "displacement", "random", "simfreeze", "svcca", "measured"}
+    others |= {"frozen_group"}
     assert controls == schedules | others

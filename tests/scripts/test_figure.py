@@ -1,4 +1,4 @@
-"""End-to-end tests of ``make fig3 fig4 fig5 attention overhead``: output files, and resuming."""
+"""End-to-end tests of the commands that make figures: output files, and resuming."""
 
 import json
 import shutil
@@ -38,6 +38,12 @@ RECORD = "[options.record]\nrecords_per_epoch = 10\nprobe_images = 16\n"
 LABEL = (
     '[predictor]\nencoding = "drift"\ntolerance = 0.02\nsteps = 1\nlr = 0.01\nweight_decay = 0.1\n'
 )
+GROUPS = """
+[options]
+"frozen_group 1/2" = { group = 1, at = 0.5, groups = 2 }
+"frozen_group 2/2" = { group = 2, at = 0.5, groups = 2 }
+"""
+NAMES = ("fig3", "fig4", "fig5", "counterfactual", "attention", "overhead")
 SMARTFRZ = '[options.smartfrz]\npredictor = "{}"\nrecords_per_epoch = 5\n'
 
 
@@ -50,6 +56,11 @@ def made(tmp_path_factory):
     specs = {
         "fig3": TITLES.format(["full"]) + run,
         "fig4": TITLES.format(["record"]) + RECORD + runs,
+        # The recording is one of Figure 4's.
+        "counterfactual": TITLES.format(["full", "record", "frozen_group 1/2", "frozen_group 2/2"])
+        + GROUPS
+        + RECORD
+        + run,
         # The runs of Figure 4, which are recorded before attention is measured.
         "evidence": TITLES.format(["record"]) + RECORD + runs,
         "predictor": TITLES.format(["record"]) + RECORD + LABEL + run,
@@ -61,7 +72,7 @@ def made(tmp_path_factory):
         (folder / "specs" / f"{name}.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)
-        for name in ("fig3", "fig4", "fig5", "attention", "overhead"):
+        for name in NAMES:
             assert call(patch, folder, name) == 0
     return folder
 
@@ -108,6 +119,7 @@ def contents(folder):
         ("fig3", {"layers", "histogram"}, "of the 5 layers with more weights"),
         ("fig4", {"curves", "layers", "order"}, "of 2 runs"),
         ("fig5", {"memory"}, "plain: PyTorch's freezing"),
+        ("counterfactual", {"costs", "correlations"}, "| Remaining contribution |"),
         ("attention", {"ages", "runs", "example"}, "in 2 runs of plain"),
         ("overhead", {"quantities", "by_layers"}, "| Predictor: size | MB | 4 | 4.15 |"),
     ],
@@ -122,7 +134,7 @@ def test_writes_tables_figure_and_caption(made, name, frames, found):
     assert f": make {name} SCALE=demo." in text and ", 1 thread, torch " in text
 
 
-@pytest.mark.parametrize("name", ["fig3", "fig4", "fig5", "attention", "overhead"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_says_what_is_to_do_and_does_nothing(workplace, monkeypatch, capsys, name):
     before = {file: file.read_bytes() for file in workplace.rglob("*") if file.is_file()}
     assert call(monkeypatch, workplace, name, "--dry") == 0
@@ -132,7 +144,9 @@ def test_a_dry_run_says_what_is_to_do_and_does_nothing(workplace, monkeypatch, c
 
     shutil.rmtree(workplace / "results")
     shutil.rmtree(workplace / "cache" / "weights")
-    runs = {"fig3": 1, "fig5": 3}.get(name, 0)  # the runs of Figure 4 are recorded
+    runs = {"fig3": 1, "fig5": 3, "counterfactual": 4}.get(
+        name, 0
+    )  # the runs of Figure 4 are recorded
     assert call(monkeypatch, workplace, name, "--dry") == 0
     said = capsys.readouterr().out
     assert "To be " in said and f"{runs} runs to do" in said
@@ -155,10 +169,11 @@ def test_done_again_they_measure_nothing_and_write_the_same(workplace, monkeypat
         shutil.rmtree(workplace / missing)
     monkeypatch.setattr(figure_plans.gradients, "gradients_after", None)
     monkeypatch.setattr(figure_plans, "record_all", None)
+    monkeypatch.setattr(figure_plans.counterfactual, "costs", None)
     monkeypatch.setattr(figure_plans.attention, "look", None)
     monkeypatch.setattr(figure_plans.memory_over_time, "memory_over_time", None)
     monkeypatch.setattr(figure_plans.overhead, "training_times", None)
-    for name in ("fig3", "fig4", "fig5", "attention", "overhead"):
+    for name in NAMES:
         folder = workplace / "results" / f"{name}-demo"
         before = contents(folder)
         assert call(monkeypatch, workplace, name) == 0

@@ -25,6 +25,11 @@ def cka(seeds=(0, 1), layers=53):
     )
 
 
+def counterfactual():
+    frame = {"group": [1, 2, 1, 2], "at": [0.1, 0.1, 0.5, 0.5], "loss": [0.3, 0.2, 0.1, -0.1]}
+    return figures.counterfactual_costs([("Net on data, from scratch", pd.DataFrame(frame))])
+
+
 def times():
     frame = {"layers": [10, 100], "record_ms": [1.0, 9.0], "decide_ms": 2.0, "from_scratch_ms": 3.0}
     return figures.time_by_layers(pd.DataFrame(frame))
@@ -69,6 +74,13 @@ def test_curves_are_the_first_seed_s_and_end_where_they_may_be_frozen():
     np.testing.assert_equal(never[:2, 1], [1.0, np.nan])
 
 
+def test_costs_are_a_line_for_each_group_over_its_moments():
+    (ax,) = counterfactual().axes
+    np.testing.assert_allclose(points(ax, 0), [[0.1, 0.3], [0.5, 0.1]])
+    np.testing.assert_allclose(points(ax, 1), [[0.1, 0.2], [0.5, -0.1]])
+    assert ax.lines[0].get_label() == "Group 1"
+
+
 def test_times_are_beside_what_would_be_in_proportion():
     (ax,) = times().axes
     np.testing.assert_allclose(points(ax, 2), [[10, 1], [100, 9]])
@@ -88,6 +100,6 @@ def test_attention_is_by_age_beside_the_loss_and_by_run():
     assert not attention((np.nan, np.nan)).axes[2].patches
 
 
-@pytest.mark.parametrize("draw", [gradients, cka, times, attention])
+@pytest.mark.parametrize("draw", [gradients, cka, counterfactual, times, attention])
 def test_files_are_the_same_bytes_each_time(tmp_path, draw):
     assert_reproducible(draw, tmp_path)
