@@ -92,10 +92,11 @@ def _examples(module: nn.Module, output: Tensor, most: int, seed: int) -> Tensor
 class SVCCA(PeriodicComparison[Tensor]):
     """Policy: freezes layers from the front once SVCCA finds that their outputs stand still.
 
-    Once in an interval, the model is run on a fixed probe. A layer freezes if the SVCCA similarity
-    between its output and that of the previous look is at least ``1 - tolerance``, and if all
-    preceding layers freeze or are frozen (Raghu et al., 2017, freeze in this order). Nothing is
-    frozen if no layer's weights have moved since then, as when a `GradScaler` skips steps.
+    Once in an interval, the model is run on a fixed probe, which counts as compute spent. A layer
+    freezes if the SVCCA similarity between its output and that of the previous look is at least
+    ``1 - tolerance``, and if all preceding layers freeze or are frozen (Raghu et al., 2017, freeze
+    in this order). Nothing is frozen if no layer's weights have moved since then, as when a
+    `GradScaler` skips steps.
 
     A layer's output is that of its weight module. Each position of the output is an example, with
     as many features as there are channels, as Raghu et al. do to compare a convolution with itself
@@ -107,6 +108,7 @@ class SVCCA(PeriodicComparison[Tensor]):
         model: the model to train.
         probe: batches of inputs on which the outputs are compared.
         interval: steps between two looks.
+        batch_size: the number of examples of an optimizer step, in all processes together.
         tolerance: largest distance of the similarity from 1 at which a layer stands still. Neither
             source has one; the default is ours.
 
@@ -115,10 +117,15 @@ class SVCCA(PeriodicComparison[Tensor]):
     """
 
     def __init__(
-        self, model: nn.Module, probe: Iterable[Inputs], interval: int, tolerance: float = 0.01
+        self,
+        model: nn.Module,
+        probe: Iterable[Inputs],
+        interval: int,
+        batch_size: int,
+        tolerance: float = 0.01,
     ) -> None:
-        super().__init__(interval)
-        self.model, self.probe, self.tolerance = model, list(probe), tolerance
+        super().__init__(interval, probe, batch_size)
+        self.model, self.tolerance = model, tolerance
 
     def stable(
         self, layers: Sequence[Layer], last: Mapping[str, Tensor], now: Mapping[str, Tensor]

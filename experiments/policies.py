@@ -162,6 +162,7 @@ def similarity(options: SimilarityOptions, setting: Setting) -> Policy:
         reference,
         setting.batches.probe(options.probe_images),
         interval(setting.steps_per_epoch, options.looks_per_epoch),
+        setting.config.batch_size,
         options.tolerance,
     )
 
@@ -193,6 +194,7 @@ def simfreeze(options: SimFreezeOptions, setting: Setting) -> Policy:
         copy.deepcopy(unwrap(setting.model)),
         setting.batches.probe(options.probe_images),
         interval(setting.total_steps, options.looks),
+        setting.config.batch_size,
         options.tolerance,
     )
 
@@ -203,6 +205,7 @@ def svcca(options: SVCCAOptions, setting: Setting) -> Policy:
         setting.model,
         setting.batches.probe(options.probe_images),
         interval(setting.total_steps, options.looks),
+        setting.config.batch_size,
         options.tolerance,
     )
 

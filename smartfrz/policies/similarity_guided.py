@@ -18,13 +18,15 @@ class SimilarityGuided(PeriodicComparison[float]):
     A layer freezes when its CKA to the same layer of an already trained reference model
     (Section 3.4) has changed by at most ``tolerance`` since the previous measurement. Nothing is
     frozen if no layer's weights have moved since then, as when a `GradScaler` skips steps. In
-    practice, no such reference is available.
+    practice, no such reference is available. The forward passes of the probe, that of the reference
+    included, count as compute spent.
 
     Args:
         model: the model to train.
         reference: the trained model, of the same architecture.
         probe: batches of inputs on which the two models are compared.
         interval: steps between two measurements; one epoch in the paper.
+        batch_size: the number of examples of an optimizer step, in all processes together.
         tolerance: largest change of CKA that counts as stable.
 
     Raises:
@@ -37,10 +39,11 @@ class SimilarityGuided(PeriodicComparison[float]):
         reference: nn.Module,
         probe: Iterable[Inputs],
         interval: int,
+        batch_size: int,
         tolerance: float = 0.01,
     ) -> None:
-        super().__init__(interval)
-        self.model, self.reference, self.probe = model, reference, list(probe)
+        super().__init__(interval, probe, batch_size)
+        self.model, self.reference = model, reference
         self.tolerance = tolerance
         self._of_reference: dict[str, Tensor] = {}
 
@@ -48,6 +51,7 @@ class SimilarityGuided(PeriodicComparison[float]):
         """Returns the CKA of each layer to that of the reference."""
         missing = [layer for layer in layers if layer.name not in self._of_reference]
         if missing:
+            self.passes += 1
             vectors = gram_vectors(self.reference, missing, self.probe)
             names = [layer.name for layer in missing]
             self._of_reference |= dict(zip(names, vectors, strict=True))

@@ -5,14 +5,13 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from smartfrz.cka import samples_in
-from smartfrz.distributed import world_size
 from smartfrz.graph import Inputs
 from smartfrz.layers import Layer
 from smartfrz.optimizers import learning_rates
 from smartfrz.policies.budget_plan import BudgetPlan
 from smartfrz.policies.guard import Guard
 from smartfrz.policies.intervals import checked_interval
+from smartfrz.policies.probe_cost import check_batch_size, probe_cost
 from smartfrz.predictor import (
     ENCODINGS,
     AttentionPredictor,
@@ -100,11 +99,7 @@ class SmartFRZ:
                 else "This predictor reads weights alone and needs no probe: leave it out, or "
                 "pass a predictor with the encoding 'outputs'."
             )
-        if self.probe and batch_size is None:
-            raise ValueError(
-                "A probe requires batch_size, to tell what its forward passes cost: pass the "
-                "number of examples of an optimizer step."
-            )
+        check_batch_size(self.probe, batch_size)
         self.batch_size = batch_size
         self.interval = checked_interval(interval)
         self.records_per_decision = checked_interval(records_per_decision)
@@ -138,9 +133,7 @@ class SmartFRZ:
             rates = partial(learning_rates, freezer.optimizer)
             records = OutputRecords(freezer.model, self.probe, rates)
             self._records = IncrementalPredictor(self.predictor, records)
-            assert self.batch_size is not None
-            examples = world_size() * sum(map(samples_in, self.probe))
-            self._record_cost = freezer.costs.forward * examples / self.batch_size
+            self._record_cost = probe_cost(freezer, self.probe, self.batch_size)
         if self.budget is not None:
             self._front = self._plan().protected(freezer.layers)
 

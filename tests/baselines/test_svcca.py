@@ -92,7 +92,7 @@ def test_mistakes_are_errors():
     with pytest.raises(ValueError, match="variance=1"):
         svcca(torch.ones(3, 2), torch.ones(3, 2), variance=1)
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        SVCCA(nn.Linear(2, 2), [torch.ones(3, 2)], interval=0)
+        SVCCA(nn.Linear(2, 2), [torch.ones(3, 2)], interval=0, batch_size=3)
 
 
 class Branches(nn.Module):
@@ -120,7 +120,7 @@ def test_layers_freeze_from_the_front_up_to_the_first_that_changes(changes, expe
     torch.manual_seed(0)
     model = Branches()
     layers = find_layers(model, torch.randn(2, 16))
-    policy = SVCCA(model, [torch.randn(100, 16) for _ in range(2)], interval=1)
+    policy = SVCCA(model, [torch.randn(100, 16) for _ in range(2)], interval=1, batch_size=50)
     assert look(policy, layers) == []  # nothing to compare with
     reset(model.branches[changes])
     reset(model.head)
@@ -132,7 +132,7 @@ def test_nothing_freezes_between_looks_nor_if_no_weight_has_moved():
     torch.manual_seed(0)
     model = Branches()
     layers = find_layers(model, torch.randn(2, 16))
-    policy = SVCCA(model, [torch.randn(100, 16)], interval=3)
+    policy = SVCCA(model, [torch.randn(100, 16)], interval=3, batch_size=50)
     found = [look(policy, layers, step) for step in range(8)]
     assert found == [[]] * 8
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_the_tolerance_is_a_distance_of_the_similarity_from_one():
     distance = 1 - naive_svcca(before, outputs())
     after = model[0].weight.detach().clone()
     for tolerance, is_frozen in ((distance + 1e-4, True), (distance - 1e-4, False)):
-        policy = SVCCA(model, probe, 1, tolerance)
+        policy = SVCCA(model, probe, 1, 5, tolerance)
         for weight in (start, after):
             model[0].weight.data = weight.clone()
             found = look(policy, layers)
@@ -170,7 +170,7 @@ def test_of_many_positions_the_same_ones_are_compared_each_time():
         nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
     )
     layers = find_layers(model, torch.randn(2, 1, 8, 8))
-    policy = SVCCA(model, [torch.randn(4, 1, 66, 66) for _ in range(2)], 1, tolerance=1e-5)
+    policy = SVCCA(model, [torch.randn(4, 1, 66, 66) for _ in range(2)], 1, 4, tolerance=1e-5)
     random = torch.get_rng_state()
     assert look(policy, layers) == []
     assert torch.equal(torch.get_rng_state(), random)
@@ -190,13 +190,13 @@ def test_a_resumed_policy_decides_the_same(cut):
         model.append(nn.Linear(3, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         probe = [torch.randn(60, 16)]
-        freezer = Freezer(model, optimizer, SVCCA(model, probe, 2))
+        freezer = Freezer(model, optimizer, SVCCA(model, probe, 2, 8))
         for step in range(40):
             if step == cut:
                 saved = io.BytesIO()
                 torch.save(freezer.state_dict(), saved)
                 saved.seek(0)
-                freezer = Freezer(model, optimizer, SVCCA(model, probe, 2), freezer.layers)
+                freezer = Freezer(model, optimizer, SVCCA(model, probe, 2, 8), freezer.layers)
                 freezer.load_state_dict(torch.load(saved, weights_only=True))
             optimizer.param_groups[0]["lr"] = 1 - step / 40
             x = torch.randn(8, 16)

@@ -110,7 +110,9 @@ def by_schedule(model: nn.Module, optimizer: Optimizer) -> FreezeOut:
 
 def by_similarity(model: nn.Module, optimizer: Optimizer) -> SimilarityGuided:
     torch.manual_seed(1)
-    return SimilarityGuided(model, Net(), [global_batch(0)], interval=2, tolerance=0.02)
+    return SimilarityGuided(
+        model, Net(), [global_batch(0)], interval=2, batch_size=8, tolerance=0.02
+    )
 
 
 @dataclass

@@ -40,7 +40,9 @@ POLICIES: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
     "SmartFRZ": lambda model, optimizer: SmartFRZ(
         AttentionPredictor.from_pretrained(), interval=1, threshold=0.0, min_records=2, guard=False
     ),
-    "SimilarityGuided": lambda model, optimizer: SimilarityGuided(model, operator(), [X], 2, 2.0),
+    "SimilarityGuided": lambda model, optimizer: SimilarityGuided(
+        model, operator(), [X], 2, len(X), tolerance=2.0
+    ),
     "DisplacementRule": lambda model, optimizer: DisplacementRule(1, threshold=10.0),
     "AutoFreeze": lambda model, optimizer: AutoFreeze(2, 2, percentile=100.0),
     "FreezeOut": lambda model, optimizer: FreezeOut(optimizer, total_steps=8, t0=0.1),

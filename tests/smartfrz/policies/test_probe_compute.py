@@ -1,14 +1,26 @@
 """What the forward passes of a probe cost, and how often layers are recorded, with a budget."""
 
 import io
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from smartfrz import AttentionPredictor, ComputeBudget, Freezer, Gathered, SmartFRZ
+from baselines import SVCCA
+from smartfrz import (
+    AttentionPredictor,
+    ComputeBudget,
+    Freezer,
+    Gathered,
+    Layer,
+    SimilarityGuided,
+    SmartFRZ,
+)
 from smartfrz.cost import compute_spent
+from smartfrz.policies import PeriodicComparison, Policy
 from smartfrz.predictor import WIDTH
 
 EPOCH = 50
@@ -150,3 +162,64 @@ def test_the_budget_of_a_learning_rate_contains_the_probe() -> None:
         step(each)
         of.step()
     assert resumed.spent == budget.spent == pytest.approx(freezer.compute_spent / 50)
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+class Moves(PeriodicComparison[float]):
+    """Looks at its probe, and freezes nothing."""
+
+    def measured(self, layers: Sequence[Layer]) -> dict[str, float]:
+        with torch.no_grad():
+            self.model(*self.probe)
+        return {}
+
+    def stable(self, layers: Sequence[Layer], last: Any, now: Any) -> list[Layer]:
+        return []
+
+    def attach(self, freezer: Freezer) -> None:
+        super().attach(freezer)
+        self.model = freezer.model
+
+
+COMPARISONS: dict[str, tuple[Callable[[nn.Module, list[Tensor]], Policy], int]] = {
+    "similarity": (lambda model, probe: SimilarityGuided(model, small_net(), probe, 3, BATCH), 1),
+    "svcca": (lambda model, probe: SVCCA(model, probe, 3, BATCH), 0),
+    "own": (lambda model, probe: Moves(3, probe, BATCH), 0),
+}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_policy_with_a_probe_counts_its_passes(name: str) -> None:
+    """The passes of the reference of similarity-guided freezing, too; and after a resumption."""
+    make, of_reference = COMPARISONS[name]
+
+    def started() -> Freezer:
+        model = small_net()
+        policy = make(model, [torch.randn(PROBE, 6)])
+        return Freezer(model, SGD(model.parameters(), 0.05), policy)
+
+    def steps(freezer: Freezer, until: int) -> Freezer:
+        while freezer.steps < until:
+            inputs = torch.randn(BATCH, 6)
+            nn.functional.cross_entropy(freezer.model(inputs), inputs[:, :4].argmax(1)).backward()
+            freezer.step()
+            freezer.optimizer.step()
+            freezer.optimizer.zero_grad()
+        return freezer
+
+    freezer = steps(started(), 7)  # looks at steps 2 and 5
+    extra = freezer.compute_spent - compute_spent(freezer.events, 7, freezer.costs)
+    assert extra == pytest.approx((2 + of_reference) * PROBE / BATCH * freezer.costs.forward)
+    resumed = started()
+    resumed.load_state_dict(freezer.state_dict())
+    assert steps(resumed, 7).compute_spent == freezer.compute_spent
+
+
+def test_a_probe_requires_a_batch_size() -> None:
+    with pytest.raises(ValueError, match="A probe requires batch_size"):
+        Moves(3, [torch.randn(PROBE, 6)])
+    Moves(3)

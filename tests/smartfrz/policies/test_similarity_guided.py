@@ -23,7 +23,7 @@ def future(steps=STEPS):
 
 def guided(tolerance, reference=None, interval=2):
     reference = reference or future()
-    return lambda model: SimilarityGuided(model, reference, [PROBE], interval, tolerance)
+    return lambda model: SimilarityGuided(model, reference, [PROBE], interval, 8, tolerance)
 
 
 def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
@@ -47,7 +47,7 @@ def test_freezes_the_layers_whose_similarity_to_the_future_has_settled():
 def test_a_model_close_to_its_reference_freezes_at_the_first_look_after_a_step():
     model = net()
     reference = copy.deepcopy(model)
-    policy = SimilarityGuided(model, reference, [PROBE], interval=2, tolerance=1e-3)
+    policy = SimilarityGuided(model, reference, [PROBE], interval=2, batch_size=8, tolerance=1e-3)
     layers = find_layers(model)
     assert [policy.is_due(step) for step in range(6)] == [False, True, False, True, False, True]
     chosen = [policy.layers_to_freeze(layers, step) for step in range(4)]
@@ -61,7 +61,7 @@ def test_the_reference_runs_once_per_probe_batch_however_many_looks():
     reference, runs = future(), []
     reference.register_forward_hook(lambda *call: runs.append(call))
     batches = iter(PROBE.split(16))
-    run = start(lambda model: SimilarityGuided(model, reference, batches, 1, tolerance=0.01))
+    run = start(lambda model: SimilarityGuided(model, reference, batches, 1, 8, tolerance=0.01))
     frozen = train(*run).frozen
     assert len(set(frozen.values())) > 1  # several measurements, of fewer and fewer layers
     assert len(runs) == 2

@@ -281,4 +281,4 @@ def test_intervals_are_at_least_one(interval):
     with pytest.raises(ValueError, match="at least 1, not"):
         SmartFRZ(Stub(quiet_layers), 1, min_records=interval)
     with pytest.raises(ValueError, match="at least 1, not"):
-        SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval)
+        SimilarityGuided(net(), net(), [torch.randn(8, 3)], interval, 8)
