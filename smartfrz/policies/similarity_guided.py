@@ -51,7 +51,7 @@ class SimilarityGuided(PeriodicComparison[float]):
         """Returns the CKA of each layer to that of the reference."""
         missing = [layer for layer in layers if layer.name not in self._of_reference]
         if missing:
-            self.passes += 1
+            self.passes += self.passes == 0  # a resumed run repeats it, and spends the same
             vectors = gram_vectors(self.reference, missing, self.probe)
             names = [layer.name for layer in missing]
             self._of_reference |= dict(zip(names, vectors, strict=True))
