@@ -56,7 +56,7 @@ def test_it_holds_the_library_alone(wheel):
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "smartfrz").rglob("*.py")}
     pretrained = [
         f"smartfrz/predictor/pretrained/{name}/{file}"
-        for name in ("drift", "raw")
+        for name in ("drift", "outputs", "raw")
         for file in ("config.json", "model.safetensors", "README.md")
     ]
     assert set(names) >= {*files, *pretrained, "smartfrz/py.typed"}

@@ -20,7 +20,7 @@ METHODS = ["full", "smartfrz", "linear"]
 @pytest.fixture(autouse=True)
 def bundled_predictor(tmp_path, monkeypatch):
     """Bundled predictors with random weights, and no published weights."""
-    for name in ("drift", "raw"):
+    for name in ("drift", "outputs", "raw"):
         save_random_predictor(tmp_path / name)
     monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", tmp_path)
     monkeypatch.setattr(planning, "has_published_weights", lambda model: False)

@@ -11,9 +11,11 @@ from experiments.files import ROOT
 from experiments.plan import labelled_plan, recipes
 from experiments.spec import load_spec
 from smartfrz import AttentionPredictor
+from smartfrz.predictor import output_drift
 
 FOLDER = Path(smartfrz.__file__).parent / "predictor" / "pretrained"
-DEFAULT, NAMES = "drift", ["drift", "raw"]
+DEFAULT, NAMES = "drift", ["drift", "outputs", "raw"]
+OF_WEIGHTS = ["drift", "raw"]
 LAYERS, RECORDS, HALT = 5, 30, 15
 
 
@@ -48,7 +50,7 @@ def test_these_are_bundled_and_no_others():
     assert sorted(config.parent.name for config in FOLDER.glob("*/config.json")) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_WEIGHTS)
 def test_is_as_large_as_the_paper_s(name):
     predictor = AttentionPredictor.from_pretrained(name)
     assert sum(param.numel() for param in predictor.parameters()) == 1_037_122
@@ -78,7 +80,7 @@ def test_has_a_card(name):
     assert "make predictor" in card and "AUROC" in card
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_WEIGHTS)
 def test_freezes_nothing_that_can_not_be_told(name, moving):
     predictor = AttentionPredictor.from_pretrained(name)
     never_moved, broken = moving[:, :1].expand(-1, RECORDS, -1), moving.clone()
@@ -108,6 +110,20 @@ def test_the_scale_of_the_weights_makes_no_difference(predictor, moving, halting
         expected = predictor.freeze_probability(history)
         scaled = predictor.freeze_probability(scale * history)
         torch.testing.assert_close(scaled, expected, atol=1e-3, rtol=0)
+
+
+def test_the_predictor_of_outputs_tells_layers_whose_outputs_stand_still_from_others():
+    """Every second layer stops halfway, as do its weights; the others go on."""
+    predictor, layers = AttentionPredictor.from_pretrained("outputs"), 6
+    stops = torch.arange(layers) % 2 == 0
+    moves = torch.where(stops & (torch.arange(RECORDS) >= HALT)[:, None], 0.0, 1.0)
+    path = (0.03 * moves).cumsum(dim=0)
+    similarity = (-(path[:, None] - path).abs()).exp()
+    history = output_drift(similarity, 1e-3 * moves, torch.full((RECORDS, layers), 0.02))
+    before = predictor.freeze_probability(history[:, :HALT])
+    after = predictor.freeze_probability(history)
+    assert before.max() < predictor.threshold
+    assert after[~stops].max() < predictor.threshold < after[stops].min()
 
 
 @pytest.mark.parametrize(("table", "name"), [("table4", "window 30"), ("table5", "size 1024")])
