@@ -4,6 +4,7 @@ from baselines.autofreeze import AutoFreeze
 from baselines.displacement import DisplacementRule
 from baselines.freezeout import FreezeOut
 from baselines.frozen_group import FrozenGroup
+from baselines.gentle import AnnealedBody, AveragedBody
 from baselines.head_first import HeadFirst
 from baselines.measured_contribution import MeasuredContribution
 from baselines.paced import Paced
@@ -15,7 +16,9 @@ from baselines.unfreezing import Unfreezing
 
 __all__ = [
     "SVCCA",
+    "AnnealedBody",
     "AutoFreeze",
+    "AveragedBody",
     "DisplacementRule",
     "FreezeOut",
     "FrozenGroup",

@@ -84,11 +84,8 @@ class SmartFRZOptions:
     guard: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive(self, "records_per_epoch")
-        _check_positive(self, "records_per_decision")
-        _check_positive(self, "min_records")
-        if self.compute is not None:
-            _check_compute(self.compute)
+        _check_positive(self, "records_per_epoch", "records_per_decision", "min_records")
+        _check_compute(self.compute)
 
 
 @dataclass(frozen=True)
@@ -172,8 +169,7 @@ class SVCCAOptions:
     probe_images: int = 256
 
     def __post_init__(self) -> None:
-        _check_positive(self, "looks")
-        _check_positive(self, "probe_images")
+        _check_positive(self, "looks", "probe_images")
 
 
 @dataclass(frozen=True)
@@ -207,16 +203,22 @@ class PrefixThenBodyOptions:
     """The front is frozen from the start, and the rest of the body from a later step on.
 
     The front is as long as a step costs at least the fraction ``prefix`` of one of full training,
-    and the run spends the fraction ``compute`` of full training.
+    and the run spends the fraction ``compute`` of full training. The updates of the body are
+    annealed to zero over the last fraction ``anneal`` of its steps, or it freezes at the mean of
+    its weights over the last fraction ``average``. With ``freeze = false``, nothing is frozen.
     """
 
     prefix: float = 0.75
     compute: float = 0.58
+    anneal: float = 0.0
+    average: float = 0.0
+    freeze: bool = True
 
     def __post_init__(self) -> None:
         _check_compute(self.compute)
-        if not 0 <= self.prefix <= 1:
-            raise UserError(f"prefix = {self.prefix} must be between 0 and 1.")
+        _check_fractions(self, "prefix", "anneal", "average")
+        if self.average and (self.anneal or not self.freeze):
+            raise UserError("average goes with neither anneal nor freeze = false: choose one.")
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,7 @@ class UnfreezingOptions:
 
     def __post_init__(self) -> None:
         _check_compute(self.compute)
-        if not 0 <= self.over <= 1:
-            raise UserError(f"over = {self.over} must be between 0 and 1.")
+        _check_fractions(self, "over")
 
 
 @dataclass(frozen=True)
@@ -270,9 +271,16 @@ class RecordOptions:
         _check_probe(self.probe_images)
 
 
-def _check_positive(options: object, name: str) -> None:
-    if getattr(options, name) <= 0:
-        raise UserError(f"{name} must be positive.")
+def _check_positive(options: object, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) <= 0:
+            raise UserError(f"{name} must be positive.")
+
+
+def _check_fractions(options: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= (value := getattr(options, name)) <= 1:
+            raise UserError(f"{name} = {value} must be between 0 and 1.")
 
 
 def _check_compute(compute: float | None) -> None:

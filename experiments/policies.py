@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 
 from baselines import (
     SVCCA,
+    AnnealedBody,
     AutoFreeze,
+    AveragedBody,
     DisplacementRule,
     FreezeOut,
     FrozenGroup,
@@ -222,8 +224,13 @@ def static_prefix(options: ComputeOptions, setting: Setting) -> Policy:
 
 
 def prefix_then_body(options: PrefixThenBodyOptions, setting: Setting) -> Policy:
-    """A prefix from the start, and the body later."""
-    return PrefixThenBody(setting.total_steps, options.prefix, options.compute)
+    """A prefix from the start, and the body later, at once or gently."""
+    plan = setting.total_steps, options.prefix, options.compute
+    if options.average:
+        return AveragedBody(*plan, options.average)
+    if options.anneal or not options.freeze:
+        return AnnealedBody(*plan, options.anneal, options.freeze)
+    return PrefixThenBody(*plan)
 
 
 def paced(options: ComputeOptions, setting: Setting) -> Policy:

@@ -38,6 +38,7 @@ GOLDEN = {
     "displacement": "1341ff60ea26",
     "random": "c531bd70c5b2",
     "record": "f9ca1f79bb25",
+    "prefix_then_body": "1f33b2c6c8da",
 }
 
 LATER_FIELDS = [("layer_decay", 1.0, 0.9), ("validation", False, True)]
@@ -109,6 +110,9 @@ def test_ids_stay_what_they_were(method):
         ("linear", {"freeze": True}, {"freeze": False}),
         ("linear", {"compute": None}, {"compute": 0.75}),
         ("random", {"compute": None}, {"compute": 0.75}),
+        ("prefix_then_body", {"anneal": 0.0}, {"anneal": 0.3}),
+        ("prefix_then_body", {"average": 0}, {"average": 0.3}),
+        ("prefix_then_body", {"freeze": True}, {"freeze": False}),
     ],
 )
 def test_an_option_added_later_changes_the_id_only_if_it_is_set(method, default, other):
@@ -168,6 +172,15 @@ def test_the_id_is_the_same_in_another_process():
         ({"method": "paced", "options": {"compute": 0}}, ["compute = 0"]),
         ({"method": "paced", "budget": 0.5}, ["'paced'", "`compute`", "no budget"]),
         ({"method": "prefix_then_body", "options": {"prefix": 2}}, ["prefix = 2"]),
+        ({"method": "prefix_then_body", "options": {"anneal": 3}}, ["anneal = 3"]),
+        (
+            {"method": "prefix_then_body", "options": {"average": 0.3, "anneal": 0.3}},
+            ["average", "anneal", "choose one"],
+        ),
+        (
+            {"method": "prefix_then_body", "options": {"average": 0.3, "freeze": False}},
+            ["average", "freeze = false", "choose one"],
+        ),
         ({"method": "unfreezing", "options": {"over": -1}}, ["over = -1"]),
         ({"method": "simfreeze", "options": {"probe_images": 3}}, ["probe_images = 3"]),
         ({"method": "similarity", "options": {"probe_images": 33}}, ["probe_images = 33"]),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from baselines import AnnealedBody, AveragedBody, PrefixThenBody
 from experiments.files import write_json_atomic
 from experiments.runs.execute import execute, run_file
 from experiments.runs.run_files import read_run
@@ -117,6 +118,26 @@ def test_a_method_with_a_compute_spends_it(method):
         run.freezer.step()  # without training
     assert run.freezer.compute_spent / run.total_steps == pytest.approx(0.6, rel=0.01)
     assert matched(config, {config: method}, Path("nowhere")) is config
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "compute"),
+    [
+        ({}, PrefixThenBody, 0.6),
+        ({"anneal": 0.2}, AnnealedBody, 0.6),
+        ({"average": 0.2}, AveragedBody, 0.6),
+        ({"anneal": 0.2, "freeze": False}, AnnealedBody, 1.0),
+    ],
+)
+def test_the_body_freezes_gently_only_on_request(options, kind, compute):
+    options = {"prefix": 0.9, "compute": 0.6} | options
+    run = prepare(tiny_run("prefix_then_body", epochs=10, options=options))
+    policy = run.freezer.policy
+    assert type(policy) is kind and (policy.prefix, policy.compute) == (0.9, 0.6)
+    assert getattr(policy, "anneal", getattr(policy, "average", 0.2)) == 0.2
+    for _ in range(run.total_steps):
+        run.freezer.step()  # without training
+    assert run.freezer.compute_spent / run.total_steps == pytest.approx(compute, rel=0.01)
 
 
 def test_the_flops_of_a_run_follow_freezes_and_thaws():
