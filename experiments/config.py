@@ -26,7 +26,7 @@ _DEFAULTS_OF_LATER_FIELDS = {
 }
 _DEFAULTS_OF_LATER_OPTIONS = {
     **{"min_records": 2, "guard": False},
-    **{"freeze": True, "compute": None, "anneal": 0.0, "average": 0.0},
+    **{"freeze": True, "compute": None, "spread": 0.0, "anneal": 0.0, "average": 0.0},
 }
 
 

@@ -202,23 +202,23 @@ class ComputeOptions:
 class PrefixThenBodyOptions:
     """The front is frozen from the start, and the rest of the body from a later step on.
 
-    The front is as long as a step costs at least the fraction ``prefix`` of one of full training,
-    and the run spends the fraction ``compute`` of full training. The updates of the body are
-    annealed to zero over the last fraction ``anneal`` of its steps, or it freezes at the mean of
-    its weights over the last fraction ``average``. With ``freeze = false``, nothing is frozen.
+    A step with the front frozen costs at least the fraction ``prefix`` of one of full training. The
+    rest freezes at once, or over the fraction ``spread`` of the run; annealed over the last
+    fraction ``anneal`` of its steps, or at the mean of its weights over the last ``average``.
     """
 
     prefix: float = 0.75
     compute: float = 0.58
+    spread: float = 0.0
     anneal: float = 0.0
     average: float = 0.0
     freeze: bool = True
 
     def __post_init__(self) -> None:
         _check_compute(self.compute)
-        _check_fractions(self, "prefix", "anneal", "average")
-        if self.average and (self.anneal or not self.freeze):
-            raise UserError("average goes with neither anneal nor freeze = false: choose one.")
+        _check_fractions(self, "prefix", "spread", "anneal", "average")
+        if bool(self.spread) + bool(self.average) + bool(self.anneal or not self.freeze) > 1:
+            raise UserError("spread, average, and anneal or freeze = false: choose one.")
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,13 @@ def static_prefix(options: ComputeOptions, setting: Setting) -> Policy:
 
 
 def prefix_then_body(options: PrefixThenBodyOptions, setting: Setting) -> Policy:
-    """A prefix from the start, and the body later, at once or gently."""
+    """A prefix from the start, and the body later: at once, from front to back, or gently."""
     plan = setting.total_steps, options.prefix, options.compute
     if options.average:
         return AveragedBody(*plan, options.average)
     if options.anneal or not options.freeze:
         return AnnealedBody(*plan, options.anneal, options.freeze)
-    return PrefixThenBody(*plan)
+    return PrefixThenBody(*plan, options.spread)
 
 
 def paced(options: ComputeOptions, setting: Setting) -> Policy:

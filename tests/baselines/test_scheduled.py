@@ -20,6 +20,7 @@ from tests.helpers.unrolled import unrolled
 POLICIES: dict[str, Callable[..., Any]] = {
     "StaticPrefix": lambda steps, compute: StaticPrefix(compute, steps),
     "PrefixThenBody": lambda steps, compute: PrefixThenBody(steps, compute=compute),
+    "with a spread": lambda steps, compute: PrefixThenBody(steps, compute=compute, spread=0.4),
     "Paced": Paced,
     "Unfreezing": Unfreezing,
     "HeadFirst": HeadFirst,
@@ -107,13 +108,14 @@ def test_a_run_has_steps(make: Callable[..., Any]) -> None:
     "make",
     [
         lambda: PrefixThenBody(100, prefix=1.5),
+        lambda: PrefixThenBody(100, spread=1.5),
         lambda: Unfreezing(100, over=-0.1),
         lambda: RandomOrder(100),
         lambda: RandomOrder(100, 0.5, compute=0.5),
     ],
 )
 def test_other_arguments_out_of_range_are_errors(make: Callable[[], Any]) -> None:
-    with pytest.raises(ValueError, match=r"prefix=1\.5|over=-0\.1|either span or compute"):
+    with pytest.raises(ValueError, match=r"prefix=1|spread=1|over=-0|either span or compute"):
         make()
 
 
@@ -141,6 +143,16 @@ def test_a_prefix_and_the_body_are_frozen_at_two_moments() -> None:
     assert len(body) == 4 and max(steps) - min(steps) <= 1
     # Up to the body's moment a step costs 16 / 21, then 8 / 21.
     assert min(steps) == pytest.approx(1000 * (0.58 - 8 / 21) / (8 / 21), abs=3)
+
+
+def test_the_body_behind_a_prefix_freezes_at_an_even_pace_over_the_spread() -> None:
+    events = events_of(PrefixThenBody(1000, prefix=0.75, compute=0.58, spread=0.3), 1000)
+    assert [name for _, _, name in events] == [str(i) for i in range(LAYERS)]
+    assert [step for step, _, _ in events[:2]] == [0, 0]
+    steps = [step for step, _, _ in events[2:]]
+    assert steps[-1] - steps[0] == pytest.approx(300, abs=2)
+    gaps = [b - a for a, b in pairwise(steps)]
+    assert max(gaps) - min(gaps) <= 2
 
 
 def test_a_prefix_that_leaves_too_little_is_shorter() -> None:

@@ -173,6 +173,11 @@ def test_the_id_is_the_same_in_another_process():
         ({"method": "paced", "budget": 0.5}, ["'paced'", "`compute`", "no budget"]),
         ({"method": "prefix_then_body", "options": {"prefix": 2}}, ["prefix = 2"]),
         ({"method": "prefix_then_body", "options": {"anneal": 3}}, ["anneal = 3"]),
+        ({"method": "prefix_then_body", "options": {"spread": -1}}, ["spread = -1"]),
+        (
+            {"method": "prefix_then_body", "options": {"spread": 0.4, "anneal": 0.3}},
+            ["spread", "anneal", "choose one"],
+        ),
         (
             {"method": "prefix_then_body", "options": {"average": 0.3, "anneal": 0.3}},
             ["average", "anneal", "choose one"],
