@@ -1,7 +1,7 @@
 """The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ from smartfrz.predictor import (
 
 if TYPE_CHECKING:
     from smartfrz.freezer import Freezer
+
+
+MOST_RECORDS = 40
+"""In a run with a budget: more of them cost compute and say little more."""
 
 
 class SmartFRZ:
@@ -54,7 +58,8 @@ class SmartFRZ:
 
     Args:
         predictor: the trained predictor; it determines the ``window`` and ``size`` of the history.
-        interval: steps between two records.
+        interval: steps between two records. With a budget they are further apart if a run of
+            ``total_steps`` would have more than 40 records.
         records_per_decision: records between two decisions.
         threshold: probability above which to freeze; by default the predictor's own threshold.
         min_records: records of a layer before the first decision about it. With the default, the
@@ -102,6 +107,8 @@ class SmartFRZ:
         check_batch_size(self.probe, batch_size)
         self.batch_size = batch_size
         self.interval = checked_interval(interval)
+        if budget is not None and total_steps is not None:
+            self.interval = max(self.interval, total_steps // MOST_RECORDS)
         self.records_per_decision = checked_interval(records_per_decision)
         self.threshold = predictor.threshold if threshold is None else threshold
         if min_records < 1:
@@ -113,7 +120,7 @@ class SmartFRZ:
             )
         self.budget, self.total_steps = budget, total_steps
         self._records = IncrementalPredictor(predictor)
-        self._guard = Guard(interval * records_per_decision) if guard else None
+        self._guard = Guard(self.interval * records_per_decision) if guard else None
         self._freezer: Freezer | None = None
         self._record_cost = 0.0
         self._front: list[str] = []
@@ -135,7 +142,8 @@ class SmartFRZ:
             self._records = IncrementalPredictor(self.predictor, records)
             self._record_cost = probe_cost(freezer, self.probe, self.batch_size)
         if self.budget is not None:
-            self._front = self._plan().protected(freezer.layers)
+            self._plan()  # which fails if the budget does not pay for the probe
+            self._front = self._plan(freezer.costs).protected(freezer.layers)
 
     @property
     def extra_compute(self) -> float:
@@ -199,11 +207,11 @@ class SmartFRZ:
             layer for layer, freeze in zip(candidates, converged.tolist(), strict=True) if freeze
         ]
 
-    def _plan(self) -> BudgetPlan:
+    def _plan(self, costs: Callable[[Collection[str]], float] | None = None) -> BudgetPlan:
         assert self._freezer is not None and self.budget is not None
         assert self.total_steps is not None
         body = [layer.name for layer in self._freezer.layers if not layer.is_head]
-        return BudgetPlan(self._costs, body, self.total_steps, self.budget)
+        return BudgetPlan(costs or self._costs, body, self.total_steps, self.budget)
 
     def _costs(self, frozen: Collection[str]) -> float:
         """Returns the cost of a step, with its share of the records while the body trains."""

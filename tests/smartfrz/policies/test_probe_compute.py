@@ -116,6 +116,31 @@ def test_a_budget_pays_for_the_probe(budget: float, interval: int) -> None:
     assert spent == pytest.approx(freezer.compute_spent)
 
 
+def test_with_a_budget_a_run_has_few_records_however_short_the_interval() -> None:
+    """At every step they would cost more than the budget."""
+    freezer, seen = start("outputs", 1, 0.99)
+    train(freezer)
+    assert 30 < len(seen) / 2 <= 50
+
+
+def test_the_probe_makes_the_front_no_longer() -> None:
+    fronts = []
+    for encoding in ("drift", "outputs"):
+        freezer, _ = start(encoding, 1, 0.8)
+        with torch.no_grad():  # as after pretraining: a direction larger than by chance
+            for param in freezer.model.parameters():
+                param.add_(0.3)
+        freezer = Freezer(
+            freezer.model,
+            freezer.optimizer,
+            freezer.policy,
+            example_inputs=torch.zeros(1, 3, 10, 10),
+        )
+        step(freezer)
+        fronts.append([*freezer.frozen])
+    assert fronts == [[], []]  # a step with the first layer frozen costs less
+
+
 @pytest.mark.parametrize("encoding", ["drift", "outputs"])
 def test_a_budget_is_spent_whatever_the_number_of_records(encoding: str) -> None:
     """2 and 50 records per epoch."""
