@@ -30,9 +30,8 @@ class MeasuredContribution:
     Fronts are compared because scattered layers save little. None freezes if the body has not
     contributed, as on a plateau.
 
-    Otherwise the run follows the plan of ``SmartFRZ`` with a budget: the front of a pretrained
-    network freezes at step 0, no more layers freeze early than leave no budget unspent, and the
-    rest of the body is released when the head alone uses up what is left.
+    Otherwise the run follows the plan of ``SmartFRZ`` with a budget, see `BudgetPlan`, and no more
+    layers freeze early than leave no budget unspent.
 
     With a `GradScaler`, gradients should be unscaled before ``Freezer.step``. Of sharded
     parameters, each process measures its own part.
@@ -50,7 +49,8 @@ class MeasuredContribution:
 
     def __init__(self, interval: int, budget: float, total_steps: int, size: int = 1024) -> None:
         self.interval = checked_interval(interval)
-        self.budget, self.total_steps, self.size = budget, total_steps, size
+        self.plan = BudgetPlan(budget, total_steps)
+        self.total_steps, self.size = total_steps, size
         self._indices: dict[str, list[Tensor]] = {}
         self._weights: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
@@ -58,57 +58,55 @@ class MeasuredContribution:
     def attach(self, freezer: Freezer) -> None:
         """Plans how to spend the budget."""
         self._freezer = freezer
-        self._front = self._plan().protected(freezer.layers)
+        self.plan.attach(freezer)
 
     def is_due(self, step: int) -> bool:
-        """Whether layers may freeze at this step."""
-        return step % self.interval == 0 or self._is_released(step)
+        """Whether layers may freeze or thaw at this step."""
+        return step % self.interval == 0 or self.plan.is_due(step)
+
+    def layers_to_thaw(self, frozen: Sequence[Layer], step: int) -> list[Layer]:
+        """Returns the layers that the plan thaws."""
+        return self.plan.layers_to_thaw(frozen, step)
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Measures all layers, and returns those that freeze."""
+        self.plan.total_steps = self.total_steps
         self._measure(active)
-        body = [layer for layer in active if not layer.is_head]
-        if not self.is_due(step):
-            return []
-        if self._is_released(step):
-            return body
-        names = [layer.name for layer in body]
-        chosen = self._front if step == 0 else self._least_useful(names, step)
-        self._sums = {}
-        return [layer for layer in body if layer.name in chosen]
+        chosen: list[Layer] = []
+        if step % self.interval == 0 and not self.plan.trains_head_alone(step):
+            chosen = self._least_useful([layer for layer in active if not layer.is_head])
+            self._sums = {}
+        return self.plan.layers_to_freeze(active, step, chosen)
 
     def contributions(self) -> dict[str, float]:
         """Returns what each layer has contributed since the last decision, the heads included."""
         return {name: float(total) for name, total in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the contributions so far, and the weights that the next step is compared with."""
-        return {"weights": dict(self._weights), "sums": dict(self._sums)}
+        """Returns the plan, the contributions, and the weights to compare the next step with."""
+        return {
+            "plan": self.plan.state_dict(),
+            "weights": dict(self._weights),
+            "sums": dict(self._sums),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
+        self.plan.load_state_dict(state["plan"])
         self._weights, self._sums = dict(state["weights"]), dict(state["sums"])
 
-    def _plan(self) -> BudgetPlan:
-        body = [layer.name for layer in self._freezer.layers if not layer.is_head]
-        return BudgetPlan(self._freezer.costs, body, self.total_steps, self.budget)
-
-    def _is_released(self, step: int) -> bool:
-        freezer = self._freezer
-        return step >= self._plan().release_step(step, freezer.compute_spent, [*freezer.frozen])
-
-    def _least_useful(self, body: Sequence[str], step: int) -> list[str]:
-        """Returns the front that contributes least for its FLOPs, as far as the budget allows."""
+    def _least_useful(self, body: Sequence[Layer]) -> list[Layer]:
+        """Returns the front that contributes least for its FLOPs."""
         frozen, costs = [*self._freezer.frozen], self._freezer.costs
+        names = [layer.name for layer in body]
         totals = self.contributions()
-        contributed = [0.0, *accumulate(totals.get(name, 0.0) for name in body)]
-        saved = [costs(frozen) - costs([*frozen, *body[:i]]) for i in range(len(body) + 1)]
+        contributed = [0.0, *accumulate(totals.get(name, 0.0) for name in names)]
+        saved = [costs(frozen) - costs([*frozen, *names[:i]]) for i in range(len(body) + 1)]
         if contributed[-1] <= 0 or saved[-1] <= 0:
             return []
         shares = zip(saved, contributed, strict=True)
         gains = [flops / saved[-1] - fall / contributed[-1] for flops, fall in shares]
-        front = body[: gains.index(max(gains))]
-        return self._plan().affordable(step, self._freezer.compute_spent, frozen, front)
+        return list(body[: gains.index(max(gains))])
 
     @torch.no_grad()
     def _measure(self, layers: Sequence[Layer]) -> None:

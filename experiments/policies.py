@@ -52,7 +52,7 @@ from experiments.options import (
     UnfreezingOptions,
 )
 from experiments.predictor.cache import load_predictor
-from smartfrz import Policy, SimilarityGuided, SmartFRZ
+from smartfrz import BudgetPlan, Policy, SimilarityGuided, SmartFRZ
 from smartfrz.distributed import unwrap
 from smartfrz.graph import call
 from smartfrz.predictor import HistoryRecorder
@@ -216,6 +216,11 @@ def measured(options: MeasuredOptions, setting: Setting) -> Policy:
     """Measured contribution."""
     steps = interval(setting.total_steps, options.looks)
     return MeasuredContribution(steps, options.compute, setting.total_steps)
+
+
+def plan(options: ComputeOptions, setting: Setting) -> Policy:
+    """The plan of SmartFRZ with a budget, without a predictor."""
+    return BudgetPlan(options.compute, setting.total_steps)
 
 
 def static_prefix(options: ComputeOptions, setting: Setting) -> Policy:

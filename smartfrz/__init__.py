@@ -6,12 +6,13 @@ from smartfrz.feature_cache import FeatureCache
 from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer, find_layers
 from smartfrz.memory import fold_batch_norms, restore_memory, save_memory, unfold_batch_norms
-from smartfrz.policies import Gathered, Policy, SimilarityGuided, SmartFRZ
+from smartfrz.policies import BudgetPlan, Gathered, Policy, SimilarityGuided, SmartFRZ
 from smartfrz.predictor import AttentionPredictor
 from smartfrz.version import __version__
 
 __all__ = [
     "AttentionPredictor",
+    "BudgetPlan",
     "ComputeBudget",
     "FeatureCache",
     "Freezer",

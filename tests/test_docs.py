@@ -56,6 +56,11 @@ def the_budget_is_spent(names: Names) -> None:
     assert spent == pytest.approx(0.7, abs=0.5 / names["total_steps"])
 
 
+def the_plan_alone_spends_the_budget(names: Names) -> None:
+    assert isinstance(names["freezer"].policy, smartfrz.BudgetPlan)
+    the_budget_is_spent(names)
+
+
 def a_prefix_is_planned(names: Names) -> None:
     freezer, steps = names["freezer"], names["total_steps"]
     assert freezer.compute_spent == 0 and freezer.costs(["conv1"]) < 1
@@ -139,6 +144,7 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
             aux_is_a_head,
             threshold_is_set,
             the_budget_is_spent,
+            the_plan_alone_spends_the_budget,
             a_prefix_is_planned,
             freeze_out_trains,
         ),

@@ -1,7 +1,7 @@
 """The SmartFRZ policy: freezing by the attention-based predictor (Sections 3.1-3.3)."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,9 @@ class SmartFRZ:
     the task changes.
 
     With a ``budget``, the run spends that fraction of full training's compute (not in the paper,
-    whose threshold means something else in every workload). A plan says how many layers freeze
-    when, see `BudgetPlan`: the front of a pretrained network at step 0, the rest of the body at the
-    step from which on the head alone uses up the budget. The predictor decides what freezes in
-    between, as far as no budget is left over. Whether the network is pretrained is read from its
-    weights, see `is_pretrained`.
+    whose threshold means something else in every workload). A plan says how many layers train
+    when, see `BudgetPlan`. The predictor may freeze layers earlier, as far as no budget is left
+    over.
 
     Args:
         predictor: the trained predictor; it determines the ``window`` and ``size`` of the history.
@@ -118,14 +116,14 @@ class SmartFRZ:
             raise ValueError(
                 "A budget requires total_steps: pass the number of optimizer steps of the run."
             )
-        self.budget, self.total_steps = budget, total_steps
+        self.plan = (
+            None if budget is None or total_steps is None else BudgetPlan(budget, total_steps)
+        )
+        self.total_steps = total_steps
         self._records = IncrementalPredictor(predictor)
         self._guard = Guard(self.interval * records_per_decision) if guard else None
         self._freezer: Freezer | None = None
         self._record_cost = 0.0
-        self._front: list[str] = []
-        self._planned_for: tuple[int, int | None] | None = None
-        self._release_step = 0
 
     def attach(self, freezer: "Freezer") -> None:
         """Plans how to spend the budget, and takes the model and the optimizer of the freezer.
@@ -141,9 +139,8 @@ class SmartFRZ:
             records = OutputRecords(freezer.model, self.probe, rates)
             self._records = IncrementalPredictor(self.predictor, records)
             self._record_cost = probe_cost(freezer, self.probe, self.batch_size)
-        if self.budget is not None:
-            self._plan()  # which fails if the budget does not pay for the probe
-            self._front = self._plan(freezer.costs).protected(freezer.layers)
+        if self.plan is not None:
+            self.plan.attach(freezer, self._record_cost / self.interval)
 
     @property
     def extra_compute(self) -> float:
@@ -152,33 +149,34 @@ class SmartFRZ:
 
     def is_due(self, step: int) -> bool:
         """Whether layers may freeze at this step."""
-        return self._is_planned(step) or self._is_stage(step)
+        return self._is_stage(step) or (self.plan is not None and self.plan.is_due(step))
 
     def layers_to_thaw(self, frozen: Sequence[Layer], step: int) -> list[Layer]:
-        """Returns the layers that the predictor froze too early, each once in a run."""
+        """Returns the layers that the plan thaws, and those that the predictor froze too early."""
+        if self.plan is not None and (thawed := self.plan.layers_to_thaw(frozen, step)):
+            return thawed
         if self._guard is None or not self._is_stage(step):
             return []
         return self._guard.wrongly_frozen(frozen)
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Returns the layers that the predictor or the plan of the budget selects."""
-        if self._freezer is None and (self.budget is not None or self.probe):
+        if self._freezer is None and (self.plan is not None or self.probe):
             raise ValueError(
                 "A budget or a probe needs a Freezer: pass the policy to one before it is called."
             )
-        converged = self._converged(active, step)
-        if self.budget is None:
+        if self.plan is not None and self.total_steps is not None:
+            self.plan.total_steps = self.total_steps
+            if self.plan.trains_head_alone(step):
+                return self.plan.layers_to_freeze(active, step)
+        converged = chosen = self._converged(active, step)
+        if self.plan is None:
             self._warn_if_idle(active, step)
-            chosen = converged
         else:
-            chosen = self._within_budget(active, step, converged)
+            chosen = self.plan.layers_to_freeze(active, step, converged)
         if self._guard is not None:
             self._guard.note_frozen(layer for layer in chosen if layer in converged)
         return chosen
-
-    def _is_planned(self, step: int) -> bool:
-        """Whether the plan of the budget may freeze layers at this step."""
-        return self.budget is not None and (step == 0 or step >= self._release_step)
 
     def _is_stage(self, step: int) -> bool:
         return step % (self.interval * self.records_per_decision) == 0
@@ -207,42 +205,6 @@ class SmartFRZ:
             layer for layer, freeze in zip(candidates, converged.tolist(), strict=True) if freeze
         ]
 
-    def _plan(self, costs: Callable[[Collection[str]], float] | None = None) -> BudgetPlan:
-        assert self._freezer is not None and self.budget is not None
-        assert self.total_steps is not None
-        body = [layer.name for layer in self._freezer.layers if not layer.is_head]
-        return BudgetPlan(costs or self._costs, body, self.total_steps, self.budget)
-
-    def _costs(self, frozen: Collection[str]) -> float:
-        """Returns the cost of a step, with its share of the records while the body trains."""
-        assert self._freezer is not None
-        body = {layer.name for layer in self._freezer.layers if not layer.is_head}
-        share = self._record_cost / self.interval if body.difference(frozen) else 0.0
-        return self._freezer.costs(frozen) + share
-
-    def _within_budget(
-        self, active: Sequence[Layer], step: int, converged: Sequence[Layer]
-    ) -> list[Layer]:
-        """Returns what freezes at a step: the front, what has converged, or all that is left."""
-        assert self._freezer is not None
-        body = [layer for layer in active if not layer.is_head]
-        planned_for = len(body), self.total_steps
-        if planned_for == self._planned_for and not converged and not self._is_planned(step):
-            return []  # the plan is too expensive to be made at every step
-        plan, trains = self._plan(), {layer.name for layer in body}
-        frozen = [name for name in plan.body if name not in trains]
-        if planned_for != self._planned_for:
-            self._planned_for = planned_for
-            self._release_step = plan.release_step(step, self._freezer.compute_spent, frozen)
-        if step >= self._release_step:
-            chosen = trains
-        elif step == 0:
-            chosen = set(self._front)
-        else:
-            names = [layer.name for layer in converged]
-            chosen = set(plan.affordable(step, self._freezer.compute_spent, frozen, names))
-        return [layer for layer in body if layer.name in chosen]
-
     def _warn_if_idle(self, active: Sequence[Layer], step: int) -> None:
         """Warns in the middle of a run of known length if nothing has been frozen by then."""
         total = self.total_steps or (self._freezer and self._freezer.total_steps)
@@ -256,12 +218,15 @@ class SmartFRZ:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the recorded history, and what the guard has seen."""
-        guard = {} if self._guard is None else {"guard": self._guard.state_dict()}
-        return {**self._records.state_dict(), **guard}
+        """Returns the recorded history, the plan, and what the guard has seen."""
+        parts = {"guard": self._guard, "plan": self.plan}
+        states = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {**self._records.state_dict(), **states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._records.load_state_dict(state)
         if self._guard is not None and "guard" in state:
             self._guard.load_state_dict(state["guard"])
+        if self.plan is not None and "plan" in state:
+            self.plan.load_state_dict(state["plan"])

@@ -146,10 +146,11 @@ def test_no_more_layers_freeze_than_leave_no_budget_unspent() -> None:
         assert contribute(freezer, shares, range(6)) == [*frozen]
 
 
-def test_the_front_of_a_pretrained_network_is_frozen_at_step_0() -> None:
-    for model, frozen in ((pretrained_chain(), "01"), (chain(), "")):
-        freezer = started(model, MeasuredContribution(5, 0.58, 100))
-        assert [*train(freezer, range(1), (WIDTH,)).frozen] == [*frozen]
+def test_the_run_follows_the_plan_of_a_budget() -> None:
+    for model, first, second in ((pretrained_chain(), "012345", "01"), (chain(), "", "")):
+        freezer = started(model, MeasuredContribution(20, 0.58, 100))
+        assert [*train(freezer, range(1), (WIDTH,)).frozen] == [*first]
+        assert [*train(freezer, range(1, 10), (WIDTH,)).frozen] == [*second]
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7])

@@ -78,7 +78,7 @@ def test_every_workload_of_the_compute_table_has_the_rows_that_make_sense_there(
         rows.setdefault((config.model, config.dataset), set()).add(method)
     published = {("efficientnet_lite0", "cifar10"), ("efficientnet_lite0", "cifar100")}
     published |= {("minilm", "mrpc"), ("minilm", "cola")}
-    strongest = ("smartfrz", "shorter", "prefix_then_body")
+    strongest = ("smartfrz", "plan", "shorter", "prefix_then_body")
     extra = {f"{name} {compute}%" for name in strongest for compute in (90, 45)}
     extra |= {"prefix_then_body spread 45%"}
     for workload in published:

@@ -116,7 +116,7 @@ def test_the_dashboard_has_its_colour(entries):
 
 def test_controls_are_told_from_methods():
     controls = {name for name, method in METHODS.items() if method.is_control}
-    schedules = {"static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first"}
+    schedules = {"plan", "static_prefix", "prefix_then_body", "paced", "unfreezing", "head_first"}
     others = {"shorter", "similarity", "displacement", "random", "simfreeze", "svcca", "measured"}
     others |= {"frozen_group"}
     assert controls == schedules | others

@@ -1,11 +1,13 @@
 """Tests of SmartFRZ with a compute budget, with stub predictors."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from smartfrz import AttentionPredictor, Freezer, SmartFRZ
+from smartfrz import AttentionPredictor, BudgetPlan, Freezer, SmartFRZ
 
 LAYERS = 8
 
@@ -76,26 +78,68 @@ def test_spends_the_budget_whatever_the_predictor_says(
     assert freezer.compute_spent / 120 == pytest.approx(budget, abs=0.006)
 
 
-def test_the_front_of_a_pretrained_network_is_frozen_at_step_0() -> None:
-    def at_first(freezer: Freezer) -> list[str]:
-        return [*train(freezer, range(1)).frozen]
+def test_the_head_of_a_pretrained_network_trains_alone_at_first_and_its_front_never() -> None:
+    def trained(budget: float, is_pretrained: bool) -> tuple[list[str], list[str], list[str]]:
+        """What is frozen after step 0, at the end of the first phase, and in the second one."""
+        freezer = start(budget, 100, is_pretrained=is_pretrained)
+        frozen = []
+        for steps in (range(1), range(1, 9), range(9, 12)):
+            train(freezer, steps)
+            frozen.append([*freezer.frozen])
+        return tuple(frozen)
 
-    assert at_first(start(0.75, 100)) == []
-    assert at_first(start(0.75, 100, is_pretrained=True)) == ["0", "1"]
-    assert at_first(start(0.58, 100, is_pretrained=True)) == ["0", "1"]
-    assert at_first(start(0.85, 100, is_pretrained=True)) == ["0"]
-    freezer = start(0.75, 100, is_pretrained=True)
-    before = freezer.model[0].weight.clone()
-    train(freezer, range(10))
-    assert torch.equal(freezer.model[0].weight, before)
-    assert not torch.equal(freezer.model[3].weight, chain(is_pretrained=True)[3].weight)
+    body = [str(i) for i in range(LAYERS)]
+    assert trained(0.75, False) == ([], [], [])
+    assert trained(0.58, True) == (body, body, ["0", "1"])
+    assert trained(0.75, True) == (body, body, ["0", "1"])
+    assert trained(0.82, True) == (body, body, ["0"])
+    assert trained(1.0, True) == ([], [], [])
 
 
-def test_all_that_has_not_converged_is_released_together() -> None:
-    freezer = train(start(0.6, 100), range(100))
-    assert len(set(freezer.frozen.values())) == 1 and len(freezer.frozen) == LAYERS
-    (step,) = set(freezer.frozen.values())
-    assert step == pytest.approx(100 * (0.6 - 10 / 27) / (1 - 10 / 27), abs=1.5)
+def test_the_front_keeps_its_weights_and_the_others_train_from_the_second_phase_on() -> None:
+    def weights(freezer: Freezer) -> list[Tensor]:
+        return [layer.weight.detach().clone() for layer in freezer.model]
+
+    freezer = start(0.58, 100, is_pretrained=True)
+    first = weights(freezer)
+    last = weights(train(freezer, range(10)))
+    assert [i for i in range(LAYERS + 1) if not torch.equal(first[i], last[i])] == [LAYERS]
+    last = weights(train(freezer, range(10, 11)))
+    moved = [i for i in range(LAYERS + 1) if not torch.equal(first[i], last[i])]
+    assert moved == [*range(2, LAYERS + 1)]
+
+
+def test_with_the_least_budget_the_head_trains_alone() -> None:
+    least = 10 / 27 + 17 / 2700  # step 0 computes all gradients
+    freezer = train(start(least + 0.001, 100, is_pretrained=True), range(100))
+    assert {step for step, *_ in freezer.events} == {0}
+    assert freezer.compute_spent / 100 == pytest.approx(least, abs=1e-3)
+
+
+def test_all_that_has_not_converged_is_released_from_front_to_back_at_an_even_pace() -> None:
+    steps = train(start(0.6, 100), range(100)).frozen
+    assert [*steps] == [str(i) for i in range(LAYERS)]
+    gaps = {later - earlier for earlier, later in pairwise(steps.values())}
+    assert gaps <= {2, 3, 4}
+    assert steps["7"] - steps["0"] == pytest.approx(20, abs=2)
+
+
+def test_the_plan_alone_does_what_smartfrz_does_with_a_predictor_that_freezes_nothing() -> None:
+    model = chain(is_pretrained=True)
+    optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9)
+    alone = train(Freezer(model, optimizer, BudgetPlan(0.58, 100)), range(100))
+    assert alone.events == train(start(0.58, 100, is_pretrained=True), range(100)).events
+    assert {what for _, what, _ in alone.events} == {"freeze", "thaw"}
+    assert alone.compute_spent / 100 == pytest.approx(0.58, abs=0.003)
+
+
+def test_layers_that_a_user_thaws_are_planned_anew() -> None:
+    freezer = train(start(0.58, 100), range(33))
+    assert 2 < len(freezer.frozen) < LAYERS
+    freezer.thaw([layer for layer in freezer.layers if layer.name in freezer.frozen])
+    train(freezer, range(33, 34))
+    assert len(freezer.frozen) < LAYERS
+    assert train(freezer, range(34, 100)).compute_spent / 100 == pytest.approx(0.58, abs=0.006)
 
 
 def test_what_converges_early_lets_the_others_train_longer() -> None:
@@ -107,7 +151,7 @@ def test_what_converges_early_lets_the_others_train_longer() -> None:
     assert len(early) < LAYERS or len(set(early.values())) > 1
 
 
-@pytest.mark.parametrize("stop", [1, 30, 53, 54, 90])
+@pytest.mark.parametrize("stop", [1, 5, 9, 10, 30, 65, 70, 90])
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_a_resumed_run_equals_an_unbroken_one(stop: int, probability: float) -> None:
     unbroken = train(start(0.7, 100, probability, is_pretrained=True), range(100))
