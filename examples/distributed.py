@@ -6,6 +6,8 @@ what every rank has frozen. On the CPU with gloo; needs no data, no network and 
     torchrun --standalone --nproc-per-node 2 examples/distributed.py
 """
 
+import gc
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -19,6 +21,20 @@ STEPS = 60
 def main() -> None:
     """Trains in this process, and prints on rank 0 what each rank has frozen."""
     dist.init_process_group("gloo")
+    frozen = train()
+    frozen_by_rank: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(frozen_by_rank, frozen)
+    if dist.get_rank() == 0:
+        for rank, layers in enumerate(frozen_by_rank):
+            print(f"rank {rank}, layer and the step at which it froze: {layers}")
+    dist.barrier()
+    # A process may abort at its end if a DDP model still refers to the group (pytorch#190489).
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def train() -> dict[str, int]:
+    """Trains, and returns the step at which each layer froze."""
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Linear(16, 64), nn.ReLU()),
@@ -42,14 +58,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-
-    frozen_by_rank: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(frozen_by_rank, freezer.frozen)
-    if dist.get_rank() == 0:
-        for rank, frozen in enumerate(frozen_by_rank):
-            print(f"rank {rank}, layer and the step at which it froze: {frozen}")
-    dist.barrier()  # the group's threads may abort a process that exits while they are at work
-    dist.destroy_process_group()
+    return freezer.frozen
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Entry point shared by all commands: joins processes, and reports users' mistakes in one line."""
 
+import gc
 import os
 import select
 import sys
@@ -47,6 +48,9 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     finally:
         if dist.is_initialized():
+            # A process may abort at its end if a DDP model still refers to the group
+            # (pytorch#190489): these models are in reference cycles.
+            gc.collect()
             dist.destroy_process_group()
 
 
