@@ -50,10 +50,19 @@ class MeasuredContribution:
     def __init__(self, interval: int, budget: float, total_steps: int, size: int = 1024) -> None:
         self.interval = checked_interval(interval)
         self.plan = BudgetPlan(budget, total_steps)
-        self.total_steps, self.size = total_steps, size
+        self.size = size
         self._indices: dict[str, list[Tensor]] = {}
         self._weights: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, which the plan follows."""
+        return self.plan.total_steps
+
+    @total_steps.setter
+    def total_steps(self, total_steps: int) -> None:
+        self.plan.total_steps = total_steps
 
     def attach(self, freezer: Freezer) -> None:
         """Plans how to spend the budget."""
@@ -70,7 +79,6 @@ class MeasuredContribution:
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Measures all layers, and returns those that freeze."""
-        self.plan.total_steps = self.total_steps
         self._measure(active)
         chosen: list[Layer] = []
         if step % self.interval == 0 and not self.plan.trains_head_alone(step):

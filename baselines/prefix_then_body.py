@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from baselines.scheduled import Scheduled
+from smartfrz.policies import even_pace
 
 
 class PrefixThenBody(Scheduled):
@@ -43,8 +44,8 @@ class PrefixThenBody(Scheduled):
         last = max(1, len(self._body) - self._front - 1)
 
         def step(index: int) -> int:
-            moment = position + self.spread * (position - 1 + (index - self._front) / last)
-            return math.floor(min(max(moment, 0), 1) * self.total_steps)
+            place = max(0, index - self._front) / last
+            return math.floor(even_pace(position, self.spread, place) * self.total_steps)
 
         return {name: 0 if i < self._front else step(i) for i, name in enumerate(self._body)}
 

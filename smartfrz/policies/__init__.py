@@ -8,7 +8,7 @@ from smartfrz.policies.budget_plan import BudgetPlan
 from smartfrz.policies.comparison import PeriodicComparison
 from smartfrz.policies.gathered import Gathered
 from smartfrz.policies.intervals import checked_interval
-from smartfrz.policies.pacing import check_compute, meet_compute, schedule_compute
+from smartfrz.policies.pacing import check_compute, even_pace, meet_compute, schedule_compute
 from smartfrz.policies.protocol import Policy
 from smartfrz.policies.similarity_guided import SimilarityGuided
 from smartfrz.policies.smartfrz import SmartFRZ
@@ -22,6 +22,7 @@ __all__ = [
     "SmartFRZ",
     "check_compute",
     "checked_interval",
+    "even_pace",
     "meet_compute",
     "schedule_compute",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartfrz.initialisation import is_pretrained
 from smartfrz.layers import Layer
-from smartfrz.policies.pacing import check_compute, meet_compute
+from smartfrz.policies.pacing import check_compute, even_pace, meet_compute
 
 if TYPE_CHECKING:
     from smartfrz.freezer import Freezer
@@ -17,7 +17,7 @@ PROTECTED = 0.75
 HEAD_FIRST = 0.1
 """The part of a run in which the head of a pretrained network trains alone, at most."""
 
-SPREAD = 0.2
+SPREAD = 0.4
 """The part of a run over which the body is released, if all of it trained from the first step."""
 
 
@@ -193,8 +193,7 @@ class BudgetPlan:
         """Returns the step at which a layer is released, which grows with a position in [0, 1]."""
         first = len(self._front)
         place = max(0, self._body.index(name) - first) / max(1, len(self._body) - first - 1)
-        moment = position + SPREAD * (position - 1 + place)
-        return math.floor(min(max(moment, 0.0), 1.0) * self.total_steps)
+        return math.floor(even_pace(position, SPREAD, place) * self.total_steps)
 
     def _affordable(self, step: int, due: Sequence[str], early: Sequence[str]) -> list[str]:
         """Returns the first layers that can freeze early without leaving budget unspent.

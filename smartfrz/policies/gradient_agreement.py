@@ -10,6 +10,7 @@ from smartfrz.policies.gradient_samples import PAIRS
 _SIGNIFICANT = 4.0
 _FALLEN = 1 / 3
 _IN_A_ROW = 3
+_NEWEST = 1 / 3
 
 
 class GradientAgreement:
@@ -45,18 +46,20 @@ class GradientAgreement:
         if len(finite) < PAIRS / 2:
             return
         mean, error = fmean(finite), stdev(finite) / math.sqrt(len(finite))
-        self._mean = mean if math.isnan(self._mean) else (self._mean + mean) / 2
+        before = mean if math.isnan(self._mean) else self._mean
+        self._mean = before + _NEWEST * (mean - before)
         if mean > _SIGNIFICANT * error:
             self._peak = max(self._peak, self._mean)
-        is_low = self._peak > 0 and self._mean <= _FALLEN * self._peak
+        is_low = self._peak > 0 and self._mean + error <= _FALLEN * self._peak
         self._low = self._low + 1 if is_low else 0
 
     @property
     def has_fallen(self) -> bool:
         """Whether the agreement has been at most a third of its peak for several records.
 
-        It is a running mean, of which the newest record makes up half. False without a peak that
-        differs significantly from zero.
+        It is a running mean, of which the newest record makes up a third, and lies below the bound
+        by a standard error of that record. False without a peak that differs significantly from
+        zero.
         """
         return self._low >= _IN_A_ROW
 

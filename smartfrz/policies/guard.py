@@ -10,13 +10,17 @@ from smartfrz.policies.gradient_agreement import GradientAgreement
 from smartfrz.policies.gradient_samples import GradientSamples
 
 _GROWN = 4.0
+_SHRUNK = 0.5
+_RECORDS = 3
 
 
 class Guard:
     """Tells when it is too early to freeze, and which decisions were wrong.
 
     It is too early while the gradients of successive batches have not agreed and stopped agreeing
-    again, see `GradientAgreement`. A layer is thawed, once, if the heads' gradients have since
+    again, see `GradientAgreement`, and while the loss still falls to a fraction: the heads'
+    gradients have less than half of the norm that they had after two thirds of the steps so far.
+    A layer is thawed, once, if the heads' gradients have since
     grown to four times their norm, as after a change of the task; the layer freezes again only
     after another peak of the agreement.
 
@@ -33,6 +37,7 @@ class Guard:
         self._samples = GradientSamples(interval)
         self._agreement = GradientAgreement()
         self._norm = math.nan  # root mean square over the steps before the last decision
+        self._past_norms: list[float] = []
         self._norms: dict[str, float] = {}
         self._thawed: list[str] = []
 
@@ -46,11 +51,20 @@ class Guard:
         finite = [each for each in squares if math.isfinite(each)]  # with a GradScaler
         if finite:
             self._norm = math.sqrt(fmean(finite))
+            self._past_norms.append(self._norm)
 
     @property
     def permits_freezing(self) -> bool:
         """Whether something has been learned, and learning has slowed down."""
-        return self._agreement.has_fallen
+        return self._agreement.has_fallen and not self._is_shrinking
+
+    @property
+    def _is_shrinking(self) -> bool:
+        past = self._past_norms
+        end = 2 * len(past) // 3 + 1
+        if end < _RECORDS:
+            return False
+        return fmean(past[-_RECORDS:]) < _SHRUNK * fmean(past[end - _RECORDS : end])
 
     def note_frozen(self, layers: Iterable[Layer]) -> None:
         """Remembers the heads' gradients for layers that freeze now."""
@@ -76,6 +90,7 @@ class Guard:
             "samples": self._samples.state_dict(),
             "agreement": self._agreement.state_dict(),
             "norm": self._norm,
+            "past_norms": list(self._past_norms),
             "norms": dict(self._norms),
             "thawed": list(self._thawed),
         }
@@ -85,4 +100,5 @@ class Guard:
         self._samples.load_state_dict(state["samples"])
         self._agreement.load_state_dict(state["agreement"])
         self._norm, self._norms = state["norm"], dict(state["norms"])
+        self._past_norms = list(state["past_norms"])
         self._thawed = list(state["thawed"])

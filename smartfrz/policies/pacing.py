@@ -40,6 +40,21 @@ def schedule_compute(
     return compute_spent(events, total_steps, costs) / total_steps
 
 
+def even_pace(position: float, spread: float, place: float) -> float:
+    """Returns when a layer freezes if layers freeze from front to back at an even pace.
+
+    Args:
+        position: from 0, with which all layers freeze at the start, to 1, with which none does. In
+            between, what lies before the start or after the end of the run is cut off.
+        spread: the part of the run between the first layer's moment and the last layer's.
+        place: the layer's place, from 0 for the first layer to 1 for the last.
+
+    Returns:
+        The moment, in parts of the run, from 0 to 1.
+    """
+    return min(max(position + spread * (position - 1 + place), 0.0), 1.0)
+
+
 def meet_compute(
     compute: float,
     schedules: Callable[[float], Mapping[str, int]],

@@ -119,11 +119,23 @@ class SmartFRZ:
         self.plan = (
             None if budget is None or total_steps is None else BudgetPlan(budget, total_steps)
         )
-        self.total_steps = total_steps
+        self._total_steps = total_steps
         self._records = IncrementalPredictor(predictor)
         self._guard = Guard(self.interval * records_per_decision) if guard else None
         self._freezer: Freezer | None = None
         self._record_cost = 0.0
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole run, if known; the plan follows it."""
+        return self._total_steps if self.plan is None else self.plan.total_steps
+
+    @total_steps.setter
+    def total_steps(self, total_steps: int) -> None:
+        if self.plan is None:
+            self._total_steps = total_steps
+        else:
+            self.plan.total_steps = total_steps
 
     def attach(self, freezer: "Freezer") -> None:
         """Plans how to spend the budget, and takes the model and the optimizer of the freezer.
@@ -165,10 +177,8 @@ class SmartFRZ:
             raise ValueError(
                 "A budget or a probe needs a Freezer: pass the policy to one before it is called."
             )
-        if self.plan is not None and self.total_steps is not None:
-            self.plan.total_steps = self.total_steps
-            if self.plan.trains_head_alone(step):
-                return self.plan.layers_to_freeze(active, step)
+        if self.plan is not None and self.plan.trains_head_alone(step):
+            return self.plan.layers_to_freeze(active, step)
         converged = chosen = self._converged(active, step)
         if self.plan is None:
             self._warn_if_idle(active, step)

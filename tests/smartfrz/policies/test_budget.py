@@ -120,8 +120,8 @@ def test_all_that_has_not_converged_is_released_from_front_to_back_at_an_even_pa
     steps = train(start(0.6, 100), range(100)).frozen
     assert [*steps] == [str(i) for i in range(LAYERS)]
     gaps = {later - earlier for earlier, later in pairwise(steps.values())}
-    assert gaps <= {2, 3, 4}
-    assert steps["7"] - steps["0"] == pytest.approx(20, abs=2)
+    assert gaps <= {5, 6, 7}
+    assert steps["7"] - steps["0"] == pytest.approx(40, abs=2)
 
 
 def test_the_plan_alone_does_what_smartfrz_does_with_a_predictor_that_freezes_nothing() -> None:
@@ -153,9 +153,13 @@ def test_what_converges_early_lets_the_others_train_longer() -> None:
 
 @pytest.mark.parametrize("stop", [1, 5, 9, 10, 30, 65, 70, 90])
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_a_resumed_run_equals_an_unbroken_one(stop: int, probability: float) -> None:
-    unbroken = train(start(0.7, 100, probability, is_pretrained=True), range(100))
-    stopped = train(start(0.7, 100, probability, is_pretrained=True), range(stop))
+@pytest.mark.parametrize("is_pretrained", [False, True])
+def test_a_resumed_run_equals_an_unbroken_one(
+    stop: int, probability: float, is_pretrained: bool
+) -> None:
+    unbroken = train(start(0.7, 100, probability, is_pretrained=is_pretrained), range(100))
+    stopped = train(start(0.7, 100, probability, is_pretrained=is_pretrained), range(stop))
+    # The weights that a run resumes from look pretrained, even if it began from scratch.
     resumed = start(0.7, 100, probability, is_pretrained=True)
     resumed.model.load_state_dict(stopped.model.state_dict())
     resumed.optimizer.load_state_dict(stopped.optimizer.state_dict())
