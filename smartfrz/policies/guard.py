@@ -20,9 +20,8 @@ class Guard:
     It is too early while the gradients of successive batches have not agreed and stopped agreeing
     again, see `GradientAgreement`, and while the loss still falls to a fraction: the heads'
     gradients have less than half of the norm that they had after two thirds of the steps so far.
-    A layer is thawed, once, if the heads' gradients have since
-    grown to four times their norm, as after a change of the task; the layer freezes again only
-    after another peak of the agreement.
+    A layer is thawed, once, if the heads' gradients have since grown to four times their norm, as
+    after a change of the task; the layer freezes again only after another peak of the agreement.
 
     It reads gradients in eight steps before each decision, of a few weights of a few layers, see
     `GradientSamples`, and waits for a GPU at the decision only. If a `GradScaler` scales them, they
