@@ -18,7 +18,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from lightning.pytorch import LightningModule
 from torch import nn
+from transformers import TrainingArguments
 
 import baselines
 import smartfrz
@@ -136,8 +138,28 @@ def frozen_layers_are_thawed(names: Names) -> None:
     assert names["model"].conv1.weight.requires_grad
 
 
+def the_trainer_freezes(names: Names) -> None:
+    freezer = names["callback"].freezer
+    assert freezer.frozen
+    assert freezer.compute_spent / freezer.total_steps == pytest.approx(0.7, abs=0.03)
+
+
+def the_callback_makes_a_plan(names: Names) -> None:
+    policy = names["callback"]._make_policy(20)
+    assert isinstance(policy, smartfrz.BudgetPlan) and policy.total_steps == 20
+
+
+def micro_batches_are_no_steps(names: Names) -> None:
+    assert names["freezer"].steps == 1  # of three micro-batches, two make a step
+    assert names["freezer"] in names["accelerator"]._custom_objects
+
+
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
+    "docs/trainers.md": [
+        *(the_trainer_freezes, the_callback_makes_a_plan),
+        *(the_trainer_freezes, micro_batches_are_no_steps),
+    ],
     "docs/freeze.md": [
         *(
             loop_ran,
@@ -172,11 +194,30 @@ class Net(nn.Module):
         self.relu = nn.ReLU()
         self.aux, self.head = nn.Linear(8, 2), nn.Linear(8, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x))).mean((2, 3))
         aux = self.aux(x)
-        return self.head(x) + 0.1 * aux
+        out = self.head(x) + 0.1 * aux
+        return out if labels is None else {"loss": nn.functional.cross_entropy(out, labels)}
+
+
+class Module(LightningModule):
+    """The same network in Lightning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self.net(*batch)["loss"]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Loader(list[Any]):
+    """A list of batches; Lightning takes a plain list for several data loaders."""
 
 
 def train_step(names: Names) -> None:
@@ -189,19 +230,25 @@ def train_step(names: Names) -> None:
 
 
 @pytest.fixture
-def names(tmp_path: Path) -> Iterator[Names]:
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     """The names that code blocks take for granted."""
+    monkeypatch.chdir(tmp_path)  # Lightning writes checkpoints
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     policy = Scripted({1: ["conv1"]})
     images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1])
     found: Names = {
         **{"model": model, "optimizer": optimizer, "policy": policy, "device": "cpu"},
-        **{"loader": [(images, labels)] * 3, "loss_fn": nn.CrossEntropyLoss()},
+        **{"loader": Loader([(images, labels)] * 3), "loss_fn": nn.CrossEntropyLoss()},
         **{"numbered_loader": [([0, 1, 2, 3], images, labels)] * 5, "example_inputs": images},
         **{"freezer": smartfrz.Freezer(model, optimizer, policy), "total_steps": 20},
         **{"file": tmp_path / "checkpoint.pt", "rates": [], "start": model.head.weight.clone()},
     }
+    found["args"] = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=20, report_to="none", use_cpu=True
+    )
+    found["train_dataset"] = [{"x": each, "labels": y} for each in images for y in labels]
+    found["module"] = Module()
     found["train_step"] = lambda: train_step(found)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield found
@@ -275,7 +322,9 @@ def test_a_command_exists(page: str, command: str):
         planned = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True)
         assert planned.returncode == 0, planned.stderr
     elif words[:2] == ["pip", "install"]:
-        assert (ROOT / words[2] / "pyproject.toml").exists()
+        folder, _, extra = words[2].partition("[")
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        assert not extra or extra.rstrip("]") in project["optional-dependencies"]
     elif words[1:3] == ["-m", "pytest"]:
         settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
         markers = {marker.split(":")[0] for marker in settings["ini_options"]["markers"]}

@@ -25,7 +25,9 @@ LIBRARY = [
     {"predictor", "watches", "cost", "decisions"},
     {"freezer"},
     {"policies", "feature_cache"},
+    {"integrations"},
 ]
+TRAINERS = {"transformers", "lightning"}
 # Packages of the harness that must not know of others.
 NEVER = {
     "data": {"models", "runs", "tables", "predictor", "evidence", "studies", "reporting"},
@@ -41,7 +43,8 @@ import pkgutil, sys
 from importlib import import_module
 import smartfrz, torch
 for module in pkgutil.walk_packages(smartfrz.__path__, "smartfrz."):
-    import_module(module.name)
+    if module.name not in ("smartfrz.integrations.transformers", "smartfrz.integrations.lightning"):
+        import_module(module.name)
 
 class First:
     def layers_to_freeze(self, active, step):
@@ -158,8 +161,23 @@ def test_every_package_says_what_it_is_for():
 def test_the_library_itself_imports_four_packages():
     known = {"smartfrz", "torch", "numpy", "safetensors", "huggingface_hub"}
     allowed = known | sys.stdlib_module_names
-    imported = [(file, name) for file in files_of("smartfrz") for name in imports_of(file)]
+    files = [file for file in files_of("smartfrz") if integrated(file) not in TRAINERS]
+    imported = [(file, name) for file in files for name in imports_of(file)]
     assert [(f, name) for f, name in imported if name.split(".")[0] not in allowed] == []
+
+
+def integrated(file: Path) -> str:
+    """The trainer that a module of ``smartfrz.integrations`` is for."""
+    return file.stem if file.parent.name == "integrations" else ""
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_integration_imports_its_own_trainer_alone(trainer: str):
+    file = ROOT / f"smartfrz/integrations/{trainer}.py"
+    imported = {name.partition(".")[0] for name in imports_of(file)}
+    assert imported - sys.stdlib_module_names == {"smartfrz", "torch", trainer}
+    for each in [file for package in ORDER for file in files_of(package)]:
+        assert f"smartfrz.integrations.{trainer}" not in set(imports_of(each))
 
 
 def test_using_the_library_loads_nothing_heavy():

@@ -42,6 +42,7 @@ class InputGradients:
         self.are_computed = False
         self._is_reentrant: bool | None = None  # unknown
         self._handles: list[Any] = []
+        self._inputs: set[Node] = set()
         # Without such hooks there is nothing to learn before the first freeze, and in compiled code
         # each watch costs a compilation.
         if _hooks(model):
@@ -53,7 +54,11 @@ class InputGradients:
         self._remove_hooks()
         self._reached_input = self._reached_other = False
         if self.model._compiled_call_impl is None:
-            self._handles = [self.model.register_forward_hook(self._note, with_kwargs=True)]
+            # Modules may add their outputs to the inputs, as those of sentence-transformers do.
+            self._handles = [
+                self.model.register_forward_pre_hook(self._note_inputs, with_kwargs=True),
+                self.model.register_forward_hook(self._note),
+            ]
             # Called by TorchScript, which would compile the hook.
             vars(self.model)["__prepare_scriptable__"] = self._unwatched
 
@@ -88,17 +93,20 @@ class InputGradients:
     def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._inputs = [], set()
         vars(self.model).pop("__prepare_scriptable__", None)
 
     def _unwatched(self) -> nn.Module:
         self._end()
         return self.model
 
-    def _note(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled():
+    def _note_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._inputs = _nodes_of((args, kwargs)) if _builds_graph(module) else set()
+
+    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not _builds_graph(module):
             return
-        inputs = _nodes_of((args, kwargs))
+        inputs, self._inputs = self._inputs, set()
         graph = _graph(_nodes_of(output), inputs)
         self._reached_input |= not inputs.isdisjoint(graph)
         leaves = (getattr(node, "variable", None) for node in graph - inputs)  # AccumulateGrad
@@ -111,6 +119,11 @@ class InputGradients:
         )
         is_reentrant = any("Checkpoint" in node.name() for node in graph)
         self._is_reentrant = bool(self._is_reentrant) or is_reentrant
+
+
+def _builds_graph(module: nn.Module) -> bool:
+    """Whether a forward pass builds a graph that can be searched."""
+    return not torch.compiler.is_compiling() and module.training and torch.is_grad_enabled()
 
 
 def _nodes_of(values: Any) -> set[Node]:

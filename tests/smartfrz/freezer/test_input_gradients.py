@@ -228,6 +228,26 @@ def test_no_gradient_of_the_inputs():
     check_budget(Net(), requires_grad=False)
 
 
+class AddingToTheInputs(Net):
+    """Adds its output to the dictionary of its inputs and returns that, as modules of
+    sentence-transformers do."""
+
+    def forward(self, features: Any) -> Any:
+        if isinstance(features, Tensor):  # when the layers are found
+            return super().forward(features)
+        features["out"] = super().forward(features["x"])
+        return features
+
+
+def test_outputs_that_a_model_adds_to_its_inputs_are_no_inputs():
+    net = AddingToTheInputs()
+    freezer = freezer_of_net(net)
+    for _ in range(5):
+        net({"x": torch.randn(2, 4)})["out"].square().mean().backward()
+        update(freezer)
+    assert freezer.frozen and not freezer.input_gradients_are_computed
+
+
 def test_inputs_that_require_a_gradient_receive_it_and_are_counted():
     check_budget(Net(), requires_grad=True)
 
