@@ -2,6 +2,7 @@
 
 from smartfrz.cka import linear_cka
 from smartfrz.cost import ComputeBudget
+from smartfrz.estimation import Estimate, estimate
 from smartfrz.feature_cache import FeatureCache
 from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer, find_layers
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionPredictor",
     "BudgetPlan",
     "ComputeBudget",
+    "Estimate",
     "FeatureCache",
     "Freezer",
     "Gathered",
@@ -22,6 +24,7 @@ __all__ = [
     "SimilarityGuided",
     "SmartFRZ",
     "__version__",
+    "estimate",
     "find_layers",
     "fold_batch_norms",
     "linear_cka",

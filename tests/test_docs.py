@@ -47,6 +47,11 @@ def aux_is_a_head(names: Names) -> None:
     assert heads == {"aux", "head"}
 
 
+def savings_are_estimated(names: Names) -> None:
+    assert [*names["estimated"].times] == [0.5, 0.7, 0.9]
+    assert "time of the run" in str(names["estimated"])
+
+
 def threshold_is_set(names: Names) -> None:
     assert names["policy"].threshold == 0.3 != names["policy"].predictor.threshold
 
@@ -164,6 +169,7 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
         *(
             loop_ran,
             aux_is_a_head,
+            savings_are_estimated,
             threshold_is_set,
             the_budget_is_spent,
             the_plan_alone_spends_the_budget,

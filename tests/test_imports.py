@@ -25,7 +25,7 @@ LIBRARY = [
     {"predictor", "watches", "cost", "decisions"},
     {"freezer"},
     {"policies", "feature_cache"},
-    {"integrations"},
+    {"integrations", "estimation"},
 ]
 TRAINERS = {"transformers", "lightning"}
 # Packages of the harness that must not know of others.
