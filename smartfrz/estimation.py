@@ -194,8 +194,10 @@ def _interpolated(cost: float, steps: Sequence[FrozenStep]) -> float:
 
 
 def _remarks(freezer: Freezer, steps: Sequence[FrozenStep], inputs: Inputs) -> list[str]:
-    found = []
     first, last = steps[0], steps[-1]
+    if first.gradients == last.gradients:
+        return ["There is no layer to freeze but heads."]
+    found = []
     if any(each.requires_grad for each in _tensors(inputs)):
         found.append(
             "The inputs require a gradient: the backward pass runs through frozen layers to them."
@@ -214,8 +216,6 @@ def _remarks(freezer: Freezer, steps: Sequence[FrozenStep], inputs: Inputs) -> l
             "other than compute, such as the launches of small kernels. Larger batches or "
             "torch.compile help."
         )
-    if first.gradients == last.gradients:
-        found.append("There is no layer to freeze but heads.")
     return found
 
 

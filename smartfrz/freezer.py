@@ -24,9 +24,12 @@ from smartfrz.layers import (
 )
 from smartfrz.optimizers import check_supported
 from smartfrz.sharding import check_not_flattened, reshard, sharded_modules
+from smartfrz.summary import plot, table
 from smartfrz.watches import Watches
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from smartfrz.policies.protocol import Policy
 
 
@@ -108,6 +111,21 @@ class Freezer:
         attach = getattr(policy, "attach", None)
         if attach is not None:
             attach(self)
+
+    def __str__(self) -> str:
+        """A table of the layers: size, share of the forward pass, state, last probability."""
+        return table(self)
+
+    def plot(self) -> "Figure":
+        """Draws the layers' probabilities and freezes over time, and the compute spent.
+
+        Returns:
+            The figure; ``figure.savefig("freezing.png")`` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return plot(self)
 
     @property
     def steps(self) -> int:

@@ -76,6 +76,11 @@ def a_prefix_is_planned(names: Names) -> None:
     assert freezer.compute_spent / steps == pytest.approx(0.75, abs=0.5 / steps)
 
 
+def a_run_is_shown(names: Names) -> None:
+    assert Path("freezing.png").read_bytes().startswith(b"\x89PNG")
+    assert "0 of 4 layers are frozen" in str(names["freezer"])
+
+
 def freeze_out_trains(names: Names) -> None:
     train_step(names)
     assert len({group["lr"] for group in names["optimizer"].param_groups}) == 1
@@ -176,7 +181,7 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
             a_prefix_is_planned,
             freeze_out_trains,
         ),
-        *(rate_follows_the_budget, modules_keep_less, features_are_cached),
+        *(a_run_is_shown, rate_follows_the_budget, modules_keep_less, features_are_cached),
         *(wrapped_model_freezes, sharded_model_freezes),
         *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
     ],

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from smartfrz.cost.flops import training_flops
+from smartfrz.cost.flops import forward_macs, training_flops
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Call, Inputs, Source, trace, trace_with_guessed_inputs
 from smartfrz.layers import Layer
@@ -69,6 +69,22 @@ class StepCosts:
                 raise ValueError(f"The model has no layers {unknown}: it has {[*self._params]}.")
             self._known[key] = self._flops(*key) / self._flops(frozenset(), input_gradients)
         return self._known[key]
+
+    def share(self, name: str) -> float:
+        """Returns the share of the forward pass that a layer's own products take.
+
+        Args:
+            name: the name of a layer.
+        """
+        own = {id(param) for param in self._params[name]}
+        macs = sum(
+            product.macs
+            for call in self._calls
+            for product in call.products
+            if not product.is_norm
+            and any(id(source) in own for operand in product.operands for source in operand)
+        )
+        return macs / max(1, forward_macs(self._calls))
 
     @property
     def forward(self) -> float:

@@ -73,6 +73,9 @@ class SmartFRZ:
         batch_size: the number of examples of an optimizer step, in all processes together. With a
             probe it is required: it says what an example of the probe costs, in steps.
 
+    Attributes:
+        probabilities: the step of each decision with the probability of each layer by name.
+
     Raises:
         ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, the
             predictor needs a probe and there is none, or the other way round, a probe was given
@@ -122,6 +125,7 @@ class SmartFRZ:
         self._total_steps = total_steps
         self._records = IncrementalPredictor(predictor)
         self._guard = Guard(self.interval * records_per_decision) if guard else None
+        self.probabilities: list[tuple[int, dict[str, float]]] = []
         self._freezer: Freezer | None = None
         self._record_cost = 0.0
 
@@ -203,9 +207,12 @@ class SmartFRZ:
         self._records.record(candidates)
         if not self._is_stage(step):
             return []
+        probabilities = self._records.freeze_probability()
+        names = [layer.name for layer in candidates]
+        self.probabilities.append((step, dict(zip(names, probabilities.tolist(), strict=True))))
         if self._guard is not None and not self._guard.permits_freezing:
             return []
-        converged = self._records.freeze_probability() > self.threshold
+        converged = probabilities > self.threshold
         converged &= self._records.counts >= self.min_records
         converged &= self._records.history.has_moved
         converged = converged[deciding_layers(candidates)]
@@ -231,11 +238,16 @@ class SmartFRZ:
         """Returns the recorded history, the plan, and what the guard has seen."""
         parts = {"guard": self._guard, "plan": self.plan}
         states = {name: part.state_dict() for name, part in parts.items() if part is not None}
-        return {**self._records.state_dict(), **states}
+        return {
+            **self._records.state_dict(),
+            **states,
+            "probabilities": [(step, dict(values)) for step, values in self.probabilities],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._records.load_state_dict(state)
+        self.probabilities = [(step, dict(values)) for step, values in state["probabilities"]]
         if self._guard is not None and "guard" in state:
             self._guard.load_state_dict(state["guard"])
         if self.plan is not None and "plan" in state:

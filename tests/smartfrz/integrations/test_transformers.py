@@ -145,10 +145,10 @@ def test_it_trains_like_a_plain_loop(tmp_path):
         (bert, {}),
         (resnet, {}),
         (bert, {"gradient_accumulation_steps": 2}),
-        (bert, {"bf16": True}),
-        (bert, {"gradient_checkpointing": True}),
         (bert, {"restore_callback_states_from_checkpoint": True}),
-        (resnet, {"max_grad_norm": 0, "optim": "sgd"}),
+        pytest.param(bert, {"bf16": True}, marks=pytest.mark.slow),
+        pytest.param(bert, {"gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(resnet, {"max_grad_norm": 0, "optim": "sgd"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.__name__ if callable(value) else next(iter(value), "usual"),
 )

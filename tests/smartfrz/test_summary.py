@@ -1,0 +1,130 @@
+"""Tests of a freezer's table and picture."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from smartfrz import AttentionPredictor, Freezer, SmartFRZ
+from tests.helpers.scripted import Scripted
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def trained(policy: Any, steps: int = 12) -> Freezer:
+    net = network()
+    freezer = Freezer(net, SGD(net.parameters(), lr=0.1), policy)
+    go_on(freezer, steps)
+    return freezer
+
+
+def go_on(freezer: Freezer, steps: int) -> None:
+    for step in range(steps):
+        torch.manual_seed(step)
+        freezer.model(torch.randn(4, 4)).square().mean().backward()
+        freezer.step()
+        freezer.optimizer.step()
+        freezer.optimizer.zero_grad()
+
+
+def smartfrz(**settings: Any) -> SmartFRZ:
+    predictor = AttentionPredictor.from_pretrained()
+    return SmartFRZ(predictor, 2, threshold=0.0, min_records=3, **settings)
+
+
+def rows_of(freezer: Freezer) -> dict[str, list[str]]:
+    header, *rows, _ = str(freezer).splitlines()
+    starts = [header.index(word) for word in ("layer", "parameters")]
+    assert starts[0] == 0
+    return {row.split()[0]: row.split()[1:] for row in rows}
+
+
+def test_the_table_of_a_run():
+    freezer = trained(Scripted({3: ["0"]}))
+    assert rows_of(freezer) == {
+        "0": ["40", "28.6%", "frozen", "3"],
+        "2": ["72", "57.1%", "trains"],
+        "4": ["18", "14.3%", "head"],
+    }
+    spent = (4 + 8 * freezer.costs(["0"])) / 12
+    last = f"1 of 3 layers are frozen at step 12; compute so far: {spent:.2f} of full training's"
+    assert str(freezer).splitlines()[-1] == last
+
+
+def test_the_table_shows_the_last_probabilities():
+    policy = smartfrz(guard=False)
+    freezer = trained(policy)
+    steps = [step for step, _ in policy.probabilities]
+    assert steps == sorted(steps) and steps[0] == 0
+    assert all(0 <= value <= 1 for _, values in policy.probabilities for value in values.values())
+    last = policy.probabilities[-1][1]
+    assert last
+    for name, cells in rows_of(freezer).items():
+        assert (cells[-1] == f"{last[name]:.2f}") if name in last else True
+
+
+def test_probabilities_are_shown_while_the_guard_postpones_decisions():
+    policy = smartfrz()
+    freezer = trained(policy)
+    assert not freezer.frozen and len(policy.probabilities) == 6
+
+
+def test_a_resumed_run_has_the_earlier_probabilities():
+    first = trained(smartfrz(guard=False), steps=6)
+    again = trained(smartfrz(guard=False), steps=0)
+    again.load_state_dict(first.state_dict())
+    assert again.policy is not None and first.policy is not None
+    assert again.policy.probabilities == first.policy.probabilities != []  # type: ignore[attr-defined]
+
+
+class Unguessable(nn.Module):
+    """Takes a dictionary: no inputs can be guessed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.net(batch["x"])
+
+
+def test_where_the_compute_cannot_be_counted_it_is_left_out():
+    from smartfrz import find_layers
+
+    model = Unguessable()
+    layers = find_layers(model, ({"x": torch.zeros(1, 4)},))
+    freezer = Freezer(model, SGD(model.parameters(), lr=0.1), None, layers)
+    assert rows_of(freezer)["net.2"] == ["72", "trains"]
+    assert str(freezer).splitlines()[-1] == "0 of 3 layers are frozen at step 0"
+
+
+@pytest.mark.parametrize("policy", [lambda: Scripted({3: ["0"]}), lambda: smartfrz(guard=False)])
+def test_the_picture_of_a_run(policy: Callable[[], Any]):
+    freezer = trained(policy())
+    freezer.thaw([layer for layer in freezer.layers if layer.name == "0"])
+    above, below = freezer.plot().axes[:2]
+    assert [label.get_text() for label in above.get_yticklabels()] == ["0", "2"]
+    marked = {each.get_label(): len(each.get_offsets()) for each in above.collections[-2:]}
+    assert marked == {"freeze": sum(e[1] == "freeze" for e in freezer.events), "thaw": 1}
+    has_map = len(above.collections) == 3
+    assert has_map == bool(getattr(freezer.policy, "probabilities", ()))
+    steps, spent = below.lines[0].get_data()
+    assert (steps[0], steps[-1], spent[0]) == (0, 12, 0)
+    assert spent[-1] == pytest.approx(freezer.compute_spent)
+
+
+def test_before_the_first_step_there_is_a_picture_too():
+    assert trained(smartfrz(), steps=0).plot().axes
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        trained(None).plot()
