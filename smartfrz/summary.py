@@ -20,7 +20,9 @@ def table(freezer: "Freezer") -> str:
     guessed, or if it is sharded and has not been counted yet, which all processes would have to do.
     """
     shares = _shares(freezer)
-    probabilities = _decisions(freezer)[-1][1] if _decisions(freezer) else {}
+    probabilities: dict[str, float] = {}
+    for _, values in _decisions(freezer):
+        probabilities |= values
     since = {name: step for step, _, name in freezer.events}
     rows: list[Sequence[str]] = [_HEADER]
     for layer in freezer.layers:
@@ -65,8 +67,8 @@ def _draw_probabilities(axes: Any, freezer: "Freezer", names: Sequence[str]) -> 
     row = {name: number for number, name in enumerate(names)}
     decisions = [(step, values) for step, values in _decisions(freezer) if values]
     if decisions:
-        ends = [*(step for step, _ in decisions[1:]), max(freezer.steps, decisions[-1][0] + 1)]
-        edges = [decisions[0][0], *ends]
+        starts = [step for step, _ in decisions]
+        edges = [*starts, 2 * starts[-1] - starts[-2] if len(starts) > 1 else starts[-1] + 1]
         cells = [[values.get(name, float("nan")) for _, values in decisions] for name in names]
         rows = [number - 0.5 for number in range(len(names) + 1)]
         mesh = axes.pcolormesh(edges, rows, cells, vmin=0, vmax=1, cmap="cividis")
