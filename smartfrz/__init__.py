@@ -6,7 +6,13 @@ from smartfrz.estimation import Estimate, estimate
 from smartfrz.feature_cache import FeatureCache
 from smartfrz.freezer import Freezer
 from smartfrz.layers import Layer, find_layers
-from smartfrz.memory import fold_batch_norms, restore_memory, save_memory, unfold_batch_norms
+from smartfrz.memory import (
+    detach_tied_embeddings,
+    fold_batch_norms,
+    restore_memory,
+    save_memory,
+    unfold_batch_norms,
+)
 from smartfrz.policies import BudgetPlan, Gathered, Policy, SimilarityGuided, SmartFRZ
 from smartfrz.predictor import AttentionPredictor
 from smartfrz.version import __version__
@@ -24,6 +30,7 @@ __all__ = [
     "SimilarityGuided",
     "SmartFRZ",
     "__version__",
+    "detach_tied_embeddings",
     "estimate",
     "find_layers",
     "fold_batch_norms",

@@ -21,6 +21,8 @@ from smartfrz.policies import BudgetPlan
 
 _ROUNDS = 7
 _PLANNED_STEPS = 100
+_LEAST_TIED = 0.6
+"""Without weight gradients a step costs two thirds; without a backward pass, a third."""
 _WASTED = 0.75
 """The share of the compute saved below which the time saved is remarked upon."""
 
@@ -202,11 +204,11 @@ def _remarks(freezer: Freezer, steps: Sequence[FrozenStep], inputs: Inputs) -> l
         found.append(
             "The inputs require a gradient: the backward pass runs through frozen layers to them."
         )
-    if freezer.layers[0].is_head:
+    if freezer.layers[0].is_head and last.compute > _LEAST_TIED:
         found.append(
             f"The first layer, {freezer.layers[0].name}, is a head and always trains, as an "
             "embedding that shares its weights with the head does: the backward pass runs to the "
-            "front, and freezing saves weight gradients only."
+            "front, and freezing saves weight gradients only. See detach_tied_embeddings."
         )
     saved = 1 - last.compute
     if saved > 0 and 1 - last.time < _WASTED * saved:

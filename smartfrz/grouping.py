@@ -55,9 +55,10 @@ def is_weight_module(module: nn.Module) -> bool:
     parameter of two or more dimensions is a weight, except in modules other than PyTorch's if it
     has three or more of them and only one is larger than 1: scales and shifts of channels, such as
     those of global response normalisation. Also true for ``nn.MultiheadAttention``, which forms one
-    layer with its output projection.
+    layer with its output projection, and for modules with adapters (`_is_adapted`), which form one
+    layer with these: half of a low-rank update is no update.
     """
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention) or _is_adapted(module):
         return True
     own = set(module.parameters(recurse=False))
     if parametrize.is_parametrized(module):
@@ -70,6 +71,12 @@ def is_weight_module(module: nn.Module) -> bool:
         return False
     of_norms = {param for each in module.modules() if is_norm(each) for param in each.parameters()}
     return own | of_norms == set(module.parameters())
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """Whether a module is a layer with adapters, as PEFT makes them, and torchtune (LoRA)."""
+    children = dict(module.named_children())
+    return "base_layer" in children or any(name.startswith("lora_") for name in children)
 
 
 def _is_matrix(param: Tensor) -> bool:

@@ -164,11 +164,24 @@ def micro_batches_are_no_steps(names: Names) -> None:
     assert names["freezer"] in names["accelerator"]._custom_objects
 
 
+def the_input_side_is_detached(names: Names) -> None:
+    assert len(names["language_model"].emb._forward_hooks) == 1
+
+
+class LanguageModel(nn.Module):
+    """An embedding whose weights are those of the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.out = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.out.weight = self.emb.weight
+
+
 CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/trainers.md": [
         *(the_trainer_freezes, the_callback_makes_a_plan),
-        *(the_trainer_freezes, micro_batches_are_no_steps),
+        *(the_trainer_freezes, micro_batches_are_no_steps, the_input_side_is_detached),
     ],
     "docs/freeze.md": [
         *(
@@ -259,7 +272,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
         output_dir=str(tmp_path), max_steps=20, report_to="none", use_cpu=True
     )
     found["train_dataset"] = [{"x": each, "labels": y} for each in images for y in labels]
-    found["module"] = Module()
+    found["module"], found["language_model"] = Module(), LanguageModel()
     found["train_step"] = lambda: train_step(found)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield found

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -66,7 +66,8 @@ def last_owners(calls: Sequence[Call], owner_of: Mapping[Tensor, Owner]) -> set[
     is_constant: list[bool] = []  # per call: whether it is computed from parameters alone
     bits_of: dict[Owner, int] = {}
     followed = {True: 0, False: 0}  # the uses after which another owner comes, by liveness
-    is_live = _reach_output(calls)
+    is_live = _reach_output(calls, "inputs")
+    has_gradient = _reach_output(calls, "differentiable")
     for index, call in enumerate(calls):
         owners = dict.fromkeys(
             owner_of[each]
@@ -89,20 +90,26 @@ def last_owners(calls: Sequence[Call], owner_of: Mapping[Tensor, Owner]) -> set[
         is_constant.append(all(_is_constant(each, is_constant) for each in call.inputs))
     last = {owner for owner, _ in uses[-1:]}
     for bit, (owner, index) in enumerate(uses):
-        # A constant that is not used, such as a view of a weight, is no use of the weight.
-        is_use = is_live[index] or not is_constant[index]
+        # A constant that is not used, such as a view of a weight, is no use of the weight. Nor is one
+        # of which a detached copy is used alone, such as DoRA's norm of the updated weight.
+        is_use = has_gradient[index] or not is_constant[index]
         if is_use and not followed[is_live[index]] >> bit & 1:
             last.add(owner)
     return last
 
 
-def _reach_output(calls: Sequence[Call]) -> list[bool]:
-    """Returns, for each call, whether the model's output depends on its result."""
+def _reach_output(calls: Sequence[Call], by: Literal["inputs", "differentiable"]) -> list[bool]:
+    """Returns, for each call, whether the model's output depends on its result.
+
+    Args:
+        calls: the calls.
+        by: which arguments are followed: all, or those that receive a gradient.
+    """
     reaches = [False] * len(calls)
     reaches[-1] = True
     for index in reversed(range(len(calls))):
         if reaches[index]:
-            for source in calls[index].inputs:
+            for source in getattr(calls[index], by):
                 if isinstance(source, int):
                     reaches[source] = True
     return reaches
