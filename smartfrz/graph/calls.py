@@ -90,8 +90,8 @@ def last_owners(calls: Sequence[Call], owner_of: Mapping[Tensor, Owner]) -> set[
         is_constant.append(all(_is_constant(each, is_constant) for each in call.inputs))
     last = {owner for owner, _ in uses[-1:]}
     for bit, (owner, index) in enumerate(uses):
-        # A constant that is not used, such as a view of a weight, is no use of the weight. Nor is one
-        # of which a detached copy is used alone, such as DoRA's norm of the updated weight.
+        # A constant that is not used, such as a view of a weight, is no use of the weight. Nor is
+        # one of which a detached copy is used alone, such as DoRA's norm of the updated weight.
         is_use = has_gradient[index] or not is_constant[index]
         if is_use and not followed[is_live[index]] >> bit & 1:
             last.add(owner)
