@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -181,6 +182,25 @@ class Freezer:
         if newly:
             self._watches.watch_buffers(self._frozen)
         return newly
+
+    def step_before(self, optimizer: Optimizer) -> None:
+        """Calls `step` before each step of an optimizer, where a script hides these in a function.
+
+        With a `GradScaler`, nothing happens at steps that it skips.
+
+        Args:
+            optimizer: the optimizer, whose method ``step`` is replaced.
+        """
+        # A hook could not freeze layers: the hooks may not change while they are called.
+        step = optimizer.step
+
+        @wraps(step)
+        def freeze_and_step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            self.step()
+            return step(*args, **kwargs)
+
+        # Schedulers expect a method.
+        optimizer.step = MethodType(freeze_and_step, optimizer)  # type: ignore[method-assign]
 
     def thaw(self, layers: Iterable[Layer]) -> None:
         """Lets frozen layers train again, from the next forward pass on.

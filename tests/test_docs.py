@@ -164,6 +164,13 @@ def micro_batches_are_no_steps(names: Names) -> None:
     assert names["freezer"] in names["accelerator"]._custom_objects
 
 
+def the_optimizer_calls_the_freezer(names: Names) -> None:
+    images, labels = names["loader"][0]
+    names["loss_fn"](names["model"](images), labels).backward()
+    names["optimizer"].step()
+    assert names["freezer"].steps == 1
+
+
 def the_input_side_is_detached(names: Names) -> None:
     assert len(names["language_model"].emb._forward_hooks) == 1
 
@@ -181,7 +188,8 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
     "docs/index.md": [loop_ran],
     "docs/trainers.md": [
         *(the_trainer_freezes, the_callback_makes_a_plan),
-        *(the_trainer_freezes, micro_batches_are_no_steps, the_input_side_is_detached),
+        *(the_trainer_freezes, micro_batches_are_no_steps),
+        *(the_optimizer_calls_the_freezer, the_input_side_is_detached),
     ],
     "docs/freeze.md": [
         *(
