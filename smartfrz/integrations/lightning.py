@@ -34,7 +34,8 @@ class SmartFRZCallback(Callback):
     the steps that are left.
 
     ``BackboneFinetuning`` and other callbacks that freeze and unfreeze layers cannot be used beside
-    it: both decide which layers train.
+    it: both decide which layers train. With ``fast_dev_run``, too short for a budget, nothing
+    freezes.
 
     Args:
         policy: the policy, or a function that makes it for a number of optimizer steps, such as
@@ -192,7 +193,7 @@ class SmartFRZCallback(Callback):
         self.freezer = Freezer(
             pl_module.get_submodule(self._name),
             trainer.optimizers,
-            self._make_policy(total_steps),
+            None if trainer.fast_dev_run else self._make_policy(total_steps),
             total_steps=total_steps,
             example_inputs=self._inputs,
         )

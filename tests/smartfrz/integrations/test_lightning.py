@@ -271,6 +271,12 @@ def test_the_number_of_steps_must_be_known():
         fit(Whole(), SmartFRZCallback(budget=0.7), max_steps=-1, max_epochs=-1)
 
 
+def test_a_development_run_is_too_short_to_freeze():
+    callback = SmartFRZCallback(budget=0.7)
+    fit(Whole(), callback, fast_dev_run=2)
+    assert freezer_of(callback).steps == 2 and not freezer_of(callback).frozen
+
+
 def test_without_logs_nothing_is_logged():
     callback = SmartFRZCallback(budget=0.7)
     with warnings.catch_warnings():

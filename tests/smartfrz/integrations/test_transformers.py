@@ -95,7 +95,9 @@ def trainer_of(
         "use_cpu": True,
     }
     args = TrainingArguments(output_dir=str(folder), **usual | settings)
-    return Trainer(model, args, train_dataset=data, callbacks=list(callbacks))
+    return Trainer(
+        model, args, train_dataset=data, eval_dataset=data[:8], callbacks=list(callbacks)
+    )
 
 
 def test_a_budget_is_spent_and_logged(tmp_path):
