@@ -89,7 +89,7 @@ overhead:  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
-bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps)  ## measure the cost and the savings of freezing on this machine
+bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
 
 report: setup  ## write one page with all results: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)

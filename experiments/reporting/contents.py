@@ -56,6 +56,7 @@ SECTIONS = (
     Section("Whole runs: time saved per compute saved", "bench-whole_runs", "make bench", False),
     Section("Compiled steps", "bench-compiled_steps", "make bench", False),
     Section("Saved activations", "bench-saved_activations", "make bench", False),
+    Section("A language model", "bench-language_model", "make bench", False),
     Section("Bookkeeping", "bench-bookkeeping", "make bench", False),
     Section("Bookkeeping in steps without a decision", "bench-idle_steps", "make bench", False),
     Section("Communication", "bench-communication", "make bench", False),

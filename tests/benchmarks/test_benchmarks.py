@@ -5,11 +5,13 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from transformers import GPT2Config
 
 from benchmarks import (
     bookkeeping,
     communication,
     compiled_steps,
+    language_model,
     peak_memory,
     saved_activations,
     step_time,
@@ -121,6 +123,22 @@ def test_saved_activations_are_fewer_with_ours(monkeypatch):
     assert (frame["ours"] < frame["stock"]).all()
     assert (frame["stock"] <= frame["full"]).all()
     assert frame["memsave"].isna().all()
+
+
+def test_a_frozen_front_of_a_language_model_saves_more_if_its_embedding_is_detached(use_clock):
+    use_clock(0.01)
+    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=4, n_head=2, n_positions=8)
+    frame = language_model.measure(config, repeats=1).set_index(["embedding", "fraction"])
+    assert set(language_model.COLUMNS) - {"embedding", "fraction"} <= set(frame.columns)
+    for embedding in ("tied", "tied, detached"):
+        rows = frame.loc[embedding]
+        assert rows.index.tolist() == [*language_model.FRACTIONS]
+        for column in ("compute", "activations", "gradients"):
+            assert rows[column].is_monotonic_decreasing and rows[column].nunique() == 5
+    tied, detached = (frame.loc[(name, 1.0)] for name in ("tied", "tied, detached"))
+    assert tied["compute"] > 0.6 and detached["compute"] < 0.5
+    assert detached["activations"] < 0.5 * tied["activations"]
+    assert detached["gradients"] == tied["gradients"] == 50 * 16 * 4 / 2**20
 
 
 def test_peaks_are_of_steps_without_and_with_ours(workload, monkeypatch):
