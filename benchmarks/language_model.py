@@ -1,4 +1,4 @@
-"""Steps of a language model with a frozen front: ``python -m benchmarks.language_model``.
+"""Steps of a language model with a frozen prefix: ``python -m benchmarks.language_model``.
 
 A GPT-2 of 124 million parameters, whose embedding shares its weights with the head: as it is, and
 with the backward pass ended above the embedding (`detach_tied_embeddings`). Time and memory of a
@@ -41,7 +41,7 @@ def main() -> None:
         options,
         lambda: measure(GPT2Config(), options.repeats),
         COLUMNS,
-        f"Steps of GPT-2 (124 million parameters) with a frozen front, a sequence of "
+        f"Steps of GPT-2 (124 million parameters) with a frozen prefix, a sequence of "
         f"{TOKENS} tokens. Time without the optimizer. Memory of one step.",
     )
 

@@ -76,7 +76,7 @@ class Kept(TrainerCallback):
 
 
 def test_reentrant_checkpoints_do_not_lose_gradients_silently(tmp_path: Path):
-    """transformers#16276, #21381: above a frozen front, nothing trains any more."""
+    """transformers#16276, #21381: above a frozen prefix, nothing trains any more."""
     model = bert()
     callback = transformers.SmartFRZCallback(Scripted({1: [FRONT]}))
     settings = {
@@ -96,7 +96,7 @@ def test_reentrant_checkpoints_do_not_lose_gradients_silently(tmp_path: Path):
 
 
 def test_hooks_for_adapters_do_not_run_the_backward_pass_to_the_front(tmp_path: Path):
-    """llama-cookbook#438: with these hooks a frozen front saves nothing."""
+    """llama-cookbook#438: with these hooks a frozen prefix saves nothing."""
     lora = LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")
     model: nn.Module = get_peft_model(bert(), lora)  # type: ignore[arg-type]
     callback = transformers.SmartFRZCallback(budget=0.7)
