@@ -384,6 +384,14 @@ def test_every_result_is_on_the_page_of_results():
             assert f"<!-- results/{folder.name}/{name} -->" in page
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_result_or_picture_is_on_a_page_twice(page: str):
+    text = read(page)
+    shown = re.findall(r"<!-- (results/\S+) -->|!\[[^\]]*\]\(([^)]+)\)", text)
+    names = [include or picture for include, picture in shown]
+    assert len(names) == len(set(names))
+
+
 def test_few_entries_at_the_top():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert 1 <= len(settings["nav"]) <= 8
