@@ -87,7 +87,10 @@ def test_all_methods_start_from_the_same_pretraining(workplace):
 
 def test_linear_freezing_costs_what_smartfrz_costs(workplace):
     runs = recorded_runs(workplace)
-    assert runs["linear"]["tflops"] == pytest.approx(runs["smartfrz"]["tflops"], rel=0.03)
+    # The number of steps is whole, and each layer freezes up to a step later than planned. When
+    # SmartFRZ freezes which layer, and with it what is to be matched, depends on the processor.
+    step = runs["full"]["tflops"] / runs["full"]["steps"]
+    assert runs["linear"]["tflops"] == pytest.approx(runs["smartfrz"]["tflops"], abs=1.5 * step)
     assert runs["linear"]["config"]["epochs"] != 6
     assert runs["smartfrz"]["frozen"] and runs["linear"]["frozen"]
     assert runs["full"]["tflops"] == runs["full"]["tflops_full"]
