@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.utilities import rank_zero_warn
 
 from smartfrz.freezer import Freezer
 from smartfrz.graph import Inputs
+from smartfrz.integrations import requires
 from smartfrz.integrations.called_modules import CalledModules
 from smartfrz.integrations.first_inputs import on_device_of
 from smartfrz.integrations.policies import PolicyMaker, policy_maker
 from smartfrz.policies import Policy
+
+with requires("lightning"):
+    from lightning.pytorch import Callback, LightningModule
+    from lightning.pytorch.callbacks import BaseFinetuning
+    from lightning.pytorch.utilities import rank_zero_warn
 
 
 class SmartFRZCallback(Callback):

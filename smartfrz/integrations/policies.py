@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from smartfrz.policies import Policy, SmartFRZ
+from smartfrz.policies import Policy, SmartFRZ, check_compute
 from smartfrz.predictor import AttentionPredictor
 
 PolicyMaker = Callable[[int], Policy]
@@ -18,7 +18,7 @@ def policy_maker(policy: Policy | PolicyMaker | None, budget: float | None) -> P
         budget: instead of a policy, the fraction of full training's compute that the run spends.
 
     Raises:
-        ValueError: neither was given, or both.
+        ValueError: neither was given, or both, or the budget is not in (0, 1].
     """
     if (policy is None) == (budget is None):
         raise ValueError(
@@ -26,6 +26,7 @@ def policy_maker(policy: Policy | PolicyMaker | None, budget: float | None) -> P
             "SmartFRZCallback(policy)."
         )
     if budget is not None:
+        check_compute(budget, "budget")
         return partial(_with_budget, budget)
     assert policy is not None
     if hasattr(policy, "layers_to_freeze"):

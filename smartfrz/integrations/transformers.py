@@ -6,15 +6,18 @@ from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import CallbackHandler, ExportableState
 
 from smartfrz.freezer import Freezer
 from smartfrz.graph import Inputs
+from smartfrz.integrations import requires
 from smartfrz.integrations.first_inputs import note_first_inputs, on_device_of
 from smartfrz.integrations.policies import PolicyMaker, policy_maker
 from smartfrz.integrations.saved_state import from_text, to_text
 from smartfrz.policies import Policy
+
+with requires("transformers"):
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import CallbackHandler, ExportableState
 
 
 class SmartFRZCallback(TrainerCallback, ExportableState):

@@ -216,6 +216,11 @@ def test_a_policy_or_a_budget_must_be_given(given):
         SmartFRZCallback(**given)
 
 
+def test_a_budget_is_a_fraction():
+    with pytest.raises(ValueError, match=r"budget=70 must be more than 0 and at most 1"):
+        SmartFRZCallback(budget=70)
+
+
 def test_a_policy_cannot_be_restored_from_json(tmp_path):
     data, settings = sentences(), {"restore_callback_states_from_checkpoint": True}
     callbacks = (SmartFRZCallback(Scripted({})), Stopped())
