@@ -27,7 +27,7 @@ LIBRARY = [
     {"policies", "feature_cache"},
     {"integrations", "estimation"},
 ]
-TRAINERS = {"transformers", "lightning"}
+TRAINERS = ("transformers", "lightning")
 # Packages of the harness that must not know of others.
 NEVER = {
     "data": {"models", "runs", "tables", "predictor", "evidence", "studies", "reporting"},
