@@ -23,6 +23,13 @@ def pytest_collectstart() -> None:
     torch.manual_seed(0)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Processes that share the tests must find them in one order, which sets do not have."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        values = marker.args[1] if len(marker.args) > 1 else marker.kwargs["argvalues"]
+        assert not isinstance(values, set | frozenset), f"{metafunc.function.__name__}: a set"
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
