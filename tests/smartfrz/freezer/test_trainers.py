@@ -1,14 +1,12 @@
 """Tests of trainers that wrap the model in DDP after the freezer was created, in two processes."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +14,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from smartfrz import Freezer, find_layers
+from tests.helpers.processes import under_torchrun
 from tests.helpers.scripted import Scripted
 
 RANKS = 2
@@ -165,27 +164,17 @@ TRAINERS: dict[str, Callable[[Path], Result]] = {
 }
 
 
-def work(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"},
-    }
-    results = {}
+def work(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {}
     for name, train in TRAINERS.items():
         freezer, sent = train(folder / name)
         results[name] = {"frozen": freezer.frozen, "sent": sent[1:STEPS]}
-    torch.save(results, folder / f"{rank}.pt")
+    return results
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("trainers")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port = store.port
-    del store  # frees the port
-    mp.spawn(work, (folder, port), nprocs=RANKS)
-    yield [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return under_torchrun(RANKS, work, tmp_path_factory.mktemp("trainers"))
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """Tests of the callbacks in two processes, with DDP and FSDP2: frozen alike, resumed to the bit."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -18,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from smartfrz import Freezer
 from smartfrz.integrations import lightning, transformers
+from tests.helpers.processes import under_torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -133,12 +132,7 @@ def sharded_by_transformers(folder: Path, is_sharded: bool) -> Freezer:
     return callback.freezer
 
 
-def work(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"},
-    }
+def work(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, train in TRAINERS.items():
         freezer, weights = train(folder / name / "whole", STEPS, False)
@@ -151,17 +145,12 @@ def work(rank: int, folder: Path, port: int) -> None:
         }
     one, other = (sharded_by_transformers(folder, is_sharded) for is_sharded in (True, False))
     results["events of fsdp2"], results["events"] = one.events, other.events
-    torch.save(results, folder / f"{rank}.pt")
+    return results
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("trainers")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port = store.port
-    del store  # frees the port
-    mp.spawn(work, (folder, port), nprocs=RANKS)
-    yield [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return under_torchrun(RANKS, work, tmp_path_factory.mktemp("trainers"))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
