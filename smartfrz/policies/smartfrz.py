@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MOST_RECORDS = 40
 """In a run with a budget: more of them cost compute and say little more."""
 
+MOST_DECISIONS = 400
+"""Of more decisions, every second one's probabilities are forgotten."""
+
 
 class SmartFRZ:
     """Policy: freezes the layers that the predictor classifies as converged.
@@ -74,7 +77,8 @@ class SmartFRZ:
             probe it is required: it says what an example of the probe costs, in steps.
 
     Attributes:
-        probabilities: the step of each decision with the probability of each layer by name.
+        probabilities: steps of decisions with the probability of each layer by name; of long runs,
+            not those of all decisions.
 
     Raises:
         ValueError: ``interval``, ``records_per_decision`` or ``min_records`` is less than 1, the
@@ -209,7 +213,7 @@ class SmartFRZ:
             return []
         probabilities = self._records.freeze_probability()
         names = [layer.name for layer in candidates]
-        self.probabilities.append((step, dict(zip(names, probabilities.tolist(), strict=True))))
+        self._note_probabilities(step, dict(zip(names, probabilities.tolist(), strict=True)))
         if self._guard is not None and not self._guard.permits_freezing:
             return []
         converged = probabilities > self.threshold
@@ -221,6 +225,11 @@ class SmartFRZ:
         return [
             layer for layer, freeze in zip(candidates, converged.tolist(), strict=True) if freeze
         ]
+
+    def _note_probabilities(self, step: int, probabilities: dict[str, float]) -> None:
+        if len(self.probabilities) == MOST_DECISIONS:
+            self.probabilities = self.probabilities[::2]
+        self.probabilities.append((step, probabilities))
 
     def _warn_if_idle(self, active: Sequence[Layer], step: int) -> None:
         """Warns in the middle of a run of known length if nothing has been frozen by then."""

@@ -76,6 +76,15 @@ def test_probabilities_are_shown_while_the_guard_postpones_decisions():
     assert not freezer.frozen and len(policy.probabilities) == 6
 
 
+def test_of_a_long_run_fewer_probabilities_are_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("smartfrz.policies.smartfrz.MOST_DECISIONS", 4)
+    policy = smartfrz()
+    trained(policy, steps=20)  # decisions at 0, 2, ... 18
+    steps = [step for step, _ in policy.probabilities]
+    assert len(steps) <= 4 and steps[0] == 0 and steps[-1] == 18
+    assert steps == sorted(steps)
+
+
 def test_a_resumed_run_has_the_earlier_probabilities():
     first = trained(smartfrz(guard=False), steps=6)
     again = trained(smartfrz(guard=False), steps=0)
