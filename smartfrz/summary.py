@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from smartfrz.cost import compute_spent
 from smartfrz.sharding import sharded_modules
 
 if TYPE_CHECKING:
@@ -84,19 +85,11 @@ def _draw_probabilities(axes: Any, freezer: "Freezer", names: Sequence[str]) -> 
 
 
 def _spent_over_time(freezer: "Freezer") -> tuple[list[int], list[float]]:
-    """Returns steps and the compute spent until then, in steps with nothing frozen."""
-    steps, spent = [0], [0.0]
-    frozen: set[str] = set()
-    changes = [*freezer.events, (freezer.steps, "", "")]
-    for step, what, name in changes:
-        # The step of a freeze itself counts in full.
-        until = min(step + 1, freezer.steps) if what == "freeze" else step
-        if until > steps[-1]:
-            spent.append(spent[-1] + (until - steps[-1]) * freezer.costs([*frozen]))
-            steps.append(until)
-        if what:
-            frozen = frozen | {name} if what == "freeze" else frozen - {name}
-    return steps, spent
+    """Returns the steps at which the pace changes, and the compute spent until then."""
+    # The step of a freeze itself counts in full.
+    changes = {min(step + (what == "freeze"), freezer.steps) for step, what, _ in freezer.events}
+    steps = sorted({0, *changes, freezer.steps})
+    return steps, [compute_spent(freezer.events, step, freezer.costs) for step in steps]
 
 
 def _decisions(freezer: "Freezer") -> Sequence[tuple[int, dict[str, float]]]:
