@@ -16,7 +16,7 @@ from smartfrz.distributed import unwrap
 from smartfrz.freezer import Freezer
 from smartfrz.graph import Inputs, call
 from smartfrz.layers import Layer
-from smartfrz.memory import activation_bytes
+from smartfrz.memory import activation_bytes, gradient_bytes
 from smartfrz.policies import BudgetPlan
 
 _ROUNDS = 7
@@ -97,7 +97,7 @@ def estimate(
         ValueError: a budget is not in (0, 1], the model has no layer to freeze, or its output
             contains no tensor to compute a gradient from.
     """
-    with _unchanged(model):
+    with _unchanged(model, example_inputs):
         freezer = Freezer(model, _no_optimizer(model), example_inputs=example_inputs)
         body = [layer for layer in freezer.layers if not layer.is_head]
         sets = {"nothing": [], "front half": _half(freezer, body), "all but the head": body}
@@ -163,15 +163,13 @@ def _measure_memory(freezer: Freezer, layers: Sequence[Layer], inputs: Inputs) -
     known = [*model.parameters(), *model.buffers(), *_tensors(inputs)]
     with _frozen(freezer, layers):
         activations = activation_bytes(lambda: _loss(model, inputs), known)
-        trains = [param for param in model.parameters() if param.requires_grad]
-        return activations, sum(p.numel() * p.element_size() for p in trains)
+        return activations, gradient_bytes(model)
 
 
 def _time_of_run(freezer: Freezer, budget: float, steps: Sequence[FrozenStep]) -> float | None:
     """Returns the time of a run with the plan of a budget, ``None`` if it is out of reach."""
     plan = BudgetPlan(budget, _PLANNED_STEPS)
-    model, layers = freezer.model, freezer.layers
-    run = Freezer(model, freezer.optimizer, layers=layers)
+    run = Freezer(freezer.model, freezer.optimizer, layers=freezer.layers)
     run.costs = freezer.costs
     try:
         plan.attach(run)
@@ -182,7 +180,7 @@ def _time_of_run(freezer: Freezer, budget: float, steps: Sequence[FrozenStep]) -
     for _ in range(_PLANNED_STEPS):
         total += _interpolated(freezer.costs([*run.frozen]), steps)
         run.step()
-    run.thaw([layer for layer in layers if layer.name in run.frozen])
+    run.thaw()
     return total / _PLANNED_STEPS
 
 
@@ -223,8 +221,9 @@ def _remarks(freezer: Freezer, steps: Sequence[FrozenStep], inputs: Inputs) -> l
 
 def _step(model: nn.Module, inputs: Inputs) -> None:
     _loss(model, inputs).backward()
-    for param in model.parameters():
-        param.grad = None
+    for each in (*model.parameters(), *_tensors(inputs)):
+        if each.is_leaf:
+            each.grad = None
 
 
 def _loss(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -244,12 +243,13 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def _unchanged(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Context manager after which buffers, gradients, mode and random numbers are as before."""
     model = unwrap(model)
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    gradients = {param: param.grad for param in model.parameters()}
+    leaves = [each for each in (*model.parameters(), *_tensors(inputs)) if each.is_leaf]
+    gradients = {leaf: leaf.grad for leaf in leaves}
     model.train()
     devices = {param.device for param in model.parameters() if param.is_cuda}
     try:
@@ -258,8 +258,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for param, gradient in gradients.items():
-            param.grad = gradient
+        for leaf, gradient in gradients.items():
+            leaf.grad = gradient
         with torch.no_grad():
             for buffer, before in buffers.items():
                 buffer.copy_(before)

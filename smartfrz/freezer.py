@@ -16,6 +16,7 @@ from smartfrz.decisions import decide, warn_if_early
 from smartfrz.distributed import rebuild_reducer, share_buffers
 from smartfrz.freezing import freeze_layer, thaw_layer
 from smartfrz.graph import Inputs
+from smartfrz.inspect import plot, record_of, run_of, table
 from smartfrz.layers import (
     Layer,
     check_layers_in,
@@ -25,7 +26,6 @@ from smartfrz.layers import (
 )
 from smartfrz.optimizers import check_supported
 from smartfrz.sharding import check_not_flattened, reshard, sharded_modules
-from smartfrz.summary import plot, table
 from smartfrz.watches import Watches
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Freezer:
 
     def __str__(self) -> str:
         """A table of the layers: size, share of the forward pass, state, last probability."""
-        return table(self)
+        return table(run_of(self))
 
     def plot(self) -> "Figure":
         """Draws the layers' probabilities and freezes over time, and the compute spent.
@@ -126,7 +126,7 @@ class Freezer:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        return plot(self)
+        return plot(run_of(self))
 
     @property
     def steps(self) -> int:
@@ -202,19 +202,19 @@ class Freezer:
         # Schedulers expect a method.
         optimizer.step = MethodType(freeze_and_step, optimizer)  # type: ignore[method-assign]
 
-    def thaw(self, layers: Iterable[Layer]) -> None:
+    def thaw(self, layers: Iterable[Layer] | None = None) -> None:
         """Lets frozen layers train again, from the next forward pass on.
 
         Their optimizer state starts anew. The policy is queried about them again. All processes
         must thaw the same layers.
 
         Args:
-            layers: frozen layers of this freezer.
+            layers: frozen layers of this freezer; by default all of them.
 
         Raises:
             ValueError: one of the layers is not frozen.
         """
-        layers = list(layers)
+        layers = list(self._frozen if layers is None else layers)
         others = [layer.name for layer in layers if layer.name not in self.frozen]
         if others:
             raise ValueError(f"The layers {others} are not frozen. Frozen are: {[*self.frozen]}.")
@@ -226,7 +226,10 @@ class Freezer:
         self._adapt()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the step, the frozen layers, events and the policy's state for ``torch.save``."""
+        """Returns the step, the frozen layers, events and the policy's state for ``torch.save``.
+
+        ``python -m smartfrz.inspect`` shows what is in it.
+        """
         policy_state = getattr(self.policy, "state_dict", dict)
         return {
             "step": self._step,
@@ -234,6 +237,7 @@ class Freezer:
             "events": list(self.events),
             "policy": policy_state(),
             "decided_by": type(self.policy).__name__,
+            "record": record_of(self),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

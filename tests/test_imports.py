@@ -16,14 +16,14 @@ ORDER = ["smartfrz", "baselines", "experiments", "scripts", "benchmarks"]
 
 # From the ground up: what stands in one line imports from lines above it only.
 LIBRARY = [
-    {"version", "sharding", "compilation", "optimizers"},
+    {"version", "sharding", "compilation", "optimizers", "saved_state"},
     {"distributed"},
     {"graph"},
     {"grouping"},
     {"layers"},
     {"cka", "memory", "freezing", "accumulation", "initialisation"},
     {"predictor", "watches", "cost", "decisions"},
-    {"summary"},
+    {"inspect"},
     {"freezer"},
     {"policies", "feature_cache"},
     {"integrations", "estimation"},

@@ -11,6 +11,7 @@ from smartfrz.graph import Inputs
 from smartfrz.integrations import requires
 from smartfrz.integrations.called_modules import CalledModules
 from smartfrz.integrations.first_inputs import on_device_of
+from smartfrz.integrations.logs import FreezingLogs
 from smartfrz.integrations.policies import PolicyMaker, policy_maker
 from smartfrz.policies import Policy
 
@@ -28,9 +29,9 @@ class SmartFRZCallback(Callback):
     The layers are those of the module that ``training_step`` calls with the first batch: the
     ``LightningModule`` itself, as in ``self(x)``, or one of its modules, as in ``self.net(x)``.
     Freezing takes place right before the optimizer steps, in automatic and in manual optimization.
-    ``frozen_layers``, the fraction of the layers that are frozen, the head included in the count,
-    and ``compute_spent``, the compute of the run so far as a fraction of full training's, are
-    logged every ``log_every_n_steps``.
+    The numbers of `FreezingLogs` are logged every ``log_every_n_steps``: the fraction of layers
+    that are frozen, the compute spent so far, and the memory of gradients, optimizer state and
+    activations.
 
     Checkpoints contain the freezer's state, and ``fit(ckpt_path=...)`` restores it. Resumed without
     the state, as when the callback was added later, freezing begins anew, and the budget is that of
@@ -73,6 +74,7 @@ class SmartFRZCallback(Callback):
         self._inputs: Inputs | None = None
         self._steps_before = 0
         self._saved: dict[str, Any] = {}
+        self._logs: FreezingLogs | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the freezer's state, and what its layers are found with."""
@@ -112,8 +114,7 @@ class SmartFRZCallback(Callback):
         """Restores the freezer."""
         self._check(trainer)
         if self.freezer is not None:
-            frozen = self.freezer.frozen
-            self.freezer.thaw([each for each in self.freezer.layers if each.name in frozen])
+            self.freezer.thaw()
             self.freezer = None
         self._restore(self._saved, trainer, pl_module)
 
@@ -142,19 +143,22 @@ class SmartFRZCallback(Callback):
             self._name = self._module_called(self._called)
             self._inputs = self._called.inputs[self._name]
             self._start(trainer, pl_module)
-        assert self.freezer is not None
+        assert self.freezer is not None and self._logs is not None
         self.freezer.step()
+        self._logs.note_step()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Logs the share of frozen layers and the compute."""
+        """Logs the numbers about freezing."""
         pace = trainer.log_every_n_steps
-        if self.freezer is None or not pace or trainer.global_step % pace:
-            return
-        assert self.freezer.total_steps
-        pl_module.log("frozen_layers", len(self.freezer.frozen) / len(self.freezer.layers))
-        pl_module.log("compute_spent", self.freezer.compute_spent / self.freezer.total_steps)
+        if self._logs is not None and pace and trainer.global_step % pace == 0:
+            pl_module.log_dict(self._logs.numbers())
+
+    def on_train_end(self, trainer: Any, pl_module: LightningModule) -> None:
+        """Measures no more."""
+        if self._logs is not None:
+            self._logs.end()
 
     def _check(self, trainer: Any) -> None:
         others = [
@@ -200,6 +204,9 @@ class SmartFRZCallback(Callback):
             total_steps=total_steps,
             example_inputs=self._inputs,
         )
+        if self._logs is not None:
+            self._logs.end()
+        self._logs = FreezingLogs(self.freezer)
         return self.freezer
 
 

@@ -11,9 +11,10 @@ from smartfrz.freezer import Freezer
 from smartfrz.graph import Inputs
 from smartfrz.integrations import requires
 from smartfrz.integrations.first_inputs import note_first_inputs, on_device_of
+from smartfrz.integrations.logs import FreezingLogs
 from smartfrz.integrations.policies import PolicyMaker, policy_maker
-from smartfrz.integrations.saved_state import from_text, to_text
 from smartfrz.policies import Policy
+from smartfrz.saved_state import from_text, to_text
 
 with requires("transformers"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -27,9 +28,9 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
 
     The layers are found with the first training batch. Freezing takes place right before the
     optimizer steps, so that gradient accumulation, clipping and mixed precision need no care. The
-    Trainer's logs of the loss contain two more numbers: ``frozen_layers``, the fraction of the
-    layers that are frozen, the head included in the count, and ``compute_spent``, the compute of
-    the run so far as a fraction of full training's.
+    Trainer's logs of the loss contain the numbers of `FreezingLogs`, too: the fraction of layers
+    that are frozen, the compute spent so far, and the memory of gradients, optimizer state and
+    activations.
 
     Checkpoints contain the freezer's state, and ``train(resume_from_checkpoint=...)`` restores it,
     also with ``restore_callback_states_from_checkpoint=False``, the default; True is an error with
@@ -67,6 +68,7 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
         self._inputs: Inputs | None = None
         self._steps_before = 0
         self._hook: RemovableHandle | None = None
+        self._logs: FreezingLogs | None = None
 
     def state(self) -> dict[str, Any]:
         """Returns what the Trainer stores in the JSON file of a checkpoint."""
@@ -95,8 +97,7 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
         if self._hook is not None:
             self._hook.remove()
         if self.freezer is not None:
-            frozen = self.freezer.frozen
-            self.freezer.thaw([each for each in self.freezer.layers if each.name in frozen])
+            self.freezer.thaw()
             self.freezer = None
         # The Trainer looks for this entry when it saves, also if the checkpoint had none.
         callbacks: Any = state.stateful_callbacks
@@ -129,8 +130,9 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
         if self.freezer is None:
             assert model is not None
             self._start(model, optimizer, state.max_steps)
-        assert self.freezer is not None
+        assert self.freezer is not None and self._logs is not None
         self.freezer.step()
+        self._logs.note_step()
 
     def on_log(
         self,
@@ -140,16 +142,19 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds the share of frozen layers and the compute to the logs of the loss."""
-        if self.freezer is None or logs is None or "loss" not in logs:
+        """Adds the numbers about freezing to the logs of the loss."""
+        if self._logs is None or logs is None or "loss" not in logs:
             return
-        assert self.freezer.total_steps
-        more = {
-            "frozen_layers": len(self.freezer.frozen) / len(self.freezer.layers),
-            "compute_spent": self.freezer.compute_spent / self.freezer.total_steps,
-        }
+        more = self._logs.numbers()
         logs.update(more)
         state.log_history[-1].update(more)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measures no more."""
+        if self._logs is not None:
+            self._logs.end()
 
     def _note_inputs(self, inputs: Inputs) -> None:
         self._inputs = inputs
@@ -163,6 +168,9 @@ class SmartFRZCallback(TrainerCallback, ExportableState):
             total_steps=total_steps,
             example_inputs=self._inputs,
         )
+        if self._logs is not None:
+            self._logs.end()
+        self._logs = FreezingLogs(self.freezer)
         return self.freezer
 
 

@@ -95,8 +95,10 @@ def test_reasons_for_which_little_is_saved(monkeypatch):
     )
     found = smartfrz.estimate(network(), IMAGES).remarks
     assert len(found) == 1 and "waits for something other than compute" in found[0]
-    found = smartfrz.estimate(network(), IMAGES.clone().requires_grad_()).remarks
+    images = IMAGES.clone().requires_grad_()
+    found = smartfrz.estimate(network(), images).remarks
     assert "The inputs require a gradient" in found[0]
+    assert images.grad is None
     found = smartfrz.estimate(Tied(), torch.ones(2, 5, dtype=torch.long)).remarks
     assert "embedding, is a head and always trains" in found[0]
     found = smartfrz.estimate(nn.Linear(3, 2), torch.randn(4, 3)).remarks

@@ -39,6 +39,16 @@ def frozen_model(
     return model, freezer
 
 
+def test_by_default_all_layers_thaw():
+    _, freezer = frozen_model()
+    freezer.thaw()
+    assert freezer.frozen == {}
+    assert [event for event in freezer.events if event[1] == "thaw"] == [
+        (5, "thaw", "0"),
+        (5, "thaw", "2"),
+    ]
+
+
 @pytest.mark.parametrize("make_optimizer", [SGD, AdamW])
 def test_thawed_layers_train_as_if_they_had_never_been_frozen(make_optimizer):
     model, freezer = frozen_model(make_optimizer)

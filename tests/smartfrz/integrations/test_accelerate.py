@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from smartfrz import AttentionPredictor, Freezer, SmartFRZ
+from smartfrz.inspect import load_run
 
 STEPS, SAVED = 12, 8
 
@@ -83,6 +84,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, accumulated, s
     stopped.train(SAVED)
     assert 0 < len(stopped.freezer.frozen) < len(whole.freezer.frozen)
     stopped.accelerator.save_state(str(tmp_path))
+    assert load_run(tmp_path).events == stopped.freezer.events
     resumed.accelerator.load_state(str(tmp_path))
     resumed.train(STEPS)
     assert resumed.freezer.events == whole.freezer.events

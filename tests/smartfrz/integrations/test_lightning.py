@@ -1,5 +1,6 @@
 """Tests of the callback for the Trainer of Lightning."""
 
+import csv
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from smartfrz import BudgetPlan, Freezer, find_layers
+from smartfrz.inspect import load_run
 from smartfrz.integrations.lightning import SmartFRZCallback
 from tests.helpers.scripted import Scripted
 
@@ -155,8 +157,12 @@ def test_a_budget_is_spent_and_logged(tmp_path, kind):
     assert [layer.name for layer in freezer.layers] == names
     share = len(freezer.frozen) / len(freezer.layers)
     assert trainer.callback_metrics["frozen_layers"] == pytest.approx(share)
-    lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
-    assert {"compute_spent", "frozen_layers"} <= set(lines[0].split(","))
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"compute_spent", "frozen_layers"} <= rows[0].keys()
+    for kind in ("gradients_mb", "optimizer_state_mb", "activations_mb"):
+        values = [float(row[kind]) for row in rows if row[kind]]
+        assert len(values) > 1 and values == sorted(values, reverse=True) and values[-1] < values[0]
 
 
 def test_it_trains_like_a_plain_loop():
@@ -194,6 +200,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, kind, settings):
     fit(whole, callback, **settings)
     fit(stopped, first, Stopped(), folder=tmp_path, **settings)
     assert 0 < len(freezer_of(first).frozen) < len(freezer_of(callback).frozen)
+    assert load_run(tmp_path / "saved.ckpt").events == freezer_of(first).events
     fit(resumed, again, resume=tmp_path / "saved.ckpt", **settings)
     assert freezer_of(again).events == freezer_of(callback).events
     for name, value in whole.state_dict().items():

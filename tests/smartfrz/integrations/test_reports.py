@@ -36,7 +36,7 @@ class Thawed(Callback):
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
             freezer = freezer_of(self.callback)
-            freezer.thaw([layer for layer in freezer.layers if layer.name in freezer.frozen])
+            freezer.thaw()
 
 
 def test_what_was_thawed_before_a_checkpoint_trains_after_it(tmp_path: Path):

@@ -17,7 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from smartfrz import BudgetPlan, Freezer
+from smartfrz import BudgetPlan, Freezer, find_layers
+from smartfrz.inspect import load_run, table
 from smartfrz.integrations.transformers import SmartFRZCallback
 from tests.helpers.scripted import Scripted
 
@@ -116,6 +117,23 @@ def test_a_budget_is_spent_and_logged(tmp_path):
     assert "compute_spent" not in reporter.logs[6]  # the summary of the run
 
 
+def test_memory_is_logged(tmp_path):
+    reporter, model = Reporter(), bert()
+    layers = find_layers(model, {"input_ids": sentences()[0]["input_ids"][None]})
+    body = [layer.name for layer in layers if not layer.is_head]
+    callback = SmartFRZCallback(Scripted({4: body}))
+    trainer_of(tmp_path, model, sentences(), reporter, callback, save_strategy="no").train()
+    first, second, third, _ = reporter.logs
+    whole = 4e-6 * sum(param.numel() for param in model.parameters())
+    part = 4e-6 * sum(param.numel() for param in model.parameters() if param.requires_grad)
+    assert first["gradients_mb"] == pytest.approx(whole)
+    assert second["gradients_mb"] == pytest.approx(part) and part < whole
+    assert first["optimizer_state_mb"] == pytest.approx(2 * whole, rel=0.01)
+    assert second["optimizer_state_mb"] == pytest.approx(2 * part, rel=0.05)
+    assert first["activations_mb"] > second["activations_mb"] == third["activations_mb"] > 0
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
 def test_it_trains_like_a_plain_loop(tmp_path):
     """The same layers freeze at the same steps, and the weights are equal to the bit."""
     data, callback = images(), SmartFRZCallback(lambda steps: BudgetPlan(0.7, steps))
@@ -188,6 +206,17 @@ def test_resumed_without_its_state_it_spends_the_budget_on_the_remaining_steps(t
         trainer.train(resume_from_checkpoint=True)
     assert again.freezer is not None
     assert again.freezer.steps == again.freezer.total_steps == STEPS + 4 - SAVED
+
+
+def test_a_checkpoint_shows_what_froze(tmp_path):
+    callback = SmartFRZCallback(budget=0.7)
+    trainer_of(tmp_path, bert(), sentences(), callback, Stopped()).train()
+    assert callback.freezer is not None
+    folder = tmp_path / f"checkpoint-{SAVED}"
+    for path in (folder, folder / "trainer_state.json"):
+        run = load_run(path)
+        assert (run.frozen, run.steps) == (callback.freezer.frozen, SAVED)
+    assert table(run) == str(callback.freezer)
 
 
 def test_another_run_with_the_same_callback_begins_anew(tmp_path):

@@ -1,7 +1,10 @@
-"""Tests of a freezer's table and picture."""
+"""Tests of a run's table and picture, of a freezer and from a checkpoint."""
 
+import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from experiments.files import ROOT
 from smartfrz import AttentionPredictor, Freezer, SmartFRZ
+from smartfrz.inspect import __main__ as program
+from smartfrz.inspect import load_run
 from tests.helpers.scripted import Scripted
+
+RUNS = ROOT / "results/runs"
 
 
 def network() -> nn.Sequential:
@@ -137,3 +145,67 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         trained(None).plot()
+
+
+@pytest.mark.parametrize("policy", [lambda: Scripted({3: ["0"]}), lambda: smartfrz(guard=False)])
+def test_from_a_checkpoint_it_looks_the_same(policy, tmp_path, monkeypatch, capsys):
+    freezer = trained(policy())
+    freezer.thaw([layer for layer in freezer.layers if layer.name == "0"])
+    go_on(freezer, 2)
+    shown = str(freezer)
+    saved = {"model": freezer.model.state_dict(), "more": [{"freezer": freezer.state_dict()}]}
+    torch.save(saved, tmp_path / "saved.pt")
+    arguments = ["inspect", str(tmp_path / "saved.pt"), "--plot", str(tmp_path / "run.png")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    program.main()
+    assert capsys.readouterr().out == shown + "\n"
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    run = load_run(tmp_path / "saved.pt")
+    steps, spent = freezer.plot().axes[1].lines[0].get_data()
+    assert [run.compute_until(step) for step in steps] == list(spent)
+
+
+def test_without_counted_compute_a_checkpoint_has_a_picture_too(tmp_path):
+    freezer = trained(Scripted({3: ["0"]}))
+    torch.save(freezer.state_dict(), tmp_path / "saved.pt")
+    run = load_run(tmp_path / "saved.pt")
+    assert run.compute_spent is None and run.frozen == {"0": 3}
+    axes = program.plot(run).axes[1]
+    assert [text.get_text() for text in axes.texts] == ["not counted"]
+
+
+def test_a_run_of_the_tables(capsys, monkeypatch):
+    file = min(file for file in RUNS.glob("*.json") if '"smartfrz"' in file.read_text())
+    content = json.loads(file.read_text())
+    monkeypatch.setattr(sys, "argv", ["inspect", str(file)])
+    program.main()
+    *rows, last = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == content["layers"]
+    states = {row.split()[0]: row.split()[1:] for row in rows}
+    for name, step in content["frozen"].items():
+        assert states[name] == ["frozen", str(step)]
+    assert last.startswith(f"{len(content['frozen'])} of {len(rows)} layers are frozen")
+    assert last.endswith(f"{content['tflops'] / content['tflops_full']:.2f} of full training's")
+
+
+def refused(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    monkeypatch.setattr(sys, "argv", ["inspect", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_other_files_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
+    state = trained(None).state_dict()
+    file = tmp_path / "saved.pt"
+    assert "No such file" in refused(tmp_path / "none.pt", monkeypatch, capsys)
+    (tmp_path / "empty").mkdir()
+    assert "contains 0 states" in refused(tmp_path / "empty", monkeypatch, capsys)
+    torch.save({"one": state, "other": state}, file)
+    assert "contains 2 states" in refused(file, monkeypatch, capsys)
+    torch.save({"freezer": state, "args": Namespace(lr=0.1)}, file)
+    message = "Save freezer.state_dict() in a file of its own"
+    assert message in refused(file, monkeypatch, capsys)
+    file.write_text("no file of torch")
+    assert message in refused(file, monkeypatch, capsys)
