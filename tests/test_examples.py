@@ -71,6 +71,34 @@ def test_distributed():
     assert first and first == second
 
 
+def test_accelerate_loop():
+    *events, count, compute = output_of("accelerate_loop.py").splitlines()
+    saved = events.index("saved at step 30")
+    assert 0 < saved < len(events) - 1, "layers froze before and after"
+    frozen = frozen_in("\n".join(events))
+    assert [step for step, _ in frozen[:saved]] < [30] <= [step for step, _ in frozen[saved:]]
+    assert count == f"{len(frozen)} layers are frozen"
+    assert compute == "compute: 0.70 of full training's"
+
+
+def assert_budget_is_spent(output: str) -> None:
+    last = output.splitlines()[-1]
+    frozen, layers, compute = re.findall(r"^(\d+) of (\d+) layers .*: ([\d.]+) of full", last)[0]
+    assert 0 < int(frozen) < int(layers) and compute == "0.70"
+
+
+def test_lightning_module():
+    assert_budget_is_spent(output_of("lightning_module.py"))
+
+
+def test_trl_language_model():
+    output = output_of("trl_language_model.py")
+    assert_budget_is_spent(output)
+    losses = [float(loss) for loss in re.findall(r"'loss': '([\d.]+)'", output)]
+    assert len(losses) == 3 and losses[-1] < losses[0] / 2
+    assert re.search(r"^transformer\.wte .* head$", output, re.MULTILINE)
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
 def test_every_example_is_tested_and_documents_its_command(file):
     assert f"test_{file.stem}" in globals()
