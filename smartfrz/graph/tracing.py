@@ -67,8 +67,13 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Context manager for eval mode without fused transformer layers."""
-    training = {module: module.training for module in model.modules()}
+    """Context manager for eval mode without fused transformer layers.
+
+    The 4-bit layers of bitsandbytes, on which the mode has no other effect, stay in theirs: on a
+    CPU, a pass in eval mode repacks their weights, and no gradient passes through them any more.
+    """
+    modules = (module for module in model.modules() if not hasattr(module, "quant_state"))
+    training = {module: module.training for module in modules}
     for module in training:
         module.training = False
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import IA3Config, LoHaConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -25,17 +26,34 @@ def bert() -> nn.Module:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=30,
-        hidden_size=8,
+        hidden_size=64,  # bitsandbytes needs multiples of 64
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=16,
+        intermediate_size=128,
     )
     return BertForSequenceClassification(config)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_adapters_freeze_together_and_with_nothing_else(kind: str):
-    model = get_peft_model(bert(), CONFIGS[kind]())  # type: ignore[arg-type]
+def bert_in_4_bits() -> nn.Module:
+    """As for QLoRA: the weights of all linear layers are quantised by bitsandbytes."""
+    model = bert()
+    for module in list(model.modules()):
+        for name, part in list(module.named_children()):
+            if type(part) is nn.Linear and name != "classifier":
+                quantised = Linear4bit(part.in_features, part.out_features)
+                quantised.load_state_dict(part.state_dict())
+                setattr(module, name, quantised.to("cpu"))  # quantises
+    assert (
+        model.get_parameter("bert.encoder.layer.0.intermediate.dense.weight").dtype == torch.uint8
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"), [*((kind, bert) for kind in CONFIGS), ("lora", bert_in_4_bits)]
+)
+def test_adapters_freeze_together_and_with_nothing_else(kind: str, base: Callable[[], nn.Module]):
+    model = get_peft_model(base(), CONFIGS[kind]())  # type: ignore[arg-type]
     ids = {"input_ids": torch.randint(0, 30, (2, 6))}
     layers = find_layers(model, ids)
     ends = ("attention.self.query", "attention.self.value", "intermediate.dense")
