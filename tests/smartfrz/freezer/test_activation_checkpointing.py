@@ -64,6 +64,23 @@ def test_non_reentrant_checkpointing_changes_nothing():
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_frozen_prefix_is_not_computed_again():
+    model = Blocks(use_reentrant=False)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    prefix = ["stem", "blocks.0.0", "blocks.1.0"]
+    freezer = Freezer(model, optimizer, Scripted({0: prefix}))
+    passes = [0] * 4
+    for number, block in enumerate(model.blocks):
+        block[0].register_forward_pre_hook(
+            lambda *_, number=number: passes.__setitem__(number, passes[number] + 1)
+        )
+    for expected in ([2, 2, 2, 2], [1, 1, 2, 2]):
+        passes[:] = [0] * 4
+        model(torch.randn(8, 3)).square().mean().backward()
+        assert passes == expected
+        freezer.step()
+
+
 def test_reentrant_checkpointing_works_until_a_prefix_is_frozen():
     plain = Blocks(None)
     checkpointed = Blocks(True)

@@ -290,3 +290,15 @@ def test_without_logs_nothing_is_logged():
         warnings.filterwarnings("error", message=r".*self\.log.*")
         fit(Whole(), callback, log_every_n_steps=0)
     assert freezer_of(callback).frozen
+
+
+@pytest.mark.slow
+def test_spawned_processes_freeze_the_same_layers(tmp_path):
+    module, callback = Whole(), SmartFRZCallback(budget=0.7)
+    settings = {"strategy": "ddp_spawn", "devices": 2, "max_steps": SAVED}
+    fit(module, callback, folder=tmp_path, **settings)
+    run = load_run(tmp_path / "saved.ckpt")
+    assert run.steps == SAVED and run.frozen
+    assert run.compute_spent is not None
+    assert run.compute_spent / SAVED == pytest.approx(0.7, abs=0.02)
+    assert callback.freezer is None  # the processes that trained have ended
