@@ -15,16 +15,13 @@ from torch.utils._pytree import tree_leaves
 from smartfrz.distributed import unwrap
 from smartfrz.freezer import Freezer
 from smartfrz.graph import Inputs, call
+from smartfrz.inspect import trained_front, wasted_compute
 from smartfrz.layers import Layer
 from smartfrz.memory import activation_bytes, gradient_bytes
 from smartfrz.policies import BudgetPlan
 
 _ROUNDS = 7
 _PLANNED_STEPS = 100
-_LEAST_TIED = 0.6
-"""Without weight gradients a step costs two thirds; without a backward pass, a third."""
-_WASTED = 0.75
-"""The share of the compute saved below which the time saved is remarked upon."""
 
 
 @dataclass(frozen=True)
@@ -202,20 +199,15 @@ def _remarks(freezer: Freezer, steps: Sequence[FrozenStep], inputs: Inputs) -> l
         found.append(
             "The inputs require a gradient: the backward pass runs through frozen layers to them."
         )
-    if freezer.layers[0].is_head and last.compute > _LEAST_TIED:
-        found.append(
-            f"The first layer, {freezer.layers[0].name}, is a head and always trains, as an "
-            "embedding that shares its weights with the head does: the backward pass runs to the "
-            "front, and freezing saves weight gradients only. See detach_tied_embeddings."
-        )
-    saved = 1 - last.compute
-    if saved > 0 and 1 - last.time < _WASTED * saved:
-        found.append(
-            f"With all layers but the head frozen, a step saves {100 * saved:.0f}% of the compute "
-            f"and {100 * (1 - last.time):.0f}% of the time: here the device waits for something "
-            "other than compute, such as the launches of small kernels. Larger batches or "
-            "torch.compile help."
-        )
+    if freezer.layers[0].is_head:
+        found += trained_front(freezer.layers[0].name, last.compute)
+    found += wasted_compute(
+        "With all layers but the head frozen",
+        last.compute,
+        last.time,
+        "here the device waits for something other than compute, such as the launches of small "
+        "kernels. Larger batches or torch.compile help.",
+    )
     return found
 
 

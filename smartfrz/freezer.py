@@ -16,7 +16,7 @@ from smartfrz.decisions import decide, warn_if_early
 from smartfrz.distributed import rebuild_reducer, share_buffers
 from smartfrz.freezing import freeze_layer, thaw_layer
 from smartfrz.graph import Inputs
-from smartfrz.inspect import plot, record_of, run_of, table
+from smartfrz.inspect import StepTimes, plot, record_of, run_of, table
 from smartfrz.layers import (
     Layer,
     check_layers_in,
@@ -79,6 +79,7 @@ class Freezer:
         events: all freezes and thaws so far: ``(step, "freeze" or "thaw", name of the layer)``. A
             layer that freezes at a step is not updated by it; one that is thawed at a step is
             trained by it.
+        step_times: the time that steps take, which `print` compares with their compute.
 
     Raises:
         ValueError: no parameter would train if all layers but the head were frozen, the layers are
@@ -102,6 +103,7 @@ class Freezer:
         self._example_inputs = example_inputs
         self.frozen: dict[str, int] = {}
         self.events: list[tuple[int, str, str]] = []
+        self.step_times = StepTimes()
         self._step = 0
         self._has_stepped = False
         self._watches = Watches(model, optimizer)
@@ -114,7 +116,7 @@ class Freezer:
             attach(self)
 
     def __str__(self) -> str:
-        """A table of the layers: size, share of the forward pass, state, last probability."""
+        """A table of the layers, the compute so far, and what keeps freezing from saving time."""
         return table(run_of(self))
 
     def plot(self) -> "Figure":
@@ -169,6 +171,7 @@ class Freezer:
         self._watches.check(self.layers, self._frozen)
         if not self._updates.is_next():
             return []
+        self.step_times.note(len(self.events))
         thawing: list[Layer] = []
         newly: list[Layer] = []
         if self.policy is not None:

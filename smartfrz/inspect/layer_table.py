@@ -8,7 +8,10 @@ _HEADER = ("layer", "parameters", "compute", "state", "since step", "probability
 
 
 def table(run: Run) -> str:
-    """Returns a table of the layers: size, share of the forward pass, state, last probability."""
+    """Returns a table of the layers: size, share of the forward pass, state, last probability.
+
+    Below it stand the compute so far, and why freezing saves less time than it could.
+    """
     probabilities: dict[str, float] = {}
     for _, values in run.probabilities:
         probabilities |= values
@@ -29,7 +32,7 @@ def table(run: Run) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(_padded, row, widths, range(len(row)))).rstrip() for row in rows]
-    return "\n".join([*lines, _last_line(run)])
+    return "\n".join([*lines, _last_line(run), *run.remarks])
 
 
 def _last_line(run: Run) -> str:

@@ -1,10 +1,11 @@
 """What there is to know about a run: of a freezer, or of its state in a checkpoint."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from smartfrz.cost import compute_spent
+from smartfrz.inspect.remarks import trained_front, wasted_compute
 from smartfrz.sharding import sharded_modules
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Run:
         step_costs: the compute of a step at the beginning and after each event, in steps with no
             layer frozen; empty if it was not counted.
         compute_spent: the compute so far, in steps with no layer frozen; ``None`` if not counted.
+        remarks: why freezing saves less here than it could, in sentences.
     """
 
     layers: list[LayerFacts]
@@ -50,6 +52,7 @@ class Run:
     probabilities: Sequence[tuple[int, dict[str, float]]]
     step_costs: list[float]
     compute_spent: float | None
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def frozen(self) -> dict[str, int]:
@@ -94,6 +97,7 @@ def record_of(freezer: "Freezer") -> dict[str, Any]:
         "layers": [asdict(layer) for layer in run.layers],
         "step_costs": run.step_costs,
         "compute_spent": run.compute_spent,
+        "remarks": run.remarks,
     }
 
 
@@ -107,6 +111,7 @@ def run_in(state: dict[str, Any]) -> Run:
         probabilities=state["policy"].get("probabilities", ()),
         step_costs=record["step_costs"],
         compute_spent=record["compute_spent"],
+        remarks=record["remarks"],
     )
 
 
@@ -120,14 +125,43 @@ def _run_of(freezer: "Freezer", is_counted: bool) -> Run:
         )
         for layer in freezer.layers
     ]
+    sets = _frozen_sets(freezer.events) if is_counted else []
+    step_costs = [freezer.costs(each) for each in sets]
     return Run(
         layers,
         freezer.steps,
         list(freezer.events),
         getattr(freezer.policy, "probabilities", ()),
-        [freezer.costs(each) for each in _frozen_sets(freezer.events)] if is_counted else [],
+        step_costs,
         freezer.compute_spent if is_counted else None,
+        _remarks(freezer, step_costs) if is_counted else [],
     )
+
+
+def _remarks(freezer: "Freezer", step_costs: Sequence[float]) -> list[str]:
+    if not freezer.frozen:
+        return []
+    first = freezer.layers[0]
+    found = []
+    if freezer.input_gradients_are_computed and first.name in freezer.frozen:
+        found.append(
+            "The backward pass runs through the frozen layers in front, because an input of the "
+            "model or another tensor there requires a gradient."
+        )
+    if first.is_head:
+        body = [layer.name for layer in freezer.layers if not layer.is_head]
+        found += trained_front(first.name, freezer.costs(body))
+    ratios = freezer.step_times.ratios(step_costs)
+    if ratios is not None:
+        time, compute = ratios
+        found += wasted_compute("Compared with the beginning of the run", compute, time, _WAITING)
+    return found
+
+
+_WAITING = (
+    "the device waits for something other than compute. If smartfrz.estimate, which times the "
+    "model alone, promises more, that is the data loader or other code of the loop."
+)
 
 
 def _frozen_sets(events: Events) -> list[Collection[str]]:

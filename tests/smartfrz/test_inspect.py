@@ -101,6 +101,64 @@ def test_a_resumed_run_has_the_earlier_probabilities():
     assert again.policy.probabilities == first.policy.probabilities != []  # type: ignore[attr-defined]
 
 
+def timed(monkeypatch: pytest.MonkeyPatch, times: Callable[[Freezer], float]) -> Freezer:
+    """A run of 60 steps, each of which takes a given time."""
+    freezer = trained(Scripted({25: ["0"], 30: ["2"]}), steps=0)
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for _ in range(60):
+        clock[0] += times(freezer)
+        go_on(freezer, 1)
+    return freezer
+
+
+def test_it_says_if_steps_save_compute_but_no_time(monkeypatch):
+    freezer = timed(monkeypatch, lambda freezer: 1.0)
+    saved = 1 - freezer.costs(["0", "2"])
+    *_, last = str(freezer).splitlines()
+    assert f"saves {100 * saved:.0f}% of the compute and 0% of the time" in last
+    assert "smartfrz.estimate" in last
+
+
+def test_it_says_nothing_where_time_is_saved_or_nothing_is_frozen(monkeypatch):
+    freezer = timed(monkeypatch, lambda freezer: freezer.costs([*freezer.frozen]))
+    assert str(freezer).splitlines()[-1].startswith("2 of 3 layers are frozen")
+    freezer = timed(monkeypatch, lambda freezer: 1.0)
+    freezer.thaw()
+    assert str(freezer).splitlines()[-1].startswith("0 of 3 layers are frozen")
+
+
+def test_it_names_inputs_that_require_a_gradient():
+    freezer = trained(Scripted({0: ["0"]}), steps=0)
+    for _ in range(3):
+        freezer.model(torch.randn(4, 4, requires_grad=True)).sum().backward()
+        freezer.step()
+        freezer.optimizer.step()
+    assert "another tensor there requires a gradient" in str(freezer).splitlines()[-1]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.body = nn.Embedding(20, 8), nn.Linear(8, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.body(self.embedding(ids)) @ self.embedding.weight.T
+
+
+def test_it_names_an_embedding_that_is_also_the_head(tmp_path):
+    model = Tied()
+    ids = torch.ones(2, 5, dtype=torch.long)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["body"]}), example_inputs=ids)
+    model(ids).sum().backward()
+    freezer.step()
+    remark = str(freezer).splitlines()[-1]
+    assert remark.startswith("The first layer, embedding, is a head")
+    torch.save(freezer.state_dict(), tmp_path / "saved.pt")
+    assert load_run(tmp_path / "saved.pt").remarks == [remark]
+
+
 class Unguessable(nn.Module):
     """Takes a dictionary: no inputs can be guessed."""
 
