@@ -45,8 +45,8 @@ def kept_memory(frame: pd.DataFrame) -> Figure:
         frame: from `benchmarks.saved_activations.measure`.
     """
     kinds = list(dict.fromkeys(frame["frozen"]))
-    fig = Figure(figsize=(7, 1.9), layout="constrained")
-    axes = fig.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    fig = Figure(figsize=(7, 1.9 * len(kinds)), layout="constrained")
+    axes = fig.subplots(len(kinds), 1, sharey=True, squeeze=False)[:, 0]
     bars = [("stock", "PyTorch", _STOCK), ("memsave", "memsave-torch", _LEAN)]
     bars = [each for each in bars if frame[each[0]].notna().any()] + [("ours", "Ours", _OURS)]
     for ax, kind in zip(axes, kinds, strict=True):
@@ -58,7 +58,7 @@ def kept_memory(frame: pd.DataFrame) -> Figure:
         ax.set_xticks(places, [display_name(model) for model in rows["model"]])
         ax.set_title(f"Frozen: {kind}")
         ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel("Memory / full training")
+        ax.set_ylabel("Memory / full training")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(bars))
     return fig

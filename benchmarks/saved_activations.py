@@ -1,11 +1,14 @@
 """Memory saved for the backward pass: ``python -m benchmarks.saved_activations``.
 
-Either all layers but the first and the head are frozen, or a random half of them, in 20 draws.
+Either nothing is frozen, or all layers but the first and the head, or a random half of them, in 20
+draws. The price of ``save_memory`` in time is measured in some of them.
 """
 
 import copy
 import importlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 from torch import nn
@@ -13,11 +16,13 @@ from tqdm import tqdm
 
 from benchmarks.figures import kept_memory
 from benchmarks.report import parser, present
+from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import Workload, make_workload
 from smartfrz import Layer, restore_memory, save_memory
 from smartfrz.memory import activation_bytes
 
-DRAWS = 20
+DRAWS, TIMED_DRAWS = 20, 3
+REPEATS = 11
 COLUMNS = {
     "model": "Model",
     "frozen": "Frozen",
@@ -27,6 +32,7 @@ COLUMNS = {
     "memsave": "memsave-torch (MiB)",
     "ours_over_stock": "Ours / PyTorch",
     "ours_over_full": "Ours / full",
+    "time_over_stock": "Time / PyTorch",
 }
 
 
@@ -39,7 +45,8 @@ def main() -> None:
         lambda: measure(options.models),
         COLUMNS,
         "Memory saved for the backward pass, inputs included, for two images of 64 x 64 pixels or "
-        f"two sentences of 64 tokens. Random halves: means over {DRAWS} draws.",
+        f"two sentences of 64 tokens. Random halves: means over {DRAWS} draws. Time: of the "
+        f"forward and the backward pass with ours, medians of {REPEATS} ratios.",
         kept_memory,
     )
 
@@ -50,9 +57,14 @@ def measure(models: list[str]) -> pd.DataFrame:
     for model in tqdm(models, desc="saved activations"):
         workload = make_workload(model, batch_size=2, size=64)
         full = kept(workload, workload.model)
+        draws: Counter[str] = Counter()
         for frozen, layers in frozen_sets(workload):
             workload.freeze(layers)
-            rows.append({"model": model, "frozen": frozen, "full": full, **kept_by_all(workload)})
+            draws[frozen] += 1
+            row = {"model": model, "frozen": frozen, "full": full, **kept_by_all(workload)}
+            if draws[frozen] <= TIMED_DRAWS:
+                row["time_over_stock"] = time_over_stock(workload)
+            rows.append(row)
     means = pd.DataFrame(rows).groupby(["model", "frozen"], sort=False).mean().reset_index()
     means["ours_over_stock"] = means["ours"] / means["stock"]
     means["ours_over_full"] = means["ours"] / means["full"]
@@ -61,6 +73,7 @@ def measure(models: list[str]) -> pd.DataFrame:
 
 def frozen_sets(workload: Workload) -> Iterator[tuple[str, list[Layer]]]:
     """Yields sets of layers to freeze, each preceded by the name of its kind."""
+    yield "nothing", []
     yield "all but stem and head", workload.body[1:]
     for draw in range(DRAWS):
         yield "random half", workload.random_half(draw)
@@ -75,6 +88,20 @@ def kept_by_all(workload: Workload) -> dict[str, float]:
     converted = by_memsave(workload.model)
     memsave = float("nan") if converted is None else kept(workload, converted)
     return {"stock": stock, "ours": ours, "memsave": memsave}
+
+
+def time_over_stock(workload: Workload) -> float:
+    """Measures the time of a forward and a backward pass with ours, PyTorch's being 1."""
+
+    def timed(prepare: Callable[[nn.Module], None]) -> float:
+        prepare(workload.model)
+        return seconds(lambda: workload.loss().backward())
+
+    actions = {"stock": partial(timed, restore_memory), "ours": partial(timed, save_memory)}
+    taken = take_turns(actions, REPEATS)
+    restore_memory(workload.model)
+    workload.model.zero_grad()
+    return median_ratio(taken["ours"], taken["stock"])
 
 
 def kept(workload: Workload, model: nn.Module) -> float:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Rule, Stock, add_rule, remove_rule
 from smartfrz.memory.kept_tensors import DropoutNoise, Indices, ShapeOnly, Sign, unpacked_tensor
+from smartfrz.memory.recomputed import keeping_no_input, remember_recipe
 from smartfrz.sharding import class_of
 
 
@@ -23,7 +24,9 @@ def save_memory(model: nn.Module) -> None:
     - frozen convolutions, and frozen batch norms in eval mode, save no activation;
     - ReLU, ReLU6 and LeakyReLU save one bit per element, or nothing if a layer that trains saves
       their output anyway; dropout saves one bit per element;
-    - average pooling saves nothing, max pooling small integers.
+    - average pooling saves nothing, max pooling small integers;
+    - a linear layer that trains saves no input that is the output of layer norm, RMS norm, GELU or
+      SiLU: these save their own input, from which it is computed again in the backward pass.
 
     PyTorch's own kernels run, so gradients are bitwise equal as far as these are deterministic,
     except for rounding in batch norms.
@@ -31,14 +34,15 @@ def save_memory(model: nn.Module) -> None:
     PyTorch, either, and the backward passes of layer norms, GELU and attention need all that they
     save. Layers that are frozen or thawed later need no further call.
 
-    Not affected are functions (``F.relu``), modules with a ``forward`` other than PyTorch's,
+    Some modules of timm and transformers that compute what PyTorch's compute are affected, too. Not
+    affected are functions (``F.relu``), modules with a ``forward`` other than PyTorch's,
     compiled code, and modules under other saved-tensor hooks, as in activation checkpointing.
 
     Args:
         model: any model; DDP and ``torch.compile`` wrappers are unwrapped.
     """
     for module in unwrap(model).modules():
-        if class_of(module) in _RULE_OF:
+        if _rule_of(module) is not None:
             add_rule(module, _keeping_less, rank=1)
 
 
@@ -49,7 +53,8 @@ def restore_memory(model: nn.Module) -> None:
 
 
 def _keeping_less(module: nn.Module, x: Tensor, stock: Stock) -> Any:
-    return _RULE_OF[class_of(module)](module, x, stock) if _is_recorded(x) else None
+    rule = _rule_of(module)
+    return rule(module, x, stock) if rule is not None and _is_recorded(x) else None
 
 
 def _is_recorded(x: Tensor) -> bool:
@@ -84,11 +89,18 @@ def _batch_norm(module: Any, x: Tensor, stock: Stock) -> Tensor:
 
 
 def _linear(module: Any, x: Tensor, stock: Stock) -> Tensor:
-    if module.weight.requires_grad:
-        _keep_output(x)
-    else:
+    if not module.weight.requires_grad:
         _keep_bits(x)
-    return stock()
+        return stock()
+    _keep_output(x)
+    return keeping_no_input(module, x, stock)
+
+
+def _function_of_its_input(module: Any, x: Tensor, stock: Stock) -> Tensor:
+    output = stock()
+    if not getattr(module, "inplace", False):
+        remember_recipe(module, x, output)
+    return output
 
 
 def _mean_pool(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
@@ -171,8 +183,23 @@ _RULES: list[tuple[tuple[type[nn.Module], ...], Rule]] = [
     ((nn.ReLU6,), _relu6),
     ((nn.LeakyReLU,), _leaky_relu),
     ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
+    ((nn.LayerNorm, nn.RMSNorm, nn.GELU, nn.SiLU), _function_of_its_input),
 ]
 _RULE_OF = {kind: rule for kinds, rule in _RULES for kind in kinds}
+_RULE_OF_OTHERS: dict[str, Rule] = {
+    "timm.layers.norm.LayerNorm": _function_of_its_input,
+    "timm.layers.activations.GELU": _function_of_its_input,
+    "transformers.activations.GELUActivation": _function_of_its_input,
+    "transformers.activations.SiLUActivation": _function_of_its_input,
+    "transformers.pytorch_utils.Conv1D": _linear,
+}
+"""Modules of other packages that compute what PyTorch's compute, in a class of their own."""
+
+
+def _rule_of(module: nn.Module) -> Rule | None:
+    kind = class_of(module)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return _RULE_OF.get(kind) or _RULE_OF_OTHERS.get(name)
 
 
 def _is_frozen(module: Any) -> bool:

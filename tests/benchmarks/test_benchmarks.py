@@ -119,9 +119,11 @@ def test_step_times_are_medians_over_turns(workload, monkeypatch):
 def test_saved_activations_are_fewer_with_ours(monkeypatch):
     monkeypatch.setattr(saved_activations, "DRAWS", 2)
     frame = saved_activations.measure(["residual"])
-    assert frame["frozen"].tolist() == ["all but stem and head", "random half"]
-    assert (frame["ours"] < frame["stock"]).all()
-    assert (frame["stock"] <= frame["full"]).all()
+    assert frame["frozen"].tolist() == ["nothing", "all but stem and head", "random half"]
+    assert (frame["time_over_stock"] > 0).all()
+    nothing, *partly = frame.itertuples()
+    assert nothing.ours == nothing.stock == nothing.full  # nothing can be left out
+    assert all(row.ours < row.stock <= row.full for row in partly)
     assert frame["memsave"].isna().all()
 
 
