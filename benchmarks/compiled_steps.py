@@ -2,7 +2,7 @@
 
 Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. At batch
 size 32, small networks on a GPU are bound by kernel launches; compiled code reduces their number,
-and a CUDA graph reduces it to one.
+and a CUDA graph, whether of ``torch.compile`` or of `CapturedBackward`, reduces it to one.
 """
 
 import copy
@@ -21,15 +21,17 @@ from tqdm import tqdm
 from benchmarks.report import parser, present
 from benchmarks.timing import Timed, median_ratio, seconds, take_turns
 from benchmarks.workloads import Workload, as_in_table_2
-from smartfrz import Freezer, Layer, fold_batch_norms
+from smartfrz import CapturedBackward, Freezer, Layer, fold_batch_norms
 
 PARTS = 4
 KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "eager": lambda model: model,
     "compiled": torch.compile,
 }
+CAPTURED = "captured"
 if torch.cuda.is_available():
     KINDS["CUDA graph"] = partial(torch.compile, mode="reduce-overhead")
+    KINDS[CAPTURED] = KINDS["eager"]
 COLUMNS = {
     "model": "Model",
     "kind": "Step",
@@ -50,7 +52,8 @@ def main() -> None:
         lambda: measure(options.models, options.repeats),
         COLUMNS,
         "Time of a step, optimizer included, after each of four freezes. The first step after a "
-        "freeze includes compilation. CUDA graphs are measured on a GPU only.",
+        "freeze includes compilation. On a GPU, CUDA graphs are measured, too: those of "
+        "torch.compile and those of CapturedBackward.",
     )
 
 
@@ -85,7 +88,7 @@ class Trained:
 
     def __init__(self, workload: Workload, kind: str) -> None:
         self.workload = copy.deepcopy(workload)
-        if kind == "eager":
+        if kind in ("eager", CAPTURED):
             fold_batch_norms(self.workload.model, self.workload.inputs)
         self._body = self.workload.body
         self._next: Sequence[Layer] = []
@@ -94,6 +97,10 @@ class Trained:
         self.freezer = Freezer(
             self.workload.model, self.optimizer, policy=self, layers=self.workload.layers
         )
+        loss = self.workload.loss
+        self._backward: Callable[[], object] = lambda: loss().backward()
+        if kind == CAPTURED:
+            self._backward = CapturedBackward(self.freezer, loss)
         self.compilations = 0
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> Sequence[Layer]:
@@ -116,7 +123,7 @@ class Trained:
 
     def _train(self) -> None:
         torch.compiler.cudagraph_mark_step_begin()
-        self.workload.loss().backward()
+        self._backward()
         self.freezer.step()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -22,7 +22,6 @@ from smartfrz import Layer, restore_memory, save_memory
 from smartfrz.memory import activation_bytes
 
 DRAWS, TIMED_DRAWS = 20, 3
-REPEATS = 11
 COLUMNS = {
     "model": "Model",
     "frozen": "Frozen",
@@ -42,16 +41,16 @@ def main() -> None:
     present(
         "saved_activations",
         options,
-        lambda: measure(options.models),
+        lambda: measure(options.models, options.repeats),
         COLUMNS,
         "Memory saved for the backward pass, inputs included, for two images of 64 x 64 pixels or "
         f"two sentences of 64 tokens. Random halves: means over {DRAWS} draws. Time: of the "
-        f"forward and the backward pass with ours, medians of {REPEATS} ratios.",
+        f"forward and the backward pass with ours, medians of {options.repeats} ratios.",
         kept_memory,
     )
 
 
-def measure(models: list[str]) -> pd.DataFrame:
+def measure(models: list[str], repeats: int) -> pd.DataFrame:
     """Measures each network and kind of frozen set; a row for each."""
     rows = []
     for model in tqdm(models, desc="saved activations"):
@@ -63,7 +62,7 @@ def measure(models: list[str]) -> pd.DataFrame:
             draws[frozen] += 1
             row = {"model": model, "frozen": frozen, "full": full, **kept_by_all(workload)}
             if draws[frozen] <= TIMED_DRAWS:
-                row["time_over_stock"] = time_over_stock(workload)
+                row["time_over_stock"] = time_over_stock(workload, repeats)
             rows.append(row)
     means = pd.DataFrame(rows).groupby(["model", "frozen"], sort=False).mean().reset_index()
     means["ours_over_stock"] = means["ours"] / means["stock"]
@@ -90,7 +89,7 @@ def kept_by_all(workload: Workload) -> dict[str, float]:
     return {"stock": stock, "ours": ours, "memsave": memsave}
 
 
-def time_over_stock(workload: Workload) -> float:
+def time_over_stock(workload: Workload, repeats: int) -> float:
     """Measures the time of a forward and a backward pass with ours, PyTorch's being 1."""
 
     def timed(prepare: Callable[[nn.Module], None]) -> float:
@@ -98,7 +97,7 @@ def time_over_stock(workload: Workload) -> float:
         return seconds(lambda: workload.loss().backward())
 
     actions = {"stock": partial(timed, restore_memory), "ours": partial(timed, save_memory)}
-    taken = take_turns(actions, REPEATS)
+    taken = take_turns(actions, repeats)
     restore_memory(workload.model)
     workload.model.zero_grad()
     return median_ratio(taken["ours"], taken["stock"])

@@ -1,5 +1,6 @@
 """Attention-based layer freezing (SmartFRZ, ICLR 2023)."""
 
+from smartfrz.capture import CapturedBackward
 from smartfrz.cka import linear_cka
 from smartfrz.cost import ComputeBudget
 from smartfrz.estimation import Estimate, estimate
@@ -20,6 +21,7 @@ from smartfrz.version import __version__
 __all__ = [
     "AttentionPredictor",
     "BudgetPlan",
+    "CapturedBackward",
     "ComputeBudget",
     "Estimate",
     "FeatureCache",

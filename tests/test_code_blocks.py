@@ -108,6 +108,12 @@ def freezes_are_gathered(names: Names) -> None:
     assert names["freezer"].layers
 
 
+def graphs_are_captured(names: Names) -> None:
+    """Where there is no GPU, the passes run as usual."""
+    assert isinstance(names["backward"], smartfrz.CapturedBackward)
+    assert names["freezer"].steps == 3 and list(names["freezer"].frozen) == ["conv1"]
+
+
 def scaled_steps_train(names: Names) -> None:
     assert names["freezer"].state_dict()["step"] == 3
     assert torch.isfinite(names["loss"])
@@ -185,7 +191,13 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
         ),
         *(a_run_is_shown, rate_follows_the_budget, modules_keep_less, features_are_cached),
         *(wrapped_model_freezes, sharded_model_freezes),
-        *(freezes_are_gathered, scaled_steps_train, checkpoint_is_loaded, frozen_layers_are_thawed),
+        *(
+            freezes_are_gathered,
+            graphs_are_captured,
+            scaled_steps_train,
+            checkpoint_is_loaded,
+            frozen_layers_are_thawed,
+        ),
     ],
 }
 """For each page whose code blocks stand alone, a check of each block, in order."""
@@ -268,6 +280,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:There is no CUDA graph on a CPU")
 @pytest.mark.parametrize(("code", "check"), CASES)
 def test_a_code_block_runs(code: str, check: Callable[[Names], None], names: Names):
     exec(code, names)

@@ -1,7 +1,10 @@
-"""On a GPU: runs of each kind, what they keep for the backward pass, what SmartFRZ costs."""
+"""On a GPU: runs of each kind, what the backward pass keeps, CUDA graphs, what SmartFRZ costs."""
 
 import copy
 import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +14,19 @@ from torch import Tensor, nn
 from experiments.options import SmartFRZOptions
 from experiments.runs.training_loop import train
 from experiments.studies.overhead import decision_flops, training_times
-from smartfrz import FeatureCache, find_layers, fold_batch_norms, save_memory
+from smartfrz import (
+    CapturedBackward,
+    FeatureCache,
+    Freezer,
+    find_layers,
+    fold_batch_norms,
+    save_memory,
+)
 from smartfrz.memory.bits import Bits
 from smartfrz.predictor.attention import AttentionPredictor
 from tests.helpers.counted import frozen
 from tests.helpers.digits import ignore, save_random_predictor, tiny_run
+from tests.helpers.scripted import Scripted
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,3 +134,88 @@ def test_a_step_with_cached_features_does_not_wait_for_the_gpu():
     cache([0, 1, 2, 3], inputs[:4] + 1)
     with pytest.raises(ValueError, match="Sample 0 has other inputs"):
         cache([0, 1, 2, 3], inputs[:4])
+
+
+def stepped(backward_of: Callable[[Freezer, Callable[..., Tensor]], Any], amp: bool) -> Any:
+    """Trains a ResNet, of which layers freeze; returns losses and weights."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=4).cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    freezer = Freezer(model, optimizer, Scripted({6: ["conv1"], 9: ["layer1.0.conv1"]}))
+
+    def loss_fn(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            return nn.functional.cross_entropy(model(images).float(), labels)
+
+    backward = backward_of(freezer, loss_fn)
+    losses = []
+    for step in range(14):
+        seeded = torch.Generator("cuda").manual_seed(step)
+        images = torch.randn(4, 3, 64, 64, device="cuda", generator=seeded)
+        losses.append(backward(images, torch.arange(4, device="cuda")))
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert freezer.frozen.keys() == {"conv1", "layer1.0.conv1"}
+    return torch.stack(losses), model.state_dict()
+
+
+def eager(freezer: Freezer, loss_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def backward(*batch: Tensor) -> Tensor:
+        loss = loss_fn(*batch)
+        loss.backward()
+        return loss.detach()
+
+    return backward
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_captured_steps_train_like_others(amp):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses, weights = stepped(CapturedBackward, amp)
+    expected, others = stepped(eager, amp)
+    tolerance = 0.05 if amp else 1e-3
+    torch.testing.assert_close(losses, expected, rtol=tolerance, atol=tolerance)
+    for name, value in weights.items():
+        torch.testing.assert_close(value, others[name], rtol=tolerance, atol=tolerance)
+
+
+def test_captured_steps_draw_new_random_numbers():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.Linear(64, 1)).cuda()
+    freezer = Freezer(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    backward = CapturedBackward(freezer, lambda x: model(x).sum())
+    losses = [backward(torch.ones(4, 64, device="cuda")).item() for _ in range(8)]
+    assert len({*losses}) == len(losses)
+
+
+def test_what_reads_results_is_not_captured():
+    model = nn.Linear(8, 1).cuda()
+    freezer = Freezer(model, torch.optim.SGD(model.parameters(), lr=0.0))
+
+    def loss_fn(x: Tensor) -> Tensor:
+        loss = model(x).sum()
+        return loss * 2 if loss.item() > 0 else loss
+
+    backward = CapturedBackward(freezer, loss_fn)
+    x = torch.ones(4, 8, device="cuda")
+    first = backward(x)
+    with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph"):
+        later = [backward(x) for _ in range(5)]
+    assert all(torch.equal(loss, first) for loss in later)
+
+
+def test_a_captured_step_does_not_wait_for_the_gpu():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1)).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    freezer = Freezer(model, optimizer)
+    backward = CapturedBackward(freezer, lambda x: model(x).sum())
+    x = torch.ones(4, 8, device="cuda")
+    for step in range(10):
+        if step == 6:
+            torch.cuda.set_sync_debug_mode("error")
+        backward(x)
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.cuda.set_sync_debug_mode("default")

@@ -26,7 +26,7 @@ LIBRARY = [
     {"inspect"},
     {"freezer"},
     {"policies", "feature_cache"},
-    {"integrations", "estimation"},
+    {"integrations", "estimation", "capture"},
 ]
 TRAINERS = ("transformers", "lightning")
 # Packages of the harness that must not know of others.

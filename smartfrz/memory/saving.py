@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from smartfrz.distributed import unwrap
 from smartfrz.graph import Rule, Stock, add_rule, remove_rule
@@ -26,13 +27,14 @@ def save_memory(model: nn.Module) -> None:
       their output anyway; dropout saves one bit per element;
     - average pooling saves nothing, max pooling small integers;
     - a linear layer that trains saves no input that is the output of layer norm, RMS norm, GELU or
-      SiLU: these save their own input, from which it is computed again in the backward pass.
+      SiLU: these save their own input, from which it is computed again in the backward pass;
+    - activations of transformers that consist of several steps, such as GPT-2's, save their input.
 
     PyTorch's own kernels run, so gradients are bitwise equal as far as these are deterministic,
     except for rounding in batch norms.
     Parameters, buffers, names and hooks stay the same objects. Frozen linear layers save nothing in
-    PyTorch, either, and the backward passes of layer norms, GELU and attention need all that they
-    save. Layers that are frozen or thawed later need no further call.
+    PyTorch, either, and the backward passes of layer norms, GELU and attention need what they save.
+    Layers that are frozen or thawed later need no further call.
 
     Some modules of timm and transformers that compute what PyTorch's compute are affected, too. Not
     affected are functions (``F.relu``), modules with a ``forward`` other than PyTorch's,
@@ -100,6 +102,13 @@ def _function_of_its_input(module: Any, x: Tensor, stock: Stock) -> Tensor:
     output = stock()
     if not getattr(module, "inplace", False):
         remember_recipe(module, x, output)
+    return output
+
+
+def _function_of_several_steps(module: nn.Module, x: Tensor, stock: Stock) -> Tensor:
+    """Keeps the input alone, where autograd keeps the results of the steps in between."""
+    output = checkpoint(stock, use_reentrant=False, preserve_rng_state=False)
+    remember_recipe(module, x, output)
     return output
 
 
@@ -191,6 +200,8 @@ _RULE_OF_OTHERS: dict[str, Rule] = {
     "timm.layers.activations.GELU": _function_of_its_input,
     "transformers.activations.GELUActivation": _function_of_its_input,
     "transformers.activations.SiLUActivation": _function_of_its_input,
+    "transformers.activations.NewGELUActivation": _function_of_several_steps,
+    "transformers.activations.QuickGELUActivation": _function_of_several_steps,
     "transformers.pytorch_utils.Conv1D": _linear,
 }
 """Modules of other packages that compute what PyTorch's compute, in a class of their own."""
