@@ -17,7 +17,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench gpu report smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -90,6 +90,14 @@ bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
 bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
+
+GPU_MODELS = resnet50 mobilenet_v2 deit_tiny
+gpu: setup  ## on a GPU: its tests, then step times, memory and bookkeeping, in about 12 minutes
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.compiled_steps --models $(GPU_MODELS) --repeats 7
+	$(BIN)/python -m benchmarks.step_time --models $(GPU_MODELS) --repeats 5
+	$(BIN)/python -m benchmarks.peak_memory --models $(GPU_MODELS)
+	$(BIN)/python -m benchmarks.bookkeeping --models resnet50 --repeats 5
 
 report: setup  ## write one page with all results: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)
