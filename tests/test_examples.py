@@ -82,8 +82,9 @@ def test_accelerate_loop():
 
 
 def assert_budget_is_spent(output: str) -> None:
-    last = output.splitlines()[-1]
-    frozen, layers, compute = re.findall(r"^(\d+) of (\d+) layers .*: ([\d.]+) of full", last)[0]
+    line = re.search(r"^(\d+) of (\d+) layers .*: ([\d.]+) of full", output, re.MULTILINE)
+    assert line is not None
+    frozen, layers, compute = line.groups()
     assert 0 < int(frozen) < int(layers) and compute == "0.70"
 
 
