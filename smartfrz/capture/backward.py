@@ -70,7 +70,7 @@ class CapturedBackward:
                 "DistributedDataParallel or sharded by fully_shard. torch.compile has CUDA graphs "
                 "of its own: mode='reduce-overhead'."
             )
-        self.freezer, self.loss_fn, self.scaler = freezer, loss_fn, scaler
+        self.loss_fn, self.scaler = loss_fn, scaler
         self._model = model
         self._captures: dict[Hashable, _Capture] = {}
         self._eager_calls: Counter[Hashable] = Counter()
@@ -124,8 +124,8 @@ class CapturedBackward:
     def _discard_if_outdated(self) -> None:
         """Discards all graphs if other layers train, the mode has changed, or tensors moved."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        addresses = tuple(tensor.data_ptr() for tensor in tensors)
-        state = (len(self.freezer.events), self._model.training, addresses)
+        tensors_now = tuple((tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
+        state = (self._model.training, tensors_now)
         if state != self._valid_for:
             self._captures.clear()
             # The kernels have been chosen; what is new is which gradients are computed.
