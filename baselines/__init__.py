@@ -8,7 +8,6 @@ from baselines.gentle import AnnealedBody, AveragedBody
 from baselines.head_first import HeadFirst
 from baselines.measured_contribution import MeasuredContribution
 from baselines.paced import Paced
-from baselines.prefix_then_body import PrefixThenBody
 from baselines.random_order import RandomOrder
 from baselines.static_prefix import StaticPrefix
 from baselines.svcca import SVCCA
@@ -25,7 +24,6 @@ __all__ = [
     "HeadFirst",
     "MeasuredContribution",
     "Paced",
-    "PrefixThenBody",
     "RandomOrder",
     "StaticPrefix",
     "Unfreezing",

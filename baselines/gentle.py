@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from baselines.prefix_then_body import PrefixThenBody
-from smartfrz import Freezer, Layer
+from smartfrz import Freezer, Layer, PrefixThenBody
 from smartfrz.optimizers import with_step_hooks
 from smartfrz.sharding import local
 

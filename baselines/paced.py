@@ -7,7 +7,7 @@ of training FLOPs decide when to start (SmartFRZ, Section 2).
 
 import math
 
-from baselines.scheduled import Scheduled
+from smartfrz.policies import Scheduled
 
 
 class Paced(Scheduled):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from baselines.scheduled import Scheduled
+from smartfrz.policies import Scheduled
 
 
 class StaticPrefix(Scheduled):

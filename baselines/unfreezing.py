@@ -7,9 +7,9 @@ Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
 import math
 from collections.abc import Mapping, Sequence
 
-from baselines.scheduled import Scheduled
 from smartfrz import Layer
 from smartfrz.cost import compute_spent
+from smartfrz.policies import Scheduled
 
 
 class Unfreezing(Scheduled):

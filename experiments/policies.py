@@ -24,7 +24,6 @@ from baselines import (
     HeadFirst,
     MeasuredContribution,
     Paced,
-    PrefixThenBody,
     RandomOrder,
     StaticPrefix,
     Unfreezing,
@@ -52,7 +51,7 @@ from experiments.options import (
     UnfreezingOptions,
 )
 from experiments.predictor.cache import load_predictor
-from smartfrz import BudgetPlan, Policy, SimilarityGuided, SmartFRZ
+from smartfrz import BudgetPlan, Policy, PrefixThenBody, SimilarityGuided, SmartFRZ
 from smartfrz.distributed import unwrap
 from smartfrz.graph import call
 from smartfrz.predictor import HistoryRecorder

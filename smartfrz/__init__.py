@@ -14,7 +14,14 @@ from smartfrz.memory import (
     save_memory,
     unfold_batch_norms,
 )
-from smartfrz.policies import BudgetPlan, Gathered, Policy, SimilarityGuided, SmartFRZ
+from smartfrz.policies import (
+    BudgetPlan,
+    Gathered,
+    Policy,
+    PrefixThenBody,
+    SimilarityGuided,
+    SmartFRZ,
+)
 from smartfrz.predictor import AttentionPredictor
 from smartfrz.version import __version__
 
@@ -29,6 +36,7 @@ __all__ = [
     "Gathered",
     "Layer",
     "Policy",
+    "PrefixThenBody",
     "SimilarityGuided",
     "SmartFRZ",
     "__version__",

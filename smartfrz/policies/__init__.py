@@ -9,7 +9,9 @@ from smartfrz.policies.comparison import PeriodicComparison
 from smartfrz.policies.gathered import Gathered
 from smartfrz.policies.intervals import checked_interval
 from smartfrz.policies.pacing import check_compute, even_pace, meet_compute, schedule_compute
+from smartfrz.policies.prefix_then_body import PrefixThenBody
 from smartfrz.policies.protocol import Policy
+from smartfrz.policies.scheduled import Scheduled
 from smartfrz.policies.similarity_guided import SimilarityGuided
 from smartfrz.policies.smartfrz import SmartFRZ
 
@@ -18,6 +20,8 @@ __all__ = [
     "Gathered",
     "PeriodicComparison",
     "Policy",
+    "PrefixThenBody",
+    "Scheduled",
     "SimilarityGuided",
     "SmartFRZ",
     "check_compute",

@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from baselines import AnnealedBody, AveragedBody, PrefixThenBody
+from baselines import AnnealedBody, AveragedBody
 from baselines.freezeout import param_groups
-from smartfrz import Freezer, Gathered, Policy, find_layers
+from smartfrz import Freezer, Gathered, Policy, PrefixThenBody, find_layers
 
 STEPS = 40
 PLAN = {"total_steps": STEPS, "prefix": 0.8, "compute": 0.6}

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from baselines import HeadFirst, Paced, PrefixThenBody, RandomOrder, StaticPrefix, Unfreezing
-from smartfrz import Freezer, Gathered
+from baselines import HeadFirst, Paced, RandomOrder, StaticPrefix, Unfreezing
+from smartfrz import Freezer, Gathered, PrefixThenBody
 from smartfrz.cost import compute_spent
 from tests.helpers.architectures import ARCHITECTURES
 from tests.helpers.unrolled import unrolled

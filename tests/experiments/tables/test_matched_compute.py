@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from baselines import AnnealedBody, AveragedBody, PrefixThenBody
+from baselines import AnnealedBody, AveragedBody
 from experiments.files import write_json_atomic
 from experiments.runs.execute import execute, run_file
 from experiments.runs.run_files import read_run
 from experiments.runs.setup import prepare
 from experiments.runs.training_loop import train
 from experiments.tables.matched_compute import matched, matched_epochs, mean_flops, partners
+from smartfrz import PrefixThenBody
 from tests.helpers.digits import ignore, tiny_run
 
 MODELS = ["residual", "plain", "attention"]

@@ -1,10 +1,10 @@
-"""A prefix from the start and the rest of the body later, a control."""
+"""A prefix from the start and the rest of the body later."""
 
 import math
 from collections.abc import Mapping
 
-from baselines.scheduled import Scheduled
-from smartfrz.policies import even_pace
+from smartfrz.policies.pacing import even_pace
+from smartfrz.policies.scheduled import Scheduled
 
 
 class PrefixThenBody(Scheduled):

@@ -3,10 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smartfrz import Freezer, Layer
-from smartfrz.policies import check_compute, meet_compute, schedule_compute
+from smartfrz.layers import Layer
+from smartfrz.policies.pacing import check_compute, meet_compute, schedule_compute
+
+if TYPE_CHECKING:
+    from smartfrz.freezer import Freezer
 
 
 class Scheduled(ABC):
@@ -43,7 +46,7 @@ class Scheduled(ABC):
         """Returns the compute of a schedule, as a fraction of full training's."""
         return schedule_compute(steps, self.total_steps, self._costs)
 
-    def attach(self, freezer: Freezer) -> None:
+    def attach(self, freezer: "Freezer") -> None:
         """Plans the run for the freezer's layers."""
         self._body = [layer.name for layer in freezer.layers if not layer.is_head]
         self._costs, self._next_step = freezer.costs, 0
