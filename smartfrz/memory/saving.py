@@ -28,7 +28,7 @@ def save_memory(model: nn.Module) -> None:
     - average pooling saves nothing, max pooling small integers;
     - a linear layer that trains saves no input that is the output of layer norm, RMS norm, GELU or
       SiLU: these save their own input, from which it is computed again in the backward pass;
-    - activations of transformers that consist of several steps, such as GPT-2's, save their input.
+    - activations and RMS norms of transformers that consist of several steps save their input.
 
     PyTorch's own kernels run, so gradients are bitwise equal as far as these are deterministic,
     except for rounding in batch norms.
@@ -209,6 +209,8 @@ _RULE_OF_OTHERS: dict[str, Rule] = {
 
 def _rule_of(module: nn.Module) -> Rule | None:
     kind = class_of(module)
+    if kind.__module__.startswith("transformers.models.") and kind.__name__.endswith("RMSNorm"):
+        return _function_of_several_steps  # each language model has a copy of its own
     name = f"{kind.__module__}.{kind.__qualname__}"
     return _RULE_OF.get(kind) or _RULE_OF_OTHERS.get(name)
 

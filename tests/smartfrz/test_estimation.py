@@ -10,6 +10,7 @@ import smartfrz
 from smartfrz import estimation, find_layers
 from smartfrz.cost import StepCosts
 from smartfrz.estimation import FrozenStep
+from tests.helpers.tied import Tied
 
 
 def network() -> nn.Sequential:
@@ -76,17 +77,6 @@ def test_between_measured_steps_time_is_linear(compute, expected):
     measured = [(1.0, 1.0), (0.6, 0.8), (0.4, 0.6)]
     steps = [FrozenStep("", *each, 0, 0) for each in measured]
     assert estimation._interpolated(compute, steps) == pytest.approx(expected)
-
-
-class Tied(nn.Module):
-    """A language model whose embedding is its head, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.body = nn.Embedding(20, 8), nn.Linear(8, 8)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.body(self.embedding(ids)) @ self.embedding.weight.T
 
 
 def test_reasons_for_which_little_is_saved(monkeypatch):

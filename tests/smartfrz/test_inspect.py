@@ -17,6 +17,7 @@ from smartfrz import AttentionPredictor, Freezer, SmartFRZ
 from smartfrz.inspect import __main__ as program
 from smartfrz.inspect import load_run
 from tests.helpers.scripted import Scripted
+from tests.helpers.tied import Tied
 
 RUNS = ROOT / "results/runs"
 
@@ -135,15 +136,6 @@ def test_it_names_inputs_that_require_a_gradient():
         freezer.step()
         freezer.optimizer.step()
     assert "another tensor there requires a gradient" in str(freezer).splitlines()[-1]
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.body = nn.Embedding(20, 8), nn.Linear(8, 8)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.body(self.embedding(ids)) @ self.embedding.weight.T
 
 
 def test_it_names_an_embedding_that_is_also_the_head(tmp_path):
