@@ -1,6 +1,5 @@
 """Outputs of cheap modules that are computed again in the backward pass, in place of being kept."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,40 +19,50 @@ class Recipe:
         output: its output.
     """
 
+    __slots__ = ("autocast", "module", "version", "x")  # made in each forward pass
+
     def __init__(self, module: nn.Module, x: Tensor, output: Tensor) -> None:
         # Detached, because a tensor in the graph would form a cycle.
-        self.module, self.x = module, x.detach()
-        self.layout, self.version = _layout(output), output._version
-        self._read = [(each, each._version) for each in (self.x, *module.parameters())]
+        self.module, self.x, self.version = module, x.detach(), output._version
         kind = x.device.type
-        dtype, is_enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        self._autocast = partial(torch.autocast, kind, dtype, is_enabled)
+        is_enabled = torch.is_autocast_enabled(kind)
+        self.autocast = (kind, torch.get_autocast_dtype(kind) if is_enabled else None, is_enabled)
 
     def output(self) -> Tensor:
-        """Returns the output.
-
-        Raises:
-            RuntimeError: the input or a parameter has been modified in place.
-        """
-        if any(each._version != version for each, version in self._read):
-            raise RuntimeError(
-                f"The input or a parameter of a {type(self.module).__name__}, which is needed for "
-                "the gradient, has been modified by an inplace operation. Use an operation that is "
-                "not in place, or do not call save_memory."
-            )
-        with torch.no_grad(), self._autocast():
+        """Returns the output."""
+        with torch.no_grad(), torch.autocast(*self.autocast):
             return type(self.module).forward(self.module, self.x)
 
 
 class Recomputed:
-    """Substitute for an output with a `Recipe`, for a view or a copy of it in another dtype."""
+    """Substitute for an output with a `Recipe`, for a view or a copy of it in another dtype.
 
-    def __init__(self, kept: Tensor, recipe: Recipe) -> None:
-        self.recipe, self.view, self.dtype = recipe, _layout(kept), kept.dtype
+    Args:
+        kept: what autograd would keep.
+        layout: shape, strides and offset of the output.
+        recipe: how to compute it again.
+    """
+
+    def __init__(self, kept: Tensor, layout: tuple[Any, ...], recipe: Recipe) -> None:
+        self.recipe, self.layout = recipe, layout
+        self.view, self.dtype = _layout(kept), kept.dtype
+        read = (recipe.x, *recipe.module.parameters())
+        self.read = [(tensor, tensor._version) for tensor in read]
 
     def unpacked(self) -> Tensor:
+        """Returns the output.
+
+        Raises:
+            RuntimeError: the module's input or a parameter has been modified in place.
+        """
+        if any(tensor._version != version for tensor, version in self.read):
+            raise RuntimeError(
+                f"The input or a parameter of a {type(self.recipe.module).__name__}, which is "
+                "needed for the gradient, has been modified by an inplace operation. Use an "
+                "operation that is not in place, or do not call save_memory."
+            )
         output = self.recipe.output()
-        assert _layout(output) == self.recipe.layout
+        assert _layout(output) == self.layout
         return output.to(self.dtype).as_strided(*self.view)
 
 
@@ -68,14 +77,14 @@ def keeping_no_input(module: Any, x: Tensor, stock: Stock) -> Any:
     if recipe is None or recipe.version != x._version:
         return stock()
     # Autograd keeps the hooks: they must not refer to the input.
-    memory, dtype, size = x.untyped_storage()._cdata, x.dtype, x.numel()
+    memory, layout, dtype, size = x.untyped_storage()._cdata, _layout(x), x.dtype, x.numel()
     can_tell_copies = size != module.weight.numel()
 
     def pack(tensor: Tensor) -> Any:
         is_input = tensor.untyped_storage()._cdata == memory
         # Autocast makes copies of the input and of the weight.
         is_copy = can_tell_copies and tensor.dtype != dtype and tensor.numel() == size
-        return Recomputed(tensor, recipe) if is_input or is_copy else tensor
+        return Recomputed(tensor, layout, recipe) if is_input or is_copy else tensor
 
     with saved_tensors_hooks(pack, unpacked_tensor):
         return stock()
