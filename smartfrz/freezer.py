@@ -301,7 +301,7 @@ class Freezer:
         self._watches.restart(self._active, self._frozen)
         for wrapper in self._updates.find_wrappers():
             rebuild_reducer(wrapper)
-        expect_recompilation()
+        expect_recompilation(self.model)
 
     def _begin(self) -> None:
         """Finds what was wrapped, sharded or replaced since the freezer was created."""

@@ -87,7 +87,7 @@ class InputGradients:
         for module, key in found:
             del module._forward_hooks[key]
         if found:
-            expect_recompilation()
+            expect_recompilation(self.model)
         return bool(found)
 
     def _end(self) -> None:

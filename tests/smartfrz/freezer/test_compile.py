@@ -68,7 +68,8 @@ def train(
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch.compiler.reset()
-    yield
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
+        yield
     torch.compiler.reset()
 
 
@@ -120,6 +121,46 @@ def test_compiled_submodules():
     assert backend.calls == 8 * STEPS
     theirs = eager.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items())
+
+
+class Block(nn.Module):
+    """One of many that share the code of ``forward``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_blocks_that_are_compiled_one_by_one(in_place: bool):
+    """Each of a shape of its own, which are frozen at once, thawed and frozen again."""
+    torch.manual_seed(0)
+    backend, steps = CountingBackend(), 6
+    model = nn.Sequential(*(Block(width) for width in range(2, 10)), nn.Linear(10, 2))
+    for index in range(8):
+        if in_place:
+            model[index].compile(backend=backend, dynamic=False)
+        else:
+            model[index] = torch.compile(model[index], backend=backend, dynamic=False)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    layers = find_layers(model, torch.randn(8, 2))
+    names = [layer.name for layer in layers[:-1]]
+    freezer = Freezer(model, optimizer, Scripted({0: names, 3: names}), layers)
+    compilations = []
+    for step in range(steps):
+        if step == 2:
+            freezer.thaw()
+        before = backend.compilations
+        model(torch.randn(8, 2)).square().mean().backward()
+        compilations.append(backend.compilations - before)
+        freezer.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert backend.calls == 8 * steps
+    assert compilations == [8, 8, 0, 0, 0, 0]
 
 
 def test_aot_autograd():
