@@ -1,13 +1,14 @@
-"""Eager, compiled and CUDA-graph steps as layers freeze: ``python -m benchmarks.compiled_steps``.
+"""Time and compute of eager, compiled and captured steps: ``python -m benchmarks.compiled_steps``.
 
-Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. At batch
-size 32, small networks on a GPU are bound by kernel launches; compiled code reduces their number,
-and a CUDA graph, whether of ``torch.compile`` or of `CapturedBackward`, reduces it to one.
+Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. In small
+batches a GPU waits for the launches of kernels. Compiled code reduces their number, and a CUDA
+graph, whether of ``torch.compile`` or of `CapturedBackward`, reduces it to one.
 """
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -18,29 +19,58 @@ from torch import nn
 from torch.optim import SGD
 from tqdm import tqdm
 
+from benchmarks.figures import time_by_kind
 from benchmarks.report import parser, present
 from benchmarks.timing import Timed, median_ratio, seconds, take_turns
 from benchmarks.workloads import Workload, as_in_table_2
 from smartfrz import CapturedBackward, Freezer, Layer, fold_batch_norms
 
 PARTS = 4
-KINDS: dict[str, Callable[[nn.Module], Any]] = {
-    "eager": lambda model: model,
-    "compiled": torch.compile,
-}
+BATCH_SIZES = (32, 256)
+"""The paper's, and one that fills a large GPU."""
+
 CAPTURED = "captured"
-if torch.cuda.is_available():
-    KINDS["CUDA graph"] = partial(torch.compile, mode="reduce-overhead")
-    KINDS[CAPTURED] = KINDS["eager"]
 COLUMNS = {
     "model": "Model",
+    "batch_size": "Batch",
     "kind": "Step",
     "frozen": "Layers frozen",
+    "compute": "Compute / full",
     "ms": "Step (ms)",
-    "over_full": "Time / eager, nothing frozen",
+    "over_eager": "Time / eager, nothing frozen",
+    "over_full": "Time / nothing frozen",
+    "saved_over_saved": "Time saved / compute saved",
     "first_s": "First step (s)",
     "compilations": "Compilations so far",
 }
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yields the outermost modules with parts of which the model has several of one class."""
+    counts = Counter(type(module) for module in model.modules())
+    for child in model.children():
+        is_own = not type(child).__module__.startswith("torch.nn.")
+        if is_own and counts[type(child)] > 1 and any(child.children()):
+            yield child
+        else:
+            yield from blocks(child)
+
+
+def compile_blocks(model: nn.Module) -> nn.Module:
+    """Compiles repeated blocks one by one; the code of one serves all that are alike."""
+    for block in blocks(model):
+        block.compile(dynamic=False)
+    return model
+
+
+KINDS: dict[str, Callable[[nn.Module], Any]] = {
+    "eager": lambda model: model,
+    "compiled": torch.compile,
+    "compiled blocks": compile_blocks,
+}
+if torch.cuda.is_available():
+    KINDS["CUDA graph"] = partial(torch.compile, mode="reduce-overhead")
+    KINDS[CAPTURED] = KINDS["eager"]
 
 
 def main() -> None:
@@ -51,31 +81,51 @@ def main() -> None:
         options,
         lambda: measure(options.models, options.repeats),
         COLUMNS,
-        "Time of a step, optimizer included, after each of four freezes. The first step after a "
-        "freeze includes compilation. On a GPU, CUDA graphs are measured, too: those of "
+        "Time of a step, optimizer included, after each of four freezes, relative to the same kind "
+        "of step with nothing frozen. Compute does not include the optimizer. The first step after "
+        "a freeze includes compilation. On a GPU, CUDA graphs are measured, too: those of "
         "torch.compile and those of CapturedBackward.",
+        time_by_kind,
     )
 
 
 def measure(models: Sequence[str], repeats: int) -> pd.DataFrame:
-    """Measures each network, kind of step and number of freezes; a row for each."""
+    """Measures each network, batch size, kind of step and number of freezes; a row for each."""
+    cases = [(model, batch_size) for model in models for batch_size in BATCH_SIZES]
     rows = []
-    for model in tqdm(models, desc="compiled steps"):
-        torch.compiler.reset()
-        workload = as_in_table_2(model)
-        kinds = {kind: Trained(workload, kind) for kind in KINDS}
-        full = Trained(workload, "eager")
-        for part in range(PARTS + 1):
-            firsts = {kind: trained.freeze(part) for kind, trained in kinds.items()}
-            steps: dict[str, Timed] = {kind: trained.step for kind, trained in kinds.items()}
-            taken = take_turns({**steps, "full": full.step}, repeats)
-            for kind, first in firsts.items():
-                row: dict[str, Any] = {"model": model, "kind": kind}
-                row["frozen"] = len(kinds[kind].freezer.frozen)
-                row["ms"] = 1e3 * median(taken[kind])
-                row["over_full"] = median_ratio(taken[kind], taken["full"])
-                rows.append(row | {"first_s": first, "compilations": kinds[kind].compilations})
+    for model, batch_size in tqdm(cases, desc="compiled steps"):
+        workload = as_in_table_2(model, batch_size)
+        for row in steps_of(workload, repeats):
+            rows.append({"model": model, "batch_size": batch_size, **row})
     return pd.DataFrame(rows)
+
+
+def steps_of(workload: Workload, repeats: int) -> Iterator[dict[str, Any]]:
+    """Measures each kind of step after each freeze, side by side with nothing frozen."""
+    torch.compiler.reset()
+    kinds = [kind for kind in KINDS if kind != "compiled blocks" or any(blocks(workload.model))]
+    trained = {kind: Trained(workload, kind) for kind in kinds}
+    full = {kind: Trained(workload, kind) for kind in kinds}
+    for part in range(PARTS + 1):
+        firsts = {kind: each.freeze(part) for kind, each in trained.items()}
+        steps: dict[str, Timed] = {kind: each.step for kind, each in trained.items()}
+        steps |= {f"full {kind}": each.step for kind, each in full.items()}
+        taken = take_turns(steps, repeats)
+        frozen = workload.front(part / PARTS)
+        compute = workload.flops(frozen) / workload.flops([])
+        for kind in kinds:
+            over_full = median_ratio(taken[kind], taken[f"full {kind}"])
+            yield {
+                "kind": kind,
+                "frozen": len(frozen),
+                "compute": compute,
+                "ms": 1e3 * median(taken[kind]),
+                "over_eager": median_ratio(taken[kind], taken["full eager"]),
+                "over_full": over_full,
+                "saved_over_saved": (1 - over_full) / (1 - compute) if frozen else math.nan,
+                "first_s": firsts[kind],
+                "compilations": trained[kind].compilations,
+            }
 
 
 class Trained:
@@ -90,7 +140,6 @@ class Trained:
         self.workload = copy.deepcopy(workload)
         if kind in ("eager", CAPTURED):
             fold_batch_norms(self.workload.model, self.workload.inputs)
-        self._body = self.workload.body
         self._next: Sequence[Layer] = []
         self.workload.model = KINDS[kind](self.workload.model)
         self.optimizer = SGD(self.workload.model.parameters(), lr=1e-3, momentum=0.9)
@@ -109,7 +158,7 @@ class Trained:
 
     def freeze(self, part: int) -> float:
         """Freezes the first ``part`` groups of layers; returns the seconds of the next step."""
-        self._next = self._body[: math.ceil(len(self._body) * part / PARTS)]
+        self._next = self.workload.front(part / PARTS)
         if part:
             self.step()
         before = _graphs()

@@ -1,5 +1,7 @@
 """Figures of the benchmarks."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -7,6 +9,9 @@ from matplotlib.figure import Figure
 
 from experiments.reporting.labels import display_name
 from experiments.reporting.style import STYLE, look
+
+_KINDS = [("0.55", "o"), *(look(name) for name in ("linear", "autofreeze", "smartfrz", "random"))]
+"""Colours and markers of the kinds of steps."""
 
 _OURS, _LEAN, _STOCK = look("smartfrz")[0], look("linear")[0], "0.55"
 
@@ -34,6 +39,32 @@ def time_against_compute(frame: pd.DataFrame) -> Figure:
     fig.supylabel("Step time / full training")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=4)
+    return fig
+
+
+@rc_context(STYLE)
+def time_by_kind(frame: pd.DataFrame) -> Figure:
+    """Draws step time against compute for each kind of step, both relative to nothing frozen.
+
+    Args:
+        frame: from `benchmarks.compiled_steps.measure`.
+    """
+    models, sizes = (list(dict.fromkeys(frame[name])) for name in ("model", "batch_size"))
+    fig = Figure(figsize=(7, 1.6 * len(sizes) + 0.3), layout="constrained")
+    grid = fig.subplots(len(sizes), len(models), sharex=True, sharey=True, squeeze=False)
+    kinds = list(dict.fromkeys(frame["kind"]))
+    for (size, model), ax in zip(product(sizes, models), grid.flat, strict=True):
+        ax.plot([0, 1], [0, 1], "--", color="0.7", lw=0.8, label="Equal savings")
+        for kind, (color, marker) in zip(kinds, _KINDS, strict=False):
+            rows = frame[
+                (frame[["model", "batch_size", "kind"]] == [model, size, kind]).all(axis=1)
+            ]
+            ax.plot(rows["compute"], rows["over_full"], marker, color=color, ms=3.5, label=kind)
+        ax.set_title(f"{display_name(model)}, batch {size}")
+    fig.supxlabel("Compute / full training")
+    fig.supylabel("Step time / nothing frozen")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(handles))
     return fig
 
 

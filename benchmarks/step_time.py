@@ -54,14 +54,14 @@ def main() -> None:
         present(name, options, measured, COLUMNS, caption, time_against_compute)
 
 
-def measure(models: list[str], repeats: int, gpu_batch_size: int = 32) -> pd.DataFrame:
+def measure(models: list[str], repeats: int, batch_size: int = 32) -> pd.DataFrame:
     """Measures each network, layout and frozen fraction; a row for each."""
     cases = [(model, layout, part) for model in models for layout in LAYOUTS for part in FRACTIONS]
     rows = []
     workload = None
     for model, layout, fraction in tqdm(cases, desc="step time"):
         if workload is None or workload.name != model:
-            workload = as_in_table_2(model, gpu_batch_size)
+            workload = as_in_table_2(model, batch_size)
             fold_batch_norms(workload.model, workload.inputs)
         case = {"model": model, "layout": layout, "fraction": fraction}
         rows.append({**case, **step_times(workload, layout, fraction, repeats)})

@@ -108,6 +108,12 @@ def freezes_are_gathered(names: Names) -> None:
     assert names["freezer"].layers
 
 
+def blocks_are_compiled(names: Names) -> None:
+    model = names["model"]
+    compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
+    assert compiled == model.blocks and names["freezer"].model is model
+
+
 def graphs_are_captured(names: Names) -> None:
     """Where there is no GPU, the passes run as usual."""
     assert isinstance(names["backward"], smartfrz.CapturedBackward)
@@ -192,6 +198,7 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
         *(a_run_is_shown, rate_follows_the_budget, modules_keep_less, features_are_cached),
         *(wrapped_model_freezes, sharded_model_freezes),
         *(
+            blocks_are_compiled,
             freezes_are_gathered,
             graphs_are_captured,
             scaled_steps_train,
@@ -218,6 +225,11 @@ class Net(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
         self.relu = nn.ReLU()
         self.aux, self.head = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The convolutions."""
+        return [self.conv1, self.conv2]
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         x = self.relu(self.bn1(self.conv1(x)))

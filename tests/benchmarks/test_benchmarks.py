@@ -1,10 +1,12 @@
 """Tests of the benchmarks on small networks, with a fake clock."""
 
 from functools import partial
+from itertools import product
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from transformers import GPT2Config
 
 from benchmarks import (
@@ -18,6 +20,7 @@ from benchmarks import (
     timing,
     whole_runs,
 )
+from benchmarks.figures import time_by_kind
 from benchmarks.report import parser, present
 from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, MODELS, make_workload
@@ -232,20 +235,61 @@ def test_whole_runs_are_those_of_the_tables(model, dataset):
     assert (config.method, config.dataset, config.seed) == ("smartfrz", dataset, 0)
 
 
-def test_compiled_steps_compile_once_for_each_freeze(monkeypatch, use_clock):
-    use_clock(0.002)
+@pytest.fixture
+def compiled_by_eager(monkeypatch):
+    """Compiles to the unchanged graph, for a small residual network."""
     small = make_workload("residual", batch_size=2, size=16)
-    monkeypatch.setattr(compiled_steps, "as_in_table_2", lambda model: small)
-    eager_backend = partial(torch.compile, backend="eager")
-    monkeypatch.setitem(compiled_steps.KINDS, "compiled", eager_backend)
+    monkeypatch.setattr(compiled_steps, "as_in_table_2", lambda model, batch_size: small)
+    compiled = partial(torch.compile, backend="eager")
+    monkeypatch.setitem(compiled_steps.KINDS, "compiled", compiled)
+
+    def compile_blocks(model: nn.Module) -> nn.Module:
+        for block in compiled_steps.blocks(model):
+            block.compile(backend="eager", dynamic=False)
+        return model
+
+    monkeypatch.setitem(compiled_steps.KINDS, "compiled blocks", compile_blocks)
+
+
+@pytest.mark.usefixtures("compiled_by_eager")
+def test_compiled_steps_compile_once_for_each_freeze(use_clock):
+    use_clock(0.002)
     frame = compiled_steps.measure(["residual"], repeats=1)
-    by_kind = frame.set_index("kind")
+    assert list(compiled_steps.COLUMNS) == list(frame)
+    first = frame[frame["batch_size"] == 32]
+    by_kind = first.set_index("kind")
+    assert set(by_kind.index) == {"eager", "compiled", "compiled blocks"}
     assert by_kind.loc["eager", "compilations"].eq(0).all()
     assert by_kind.loc["compiled", "compilations"].tolist() == [1, 2, 3, 4, 5]
     assert by_kind.loc["eager", "frozen"].tolist() == [0, 3, 5, 7, 9]
+    assert by_kind.loc["eager", "compute"].is_monotonic_decreasing
     assert frame["ms"].to_numpy() == pytest.approx(2.0)
-    assert frame["over_full"].to_numpy() == pytest.approx(1.0)
+    for column in ("over_eager", "over_full"):
+        assert frame[column].to_numpy() == pytest.approx(1.0)
+    assert first["saved_over_saved"].dropna().to_numpy() == pytest.approx([0.0] * 12)
     assert frame["first_s"].to_numpy() == pytest.approx(0.002)
+
+
+def test_blocks_are_the_outermost_modules_of_a_repeated_class():
+    names = {"resnet50": 16, "deit_tiny": 12, "mobilenet_v2": 19, "vgg11": 0}
+    for name, count in names.items():
+        model = make_workload(name, batch_size=2, size=32).model
+        found = list(compiled_steps.blocks(model))
+        inner = {part for block in found for part in list(block.modules())[1:]}
+        assert len(found) == count and inner.isdisjoint(found), name
+
+
+def test_time_is_drawn_for_each_network_batch_and_kind():
+    cases = product(["resnet50", "vgg11"], [32, 256], ["eager", "compiled"], [1.0, 0.5])
+    frame = pd.DataFrame(cases, columns=["model", "batch_size", "kind", "compute"])
+    figure = time_by_kind(frame.assign(over_full=frame["compute"] + 0.1))
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert titles == [f"{m}, batch {b}" for b in (32, 256) for m in ("ResNet50", "VGG11")]
+    for ax in figure.axes:
+        ideal, *lines = ax.get_lines()
+        assert [*ideal.get_xdata()] == [*ideal.get_ydata()]
+        assert [line.get_label() for line in lines] == ["eager", "compiled"]
+        assert all([*line.get_ydata()] == pytest.approx([1.1, 0.6]) for line in lines)
 
 
 def test_whole_runs_train_side_by_side(tmp_path, monkeypatch, use_clock):
