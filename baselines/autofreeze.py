@@ -6,7 +6,7 @@ Liu et al., "AutoFreeze: Automatically Freezing Model Blocks to Accelerate Fine-
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,14 @@ def next_start(
     rates = rates.clamp(max=torch.finfo(rates.dtype).max)
     converged = rates < torch.quantile(rates, percentile / 100)
     return start + int(converged.long().cumprod(0).sum())
+
+
+class _Added(NamedTuple):
+    """What a step adds to: all parameters of the blocks of these names, and their sums."""
+
+    names: list[str]
+    params: list[Tensor]
+    sums: list[Tensor]
 
 
 class AutoFreeze:
@@ -97,6 +105,7 @@ class AutoFreeze:
         self._restored_sums: dict[str, list[Tensor]] = {}
         self._scores: dict[str, float] = {}
         self._selected: set[str] = set()
+        self._added: _Added | None = None
 
     def layers_to_freeze(self, active: Sequence[Layer], step: int) -> list[Layer]:
         """Adds this step's gradients; returns the layers to freeze at the end of an interval.
@@ -122,6 +131,7 @@ class AutoFreeze:
         )
         for name in names[:count]:
             del self._sums[name]
+        self._added = None
         self._selected.update(names[:count])
         return blocks[:count]
 
@@ -141,21 +151,24 @@ class AutoFreeze:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state returned by `state_dict`."""
-        self._sums = {}
+        self._sums, self._added = {}, None
         self._restored_sums = dict(state["sums"])
         self._scores = dict(state["scores"])
         self._selected = set(state["selected"])
 
     def _add_gradients(self, blocks: Sequence[Layer]) -> None:
-        sums: list[Tensor] = []
-        grads: list[Tensor] = []
-        for layer in blocks:
-            for total, param in zip(self._sums_of(layer), layer.params, strict=True):
-                if param.grad is not None:
-                    sums.append(total)
-                    grads.append(param.grad)
-        if grads:
-            torch._foreach_add_(sums, grads)
+        names = [layer.name for layer in blocks]
+        if self._added is None or self._added.names != names:
+            self._added = _Added(
+                names,
+                [param for layer in blocks for param in layer.params],
+                [total for layer in blocks for total in self._sums_of(layer)],
+            )
+        grads = [param.grad for param in self._added.params]
+        pairs = zip(self._added.sums, grads, strict=True)
+        sums = [total for total, grad in pairs if grad is not None]
+        if sums:
+            torch._foreach_add_(sums, [grad for grad in grads if grad is not None])
 
     def _sums_of(self, layer: Layer) -> list[Tensor]:
         """Returns the layer's running sums, in 32 bits or more: 16 would lose small gradients."""

@@ -173,14 +173,26 @@ def test_the_peak_falls_with_what_is_frozen():
 @pytest.mark.parametrize("method", bookkeeping.METHODS)
 def test_bookkeeping_is_a_share_of_the_time(method, workload, use_clock):
     """Backward pass 60 ms, ``Freezer.step`` 10 ms, optimizer 30 ms, after a slower warmup."""
-    warmup, timed = [9.0] * (3 * bookkeeping.INTERVAL), [0.06, 0.01, 0.03] * bookkeeping.INTERVAL
-    use_clock(*warmup, *timed)
-    assert bookkeeping.share(workload, method, intervals=1) == pytest.approx(0.1)
+    interval = 20
+    use_clock(*[9.0] * (3 * interval), *[0.06, 0.01, 0.03] * interval)
+    assert bookkeeping.share(workload, method, interval, intervals=1) == pytest.approx(0.1)
 
 
+def test_shares_have_a_row_for_each_interval_and_method(monkeypatch, workload, use_clock):
+    use_clock(0.25)
+    monkeypatch.setattr(bookkeeping, "as_in_table_2", lambda model: workload)
+    monkeypatch.setattr(bookkeeping, "INTERVALS", (2, 3))
+    frame = bookkeeping.shares(["residual"], repeats=1)
+    assert list(frame) == list(bookkeeping.SHARES)
+    cases = [(interval, method) for interval in (2, 3) for method in bookkeeping.METHODS]
+    assert [*zip(frame["interval"], frame["method"], strict=True)] == cases
+    assert frame["share"].to_numpy() == pytest.approx(100 / 3)
+
+
+@pytest.mark.filterwarnings("error:Freezer.step was called again")
 @pytest.mark.parametrize("method", bookkeeping.METHODS)
 def test_idle_steps_are_medians(method, use_clock):
-    use_clock(0.5, 0.1, 0.4, 0.2, 0.3)
+    use_clock(9.0, 0.5, 0.1, 0.4, 0.2, 0.3)
     assert bookkeeping.idle_seconds(method, 10, steps=5) == pytest.approx(0.3)
 
 
