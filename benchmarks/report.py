@@ -44,15 +44,15 @@ def present(
     """Measures unless the result exists, writes the table, and prints it.
 
     Args:
-        name: name of the result; its folder is ``results/bench-<name>``, on a GPU with ``-gpu``.
+        name: name of the result; its folder is ``results/bench-<name>``, on a GPU followed by the
+            GPU's name.
         options: from `parser`.
         measure: returns the frame.
         columns: titles of the columns to show, by column of the frame.
         title: title of the table, as a sentence.
         draw: draws a figure of the frame; optional.
     """
-    on_gpu = "-gpu" if torch.cuda.is_available() else ""
-    folder = options.results / f"bench-{name}{on_gpu}"
+    folder = options.results / f"bench-{name}{device_suffix()}"
     inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
     command = (
         f"python -m benchmarks.{options.benchmark} --models {' '.join(options.models)} "
@@ -69,6 +69,13 @@ def present(
         save(draw(made.frames[name]), folder / name)
     print(text)
     print(f"To measure again, delete {folder}.")
+
+
+def device_suffix() -> str:
+    """Returns the GPU's name as a suffix of names, such as ``-h100-80gb-hbm3``; empty on a CPU."""
+    if not torch.cuda.is_available():
+        return ""
+    return "-" + torch.cuda.get_device_name().removeprefix("NVIDIA ").lower().replace(" ", "-")
 
 
 def _word(value: object) -> str:

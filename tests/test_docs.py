@@ -21,7 +21,7 @@ from experiments.data import registry as data_registry
 from experiments.files import ROOT
 from experiments.methods import METHODS
 from experiments.models import registry as network_registry
-from experiments.reporting.contents import SECTIONS
+from experiments.reporting.contents import sections
 from experiments.runs.run_frame import read_csv
 from tests.helpers.markdown import PAGES, blocks, commands, prose, read
 from tests.helpers.table_folder import run_table, use
@@ -110,7 +110,7 @@ def test_no_measured_number_is_typed(page: str):
 
 def test_every_result_is_on_the_page_of_results():
     page = read("docs/results.md")
-    for section in SECTIONS:
+    for section in sections(ROOT / "results"):
         folder = ROOT / "results" / section.folder("small")
         texts = {file.name for file in folder.glob("*.md")} if folder.is_dir() else set()
         for name in texts:

@@ -1,6 +1,7 @@
 """Sections of the report, one for each result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,27 @@ SECTIONS = (
     Section("Bookkeeping", "bench-bookkeeping", "make bench", False),
     Section("Bookkeeping in steps without a decision", "bench-idle_steps", "make bench", False),
     Section("Communication", "bench-communication", "make bench", False),
-    Section("Step time on a GPU", "bench-step_time-gpu", "make bench", False),
-    Section("Step time on a GPU, small batches", "bench-small_steps-gpu", "make bench", False),
-    Section("Peak memory on a GPU", "bench-peak_memory-gpu", "make bench", False),
-    Section("Compiled steps on a GPU", "bench-compiled_steps-gpu", "make bench", False),
-    Section("Bookkeeping on a GPU", "bench-bookkeeping-gpu", "make bench", False),
-    Section("Bookkeeping on a GPU, no decision", "bench-idle_steps-gpu", "make bench", False),
+    Section("Step time, small batches on a GPU", "bench-small_steps", "make gpu", False),
+    Section("Peak memory on a GPU", "bench-peak_memory", "make gpu", False),
 )
+
+
+def sections(results: Path) -> list[Section]:
+    """Returns the sections of the report; a benchmark has one for each GPU it was run on.
+
+    Args:
+        results: the folder of all results.
+    """
+    return [each for section in SECTIONS for each in _on_all_devices(section, results)]
+
+
+def _on_all_devices(section: Section, results: Path) -> list[Section]:
+    if section.has_scale:
+        return [section]
+    on_gpus = []
+    for folder in sorted(results.glob(f"{section.name}-*")):
+        gpu = folder.name.removeprefix(f"{section.name}-").replace("-", " ").upper()
+        heading = f"{section.heading} ({gpu})"
+        on_gpus.append(replace(section, heading=heading, name=folder.name, target="make gpu"))
+    is_for_gpus_only = section.target == "make gpu"
+    return on_gpus if on_gpus and is_for_gpus_only else [section, *on_gpus]

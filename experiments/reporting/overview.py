@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reporting.contents import SECTIONS, Section
+from experiments.reporting.contents import Section, sections
 from experiments.reporting.labels import display_name
 from experiments.runs.run_frame import read_csv
 
@@ -19,7 +19,7 @@ def overview(results: Path, scale: str) -> str:
     rows = [
         f"| {each.heading} | `{each.command(scale)}` | `{each.folder(scale)}` | "
         f"{_what_was_run(each, results / each.folder(scale))} |\n"
-        for each in SECTIONS
+        for each in sections(results)
     ]
     head = "| Result | Command | Folder in results | Runs |\n| :-- | :-- | :-- | :-- |\n"
     return head + "".join(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from experiments.reporting.claims import overall_claims
-from experiments.reporting.contents import SECTIONS, Section
+from experiments.reporting.contents import Section, sections
 from experiments.reporting.overview import overview
 from experiments.reporting.summary import summary
 
@@ -58,7 +58,7 @@ def report(results: Path, scale: str) -> str:
         "",
         overall_claims(results, scale),
     ]
-    for section in SECTIONS:
+    for section in sections(results):
         if parts := _parts(section, results, scale):
             lines += [f"## {section.heading}", "", *parts]
     return "\n".join(lines)

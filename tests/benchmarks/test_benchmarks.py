@@ -21,7 +21,7 @@ from benchmarks import (
     whole_runs,
 )
 from benchmarks.figures import time_by_kind
-from benchmarks.report import parser, present
+from benchmarks.report import device_suffix, parser, present
 from benchmarks.timing import median_ratio, seconds, take_turns
 from benchmarks.workloads import LAYOUTS, MODELS, make_workload
 from smartfrz.cost.flops import forward_macs
@@ -233,6 +233,16 @@ def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
     assert text.startswith("An example. Measured on ")
     assert f"torch {torch.__version__}" in text
     assert "benchmarks.example --models resnet50 --repeats 1." in text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "suffix"),
+    [("NVIDIA H100 80GB HBM3", "-h100-80gb-hbm3"), ("Tesla T4", "-tesla-t4"), (None, "")],
+)
+def test_results_are_named_by_the_device(gpu, suffix, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    assert device_suffix() == suffix
 
 
 def test_the_command_line_takes_known_models_only():

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.files import ROOT
 from experiments.reporting.claims import overall_claims
-from experiments.reporting.contents import SECTIONS
+from experiments.reporting.contents import SECTIONS, sections
 from experiments.reporting.overview import overview
 from experiments.reporting.report import page, report
 from experiments.reporting.summary import summary
@@ -76,6 +76,12 @@ def test_the_project_s_own_report_is_that_of_its_results() -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', made)
 
 
-def test_sections_have_a_folder_each() -> None:
-    folders = [section.folder("small") for section in SECTIONS]
-    assert len(folders) == len(set(folders))
+def test_sections_have_a_folder_each(results: Path) -> None:
+    for name in ("step_time", "step_time-h100", "step_time-h200-nvl", "small_steps-h100"):
+        (results / f"bench-{name}").mkdir()
+    found = {section.folder("small"): section.heading for section in sections(results)}
+    assert len(found) == len(SECTIONS) + 2
+    assert found["bench-step_time"] == "Step time with frozen layers"
+    assert found["bench-step_time-h200-nvl"] == "Step time with frozen layers (H200 NVL)"
+    assert found["bench-small_steps-h100"] == "Step time, small batches on a GPU (H100)"
+    assert "bench-small_steps" not in found
