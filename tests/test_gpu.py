@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from experiments.options import SmartFRZOptions
-from experiments.runs.training_loop import train
+from experiments.runs.setup import prepare
+from experiments.runs.training_loop import Curves, train, train_step
 from experiments.studies.overhead import decision_flops, training_times
 from smartfrz import (
     CapturedBackward,
@@ -64,6 +65,22 @@ def test_a_stopped_run_goes_on(method, amp, tmp_path):
     assert curves.step == 30 and len(curves.accuracy) == 3
     assert curves.peak_memory_bytes > 0
     assert bool(run.freezer.frozen) == (method != "full")
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+def test_steps_without_a_decision_do_not_wait_for_the_gpu(amp):
+    """fp16 does, because GradScaler reads whether gradients have overflowed."""
+    run = prepare(tiny_run("linear", amp=amp, options={"match": ""}))
+    run.model.train()
+    curves = Curves()
+    batches = run.batches.epoch(0, 0)
+    for _ in range(6):
+        train_step(run, curves, next(batches))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_step(run, curves, next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool])

@@ -110,19 +110,24 @@ class Batches(ABC):
 
 
 class StoredBatches(Batches):
-    """Batches of examples that are all in memory, see `Batches`.
+    """Batches of examples that are all in the memory of their device, see `Batches`.
 
     Attributes:
+        device: the device.
         random_numbers: number of random numbers for augmenting an example.
     """
 
+    device: torch.device
     random_numbers = 0
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, see `Batches.epoch`."""
-        for chosen, uniform in self._order(seed, epoch, self.random_numbers):
-            inputs, labels = self._train_batch(chosen, uniform)
-            yield Batch(inputs, labels, chosen)
+        keys, uniform = zip(*self._order(seed, epoch, self.random_numbers), strict=True)
+        # One copy for all steps: with a copy in each step, the host would wait for the GPU.
+        chosen, numbers = (torch.stack(each).to(self.device) for each in (keys, uniform))
+        for step, of_step in enumerate(keys):
+            inputs, labels = self._train_batch(chosen[step], numbers[step])
+            yield Batch(inputs, labels, of_step)
 
     def test(
         self, examples: int = 0, batch_size: int = 250, shared: bool = False
@@ -133,7 +138,12 @@ class StoredBatches(Batches):
 
     @abstractmethod
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of training examples, augmented with the random numbers."""
+        """Inputs and labels of training examples, augmented with the random numbers.
+
+        Args:
+            chosen: indices of the examples, (B,), on the device.
+            uniform: random numbers, (B, ``random_numbers``), on the device.
+        """
 
     @abstractmethod
     def _test_batch(self, chosen: slice) -> tuple[Inputs, Tensor]:

@@ -52,7 +52,6 @@ class ImageBatches(StoredBatches):
         return torch.zeros(1, 3, self.config.image_size, self.config.image_size)
 
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, uniform = chosen.to(self.device), uniform.to(self.device)
         images = self._train[chosen]
         if self.config.augment:
             images = crop_and_flip(images, uniform)

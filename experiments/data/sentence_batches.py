@@ -18,8 +18,8 @@ class TextBatches(StoredBatches):
 
     Args:
         config: the run: number of examples.
-        data: the data set, which stays on its device.
-        device: device of the batches.
+        data: the data set.
+        device: device of the sentences and the batches.
         rank, world_size: as in `Batches`.
     """
 
@@ -33,10 +33,16 @@ class TextBatches(StoredBatches):
     ) -> None:
         train, test = config.train_images or None, config.test_images or None
         self.device = device
-        self._train = {"ids": data.train_ids[:train], "types": data.train_types[:train]}
-        self._test = {"ids": data.test_ids[:test], "types": data.test_types[:test]}
-        self._train_labels = data.train_labels[:train]
-        self._test_labels = data.test_labels[:test]
+        self._train = {
+            "ids": data.train_ids[:train].to(device),
+            "types": data.train_types[:train].to(device),
+        }
+        self._test = {
+            "ids": data.test_ids[:test].to(device),
+            "types": data.test_types[:test].to(device),
+        }
+        self._train_labels = data.train_labels[:train].to(device)
+        self._test_labels = data.test_labels[:test].to(device)
         num_train, num_test = len(self._train_labels), len(self._test_labels)
         super().__init__(config, num_train, num_test, data.num_classes, rank, world_size)
 
@@ -50,13 +56,13 @@ class TextBatches(StoredBatches):
         return {name: rows.cpu() for name, rows in self._prepared(self._test, slice(1)).items()}
 
     def _train_batch(self, chosen: Tensor, uniform: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        return self._prepared(self._train, chosen), self._train_labels[chosen].to(self.device)
+        return self._prepared(self._train, chosen), self._train_labels[chosen]
 
     def _test_batch(self, chosen: slice) -> tuple[dict[str, Tensor], Tensor]:
-        return self._prepared(self._test, chosen), self._test_labels[chosen].to(self.device)
+        return self._prepared(self._test, chosen), self._test_labels[chosen]
 
     def _prepared(self, part: dict[str, Tensor], chosen: Tensor | slice) -> dict[str, Tensor]:
-        ids, types = part["ids"][chosen].to(self.device), part["types"][chosen].to(self.device)
+        ids, types = part["ids"][chosen], part["types"][chosen]
         return {"input_ids": ids, "token_type_ids": types, "attention_mask": (ids > 0).long()}
 
 
@@ -80,7 +86,7 @@ class MaskedTextBatches(TextBatches):
         generator = torch.Generator().manual_seed(chosen.start)
         inputs = self._prepared(self._test, chosen)
         size = len(inputs["input_ids"]), self.random_numbers
-        return self._masked(inputs, torch.rand(size, generator=generator))
+        return self._masked(inputs, torch.rand(size, generator=generator).to(self.device))
 
     def probe(self, examples: int, batch_size: int = 32) -> list[Inputs]:
         """The first training examples without masks, with ``positions``."""
@@ -95,7 +101,7 @@ class MaskedTextBatches(TextBatches):
         self, inputs: dict[str, Tensor], uniform: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         ids = inputs["input_ids"]
-        which, how = uniform.to(ids.device).chunk(2, dim=1)
+        which, how = uniform.chunk(2, dim=1)
         is_word = (ids > 0) & (ids != CLS) & (ids != SEP)
         positions = which.masked_fill(~is_word, 2.0).argsort(1)[:, : _count(ids)]
         words, how = ids.gather(1, positions), how.gather(1, positions)

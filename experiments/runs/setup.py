@@ -24,6 +24,7 @@ from experiments.methods import METHODS, Setting
 from experiments.models.depthwise import speed_up_depthwise
 from experiments.models.pretraining import load_pretrained
 from experiments.models.registry import build_model, network
+from experiments.runs.backward import make_backward
 from experiments.runs.optimization import make_optimizer, make_scheduler
 from smartfrz import (
     ComputeBudget,
@@ -72,6 +73,7 @@ class Run:
         self.features = (
             FeatureCache(self.freezer, dropout="eval") if self.config.feature_cache else None
         )
+        self.backward = make_backward(self)
 
     def forward(self, inputs: Inputs, keys: Tensor) -> Tensor:
         """Computes the model's output for a batch.

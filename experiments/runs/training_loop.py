@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import RunConfig
@@ -144,10 +143,7 @@ def train_epoch(run: Run, curves: Curves, on_step: OnStep) -> None:
 
 def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     """Executes one step; ``freezer.step`` is between the backward pass and the optimizer step."""
-    with run.autocast():
-        logits = run.forward(batch.inputs, batch.keys)
-        loss = loss_of(logits, batch.labels)
-    run.scaler.scale(loss).backward()
+    run.loss = run.backward(batch)
     run.scaler.unscale_(run.optimizer)
 
     events, extra = len(run.freezer.events), extra_compute(run.freezer.policy)
@@ -167,20 +163,7 @@ def train_step(run: Run, curves: Curves, batch: Batch) -> Tensor:
     curves.flops_paper += run.flops_per_step_paper + round(extra * run.full_flops_per_step_paper)
     if len(run.freezer.events) > events:
         run.count_flops()
-    run.loss = loss.detach()
     return run.loss
-
-
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Computes the cross-entropy.
-
-    Args:
-        logits: (B, C), or (B, K, C) for K positions.
-        labels: classes, (B,) or (B, K), or class probabilities, (B, C).
-    """
-    if labels.is_floating_point():
-        return F.cross_entropy(logits, labels)
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def evaluate_epoch(run: Run, curves: Curves) -> None:

@@ -1,6 +1,7 @@
 """Image batches: order by seed and epoch, shares of processes, crops and flips."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch.nn import functional as F
 
 from experiments.data.image_batches import ImageBatches, crop_and_flip
 from experiments.data.images import ImageData, load_data
+from experiments.data.sentence_batches import MaskedTextBatches, TextBatches
+from experiments.data.sentences import TextData
 from experiments.models.registry import NETWORKS
 from experiments.runs.setup import prepare
 from tests.helpers.digits import tiny_run
@@ -42,6 +45,35 @@ def test_an_epoch_depends_on_its_seed_and_number_alone(augment):
     batches = make_batches(data, augment=augment)
     list(batches.epoch(seed=3, epoch=1))
     assert_same(batches.epoch(seed=3, epoch=2), first)
+
+
+def sentence_batches(kind):
+    ids = torch.randint(1000, 2000, (37, 12))
+    parts = (ids, torch.zeros_like(ids), torch.arange(37) % 2)
+    data = TextData(*parts, *(part[:8] for part in parts), num_classes=2)
+    return kind(tiny_run(train_images=0, batch_size=8), data, CPU)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(make_batches, augment=True),
+        partial(sentence_batches, TextBatches),
+        partial(sentence_batches, MaskedTextBatches),
+    ],
+)
+def test_steps_of_an_epoch_copy_nothing_to_the_device(make, monkeypatch):
+    """With a copy, the host would wait for a GPU at each step."""
+    batches = make()
+    steps = batches.epoch(0, 0)
+    next(steps)
+
+    def refuse(tensor, *args, **kwargs):
+        raise AssertionError("copied")
+
+    for name in ("to", "cpu", "cuda", "tolist", "item"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    assert len(list(steps)) == batches.steps_per_epoch - 1 > 0
 
 
 def test_another_seed_or_epoch_has_another_order():

@@ -15,9 +15,10 @@ from experiments.data.image_folder_batches import FolderBatches
 from experiments.data.image_folders import load_folders
 from experiments.data.registry import load, make_batches
 from experiments.methods import make_config
+from experiments.runs.backward import loss_of
 from experiments.runs.execute import execute
 from experiments.runs.run_files import read_run
-from experiments.runs.training_loop import loss_of, train
+from experiments.runs.training_loop import train
 from tests.helpers.digits import ignore
 from tests.helpers.folders import write_folders
 
