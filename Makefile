@@ -17,7 +17,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench gpu report smoke readme docs
+.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench gpu report figures-for-paper smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -91,16 +91,20 @@ bench-%: setup
 
 bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
 
-GPU_MODELS = resnet50 mobilenet_v2 deit_tiny
-gpu: setup  ## on a GPU: its tests, then step times, memory and bookkeeping, in about 12 minutes
+GPU_MODELS = $(if $(DRY),vgg11,resnet50 mobilenet_v2 deit_tiny)
+GPU_FLAGS = --repeats $(if $(DRY),1,5) --results $(if $(DRY),$(shell mktemp -d),$(RESULTS))
+gpu: setup  ## tests and benchmarks on a GPU, about 12 minutes; DRY=1 tries them on any machine
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m benchmarks.compiled_steps --models $(GPU_MODELS) --repeats 7
-	$(BIN)/python -m benchmarks.step_time --models $(GPU_MODELS) --repeats 5
-	$(BIN)/python -m benchmarks.peak_memory --models $(GPU_MODELS)
-	$(BIN)/python -m benchmarks.bookkeeping --models resnet50 --repeats 5
+	$(BIN)/python -m benchmarks.compiled_steps --models $(GPU_MODELS) $(GPU_FLAGS)
+	$(BIN)/python -m benchmarks.step_time --models $(GPU_MODELS) $(GPU_FLAGS)
+	$(BIN)/python -m benchmarks.peak_memory --models $(GPU_MODELS) $(GPU_FLAGS)
+	$(BIN)/python -m benchmarks.bookkeeping $(GPU_FLAGS)
 
 report: setup  ## write one page with all results: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)
+
+figures-for-paper: setup  ## collect all figures as PDF and tables as LaTeX in results/for-paper
+	$(BIN)/python -m scripts.paper_figures --scale $(SCALE) --results $(RESULTS)
 
 SMOKE = $(addprefix table,1 2 3 4 5 6 7 8 9) policies predictor evidence counterfactual attention \
 	fig3 fig4 fig5 overhead report
