@@ -3,6 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 # GPUS=8 starts eight processes with torchrun.
 RUN = $(if $(GPUS),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
+# LAUNCHER=slurm submits jobs that share the runs: JOBS=8 of them, with GPUS=1 each.
+ifeq ($(LAUNCHER)$(DRY),slurm)
+RUN = $(BIN)/python -m scripts.slurm $(if $(JOBS),--jobs $(JOBS)) $(if $(GPUS),--gpus $(GPUS)) \
+	$(if $(HOURS),--hours $(HOURS)) $(if $(PARTITION),--partition $(PARTITION))
+endif
 FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) \
 	$(if $(FRESH),--fresh) $(if $(MIXED),--mixed) \
 	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS)) \
@@ -23,7 +28,7 @@ endif
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  MODELS='resnet50 vgg11'  DATASETS=cifar10  METHODS='full smartfrz'  SEEDS=0  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  LAUNCHER=slurm  JOBS=8  HOURS=24  PARTITION=gpu  MODELS='resnet50 vgg11'  DATASETS=cifar10  METHODS='full smartfrz'  SEEDS=0  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
 
 setup: .venv/ready  ## create .venv and install the project with all dependencies
 

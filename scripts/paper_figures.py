@@ -1,4 +1,4 @@
-"""Collects all figures (PDF) and tables (LaTeX) in a folder: ``python -m scripts.paper_figures``."""
+"""Collects figures (PDF) and tables (LaTeX) in one folder: ``python -m scripts.paper_figures``."""
 
 import argparse
 import shutil
