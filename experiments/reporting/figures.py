@@ -33,19 +33,22 @@ def accuracy_against_compute(frame: pd.DataFrame) -> Figure:
     fig, drawn = panels(runs, sharex=True)
     for ax, group in drawn:
         remark(ax, caveats(group))
-        for method, of_method in _by_method(group.dropna(subset=["compute_ratio"])):
+        placed = group.dropna(subset=["compute_ratio"])
+        covering = _covering(placed)
+        for method, of_method in _by_method(placed):
             color, marker = looks[method]
             x, y = 100 * of_method["compute_ratio"], 100 * of_method["final_accuracy"]
             if method == "full":
                 ax.axhline(y.mean(), color="0.6", lw=0.7, ls=(0, (4, 3)), zorder=0.9)
             ax.plot(x, y, ".", color=color, alpha=0.5, ms=4, mew=0, label=f"_{method} runs")
-            bars: dict[str, Any] = {
-                "xerr": x.std(),
-                "yerr": y.std(),
-                "elinewidth": 0.9,
-                "label": method,
+            style: dict[str, Any] = {
+                **{"xerr": x.std(), "yerr": y.std(), "elinewidth": 0.9, "label": method},
+                **MEAN_MARKER,
             }
-            ax.errorbar(x.mean(), y.mean(), fmt=marker, color=color, **MEAN_MARKER, **bars)
+            if above := covering[method]:  # a ring around the markers that cover it
+                size = MEAN_MARKER["ms"] + 3.5 * above
+                style |= {"ms": size, "mfc": "none", "mec": color, "mew": 1.1}
+            ax.errorbar(x.mean(), y.mean(), fmt=marker, color=color, **style)
         ax.margins(0.12)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
     fig.supxlabel("Compute (% of full training)")
@@ -161,6 +164,19 @@ def _title(benchmark: tuple[str, str], width: float) -> str:
     """Returns model and dataset, on two lines if one line of ``width`` inches is too short."""
     one_line = " · ".join(map(display_name, benchmark))
     return one_line if len(one_line) <= 14 * width else one_line.replace(" · ", "\n")
+
+
+def _covering(group: pd.DataFrame) -> dict[str, int]:
+    """Returns for each method how many later ones are drawn where it is."""
+    columns = ["compute_ratio", "final_accuracy"]
+    means = {method: of[columns].mean().to_numpy() for method, of in _by_method(group)}
+    extent = np.ptp(np.array([*means.values()]), axis=0) if means else 0
+    near = 0.03 * np.maximum(extent, 0.01)
+    order = list(means)
+    return {
+        method: sum(bool((abs(means[m] - means[method]) <= near).all()) for m in order[i + 1 :])
+        for i, method in enumerate(order)
+    }
 
 
 def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

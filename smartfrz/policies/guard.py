@@ -35,8 +35,7 @@ class Guard:
         self.interval = interval
         self._samples = GradientSamples(interval)
         self._agreement = GradientAgreement()
-        self._norm = math.nan  # root mean square over the steps before the last decision
-        self._past_norms: list[float] = []
+        self._past_norms: list[float] = []  # root mean squares over the steps before decisions
         self._norms: dict[str, float] = {}
         self._thawed: list[str] = []
 
@@ -49,13 +48,16 @@ class Guard:
         self._agreement.record(cosines)
         finite = [each for each in squares if math.isfinite(each)]  # with a GradScaler
         if finite:
-            self._norm = math.sqrt(fmean(finite))
-            self._past_norms.append(self._norm)
+            self._past_norms.append(math.sqrt(fmean(finite)))
 
     @property
     def permits_freezing(self) -> bool:
         """Whether something has been learned, and learning has slowed down."""
         return self._agreement.has_fallen and not self._is_shrinking
+
+    @property
+    def _norm(self) -> float:
+        return self._past_norms[-1] if self._past_norms else math.nan
 
     @property
     def _is_shrinking(self) -> bool:
@@ -88,7 +90,6 @@ class Guard:
         return {
             "samples": self._samples.state_dict(),
             "agreement": self._agreement.state_dict(),
-            "norm": self._norm,
             "past_norms": list(self._past_norms),
             "norms": dict(self._norms),
             "thawed": list(self._thawed),
@@ -98,6 +99,5 @@ class Guard:
         """Restores a state returned by `state_dict`."""
         self._samples.load_state_dict(state["samples"])
         self._agreement.load_state_dict(state["agreement"])
-        self._norm, self._norms = state["norm"], dict(state["norms"])
-        self._past_norms = list(state["past_norms"])
+        self._norms, self._past_norms = dict(state["norms"]), list(state["past_norms"])
         self._thawed = list(state["thawed"])

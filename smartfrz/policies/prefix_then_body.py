@@ -44,7 +44,7 @@ class PrefixThenBody(Scheduled):
         last = max(1, len(self._body) - self._front - 1)
 
         def step(index: int) -> int:
-            place = max(0, index - self._front) / last
+            place = (index - self._front) / last
             return math.floor(even_pace(position, self.spread, place) * self.total_steps)
 
         return {name: 0 if i < self._front else step(i) for i, name in enumerate(self._body)}

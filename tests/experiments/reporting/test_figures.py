@@ -112,6 +112,20 @@ def test_no_runs_are_refused(draw):
         draw(benchmarks(1).iloc[:0])
 
 
+def test_no_marker_is_hidden_behind_another():
+    """Two methods froze nothing, another one is elsewhere."""
+    same = [run(method, seed, 0.8) for method in ("full", "linear", "smartfrz") for seed in (0, 1)]
+    (ax,) = accuracy_against_compute(pd.DataFrame([*same, run("random", accuracy=0.7)])).axes
+    found = {name: marker(ax, name).lines[0] for name in ("full", "smartfrz", "linear", "random")}
+    sizes = {name: line.get_markersize() for name, line in found.items()}
+    drawn = sorted(("full", "linear", "smartfrz"), key=lambda name: -sizes[name])
+    assert len({sizes[name] for name in drawn}) == 3
+    assert [found[name].get_markerfacecolor() for name in drawn[:2]] == ["none", "none"]
+    assert same_color(found[drawn[-1]].get_markerfacecolor(), look(drawn[-1])[0])
+    assert sizes["random"] == sizes[drawn[-1]]
+    assert all(same_color(found[n].get_markeredgecolor(), look(n)[0]) for n in drawn[:2])
+
+
 def test_accuracy_and_compute_of_runs_and_their_mean():
     runs = [run("full", seed, 0.9, 10.0) for seed in range(2)]
     runs += [run("smartfrz", 0, 0.8, 4.0), run("smartfrz", 1, 0.9, 8.0)]
