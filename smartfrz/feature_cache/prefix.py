@@ -66,6 +66,10 @@ class Prefix:
                 return next(leaf for leaf in tree_iter(reached.output) if isinstance(leaf, Tensor))
         raise AssertionError("The forward pass no longer calls the module at which it was cut.")
 
+    def ends_where(self, other: "Prefix") -> bool:
+        """Whether this is cut at the same module call as another prefix."""
+        return (self.cut.module, self.cut.nth) == (other.cut.module, other.cut.nth)
+
     def calls_inside(self, module: nn.Module) -> int:
         """Returns the number of calls of a module that do not happen while this is `replaced`."""
         parts = [child for part in (*self.skipped, self.cut) for child in part.children]
