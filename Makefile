@@ -89,7 +89,7 @@ overhead:  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
-bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
+bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs cached_features compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
 
 GPU_MODELS = resnet50 mobilenet_v2 deit_tiny
 gpu: setup  ## on a GPU: its tests, then step times, memory and bookkeeping, in about 12 minutes

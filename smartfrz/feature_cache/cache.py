@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -127,21 +128,27 @@ class FeatureCache:
         frozen_prefix = self._frozen_prefix_now()
         if frozen_prefix != self._frozen_prefix:
             self._frozen_prefix = frozen_prefix
-            return self._cut_again(len(samples), args, kwargs)
-        if self._stage is None:
-            return self.freezer.model(*args, **kwargs)
-        features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
-        with self._stage.prefix.replaced(features):
+            return self._cut_again(samples, args, kwargs)
+        with self._prefix_skipped(samples, args, kwargs):
             return self.freezer.model(*args, **kwargs)
 
-    def _cut_again(self, count: int, args: Any, kwargs: Any) -> Any:
-        model = unwrap(self.freezer.model)
+    def _prefix_skipped(
+        self, samples: list[int], args: Any, kwargs: Any
+    ) -> AbstractContextManager[None]:
+        if self._stage is None:
+            return nullcontext()
+        features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
+        return self._stage.prefix.replaced(features)
+
+    def _cut_again(self, samples: list[int], args: Any, kwargs: Any) -> Any:
+        model, count = unwrap(self.freezer.model), len(samples)
         # A cut is the same for any batch, so that a small one is enough to find it.
         some_args, some_kwargs = _rows((args, kwargs), range(min(2, count)), count)
         forward = partial(model, *some_args, **some_kwargs)
         if not self._keeps_dropout:
             self._switch_off_dropout(forward)
-        with ModuleCalls(model) as recorded:
+        skipped = self._stage.prefix.parts if self._stage else ()
+        with self._prefix_skipped(samples, args, kwargs), ModuleCalls(model, skipped) as recorded:
             output = self.freezer.model(*args, **kwargs)
         if self._keeps_dropout:
             self._check_nothing_is_random(recorded.calls)
@@ -217,9 +224,7 @@ class _Stage:
         self, prefix: Prefix, below: "_Stage | None", budget_bytes: int, folder: Path | None
     ) -> None:
         self.prefix, self.folder = prefix, folder
-        # A stage without features has nothing to compute from.
-        is_empty = below is not None and below.store is None
-        self.below: _Stage | None = below.below if below and is_empty else below
+        self.below = below
         self.budget_bytes = budget_bytes
         self.store: FeatureStore | None = None
 

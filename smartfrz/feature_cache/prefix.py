@@ -36,6 +36,11 @@ class Prefix:
     skipped: tuple[ModuleCall, ...]
     batch_size: int
 
+    @property
+    def parts(self) -> tuple[ModuleCall, ...]:
+        """The skipped calls and that of the cut."""
+        return (*self.skipped, self.cut)
+
     def features(self, forward: Forward, below: "Prefix | None" = None) -> Tensor:
         """Runs a forward pass up to the cut.
 
@@ -72,7 +77,7 @@ class Prefix:
 
     def calls_inside(self, module: nn.Module) -> int:
         """Returns the number of calls of a module that do not happen while this is `replaced`."""
-        parts = [child for part in (*self.skipped, self.cut) for child in part.children]
+        parts = [child for part in self.parts for child in part.children]
         return sum(part.count(module) for part in parts)
 
     @contextmanager
@@ -131,7 +136,7 @@ def longest_prefix(
 
 
 def _can_be_skipped(prefix: Prefix) -> bool:
-    cut, parts = prefix.cut, (*prefix.skipped, prefix.cut)
+    cut, parts = prefix.cut, prefix.parts
     if cut.needs_grad or cut.drew_random or len(cut.shapes) != 1:
         return False
     has_batch = bool(cut.shapes[0].shape) and cut.shapes[0].shape[0] == prefix.batch_size
