@@ -43,7 +43,7 @@ def main() -> None:
         COLUMNS,
         "Fine-tuning from published weights with the frozen prefix's features computed in each "
         "step, or cached, relative to full training, seed 0: time of all steps, decisions "
-        "included. PrefixThenBody freezes a front at step 0, SmartFRZ freezes layer by layer. "
+        "included. The second method freezes a front at step 0, SmartFRZ layer by layer. "
         "Compute does not include the forward passes saved by cached features, and dropout is off "
         "in what is cached.",
     )

@@ -96,7 +96,8 @@ def in_turns(configs: Sequence[RunConfig], results: Path) -> pd.DataFrame:
         time, compute = times[which] / times[0], curves[which].flops / curves[0].flops
         rows.append(
             {
-                **{"model": run.config.model, "dataset": run.config.dataset},
+                "model": run.config.model,
+                "dataset": run.config.dataset,
                 **{"time": time, "compute": compute},
                 "time_over_compute": (1 - time) / (1 - compute),
                 "freezes": len(set(run.freezer.frozen.values())),

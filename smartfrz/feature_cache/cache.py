@@ -127,8 +127,7 @@ class FeatureCache:
         self._frozen = dict(self.freezer.frozen)
         frozen_prefix = self._frozen_prefix_now()
         if frozen_prefix != self._frozen_prefix:
-            self._frozen_prefix = frozen_prefix
-            return self._cut_again(samples, args, kwargs)
+            return self._cut_again(frozen_prefix, samples, args, kwargs)
         with self._prefix_skipped(samples, args, kwargs):
             return self.freezer.model(*args, **kwargs)
 
@@ -140,19 +139,22 @@ class FeatureCache:
         features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
         return self._stage.prefix.replaced(features)
 
-    def _cut_again(self, samples: list[int], args: Any, kwargs: Any) -> Any:
+    def _cut_again(
+        self, frozen_prefix: list[Layer], samples: list[int], args: Any, kwargs: Any
+    ) -> Any:
         model, count = unwrap(self.freezer.model), len(samples)
         # A cut is the same for any batch, so that a small one is enough to find it.
         some_args, some_kwargs = _rows((args, kwargs), range(min(2, count)), count)
         forward = partial(model, *some_args, **some_kwargs)
         if not self._keeps_dropout:
-            self._switch_off_dropout(forward)
+            self._switch_off_dropout(frozen_prefix, forward)
         skipped = self._stage.prefix.parts if self._stage else ()
         with self._prefix_skipped(samples, args, kwargs), ModuleCalls(model, skipped) as recorded:
             output = self.freezer.model(*args, **kwargs)
         if self._keeps_dropout:
             self._check_nothing_is_random(recorded.calls)
-        if self._frozen_prefix:
+        self._frozen_prefix = frozen_prefix
+        if frozen_prefix:
             self._cut_at(longest_prefix(model, recorded.calls, forward))
         return output
 
@@ -168,11 +170,11 @@ class FeatureCache:
             self._stage = _Stage(prefix, self._stage, self._budget_bytes, self._folder)
             self.cut = self._name(prefix.cut.module)
 
-    def _switch_off_dropout(self, forward: Forward) -> None:
+    def _switch_off_dropout(self, frozen_prefix: list[Layer], forward: Forward) -> None:
         model = unwrap(self.freezer.model)
         with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
             forward()
-        self._without_dropout = switch_off_dropout(recorded.calls, self._frozen_prefix or [])
+        self._without_dropout = switch_off_dropout(recorded.calls, frozen_prefix)
 
     def _discard_features(self) -> None:
         """Discards all features and switches dropout on again, because layers were thawed."""
