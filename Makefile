@@ -94,7 +94,7 @@ overhead:  ## memory, FLOPs and time of SmartFRZ itself (Appendix C)
 bench-%: setup
 	$(BIN)/python -m benchmarks.$*
 
-bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
+bench: $(addprefix bench-,step_time saved_activations peak_memory bookkeeping communication whole_runs cached_features compiled_steps language_model)  ## measure the cost and the savings of freezing on this machine
 
 GPU_MODELS = $(if $(DRY),vgg11,resnet50 mobilenet_v2 deit_tiny)
 GPU_FLAGS = --repeats $(if $(DRY),1,5) --results $(if $(DRY),$(shell mktemp -d),$(RESULTS))

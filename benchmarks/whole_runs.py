@@ -1,12 +1,10 @@
 """Time saved per compute saved, in whole runs: ``python -m benchmarks.whole_runs``.
 
-Full training and SmartFRZ run side by side, alternating single steps, as at SCALE=small; BERT also
-with a cache of the frozen prefix's features for each sentence.
+Full training and SmartFRZ run side by side, alternating single steps, as at SCALE=small.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -33,7 +31,6 @@ TABLES = {"resnet50": (2, "cifar10"), "vgg11": (2, "cifar10"), "bert_mini": (6, 
 COLUMNS = {
     "model": "Model",
     "dataset": "Data",
-    "features": "Prefix features",
     "time": "Time / full",
     "compute": "Compute / full",
     "time_over_compute": "Time saved / compute saved",
@@ -54,8 +51,8 @@ def main() -> None:
         lambda: pd.concat([side_by_side(model, options.results) for model in options.models]),
         COLUMNS,
         "SmartFRZ relative to full training, seed 0: time of all steps, decisions included. "
-        "Compute does not include the forward passes saved by cached features. Freezes: number of "
-        "steps at which layers froze, each of which requires recompilation of compiled code.",
+        "Freezes: number of steps at which layers froze, each of which requires recompilation of "
+        "compiled code.",
     )
 
 
@@ -71,16 +68,24 @@ def smartfrz_run(model: str) -> RunConfig:
 
 
 def side_by_side(model: str, results: Path) -> pd.DataFrame:
-    """Executes the runs in turns; returns a row for SmartFRZ, and for BERT one with the cache."""
+    """Executes SmartFRZ and full training in turns; returns a row."""
     config = smartfrz_run(model)
-    for each in missing_prerequisites([config], results / "runs"):
+    return in_turns([config.full_training, config], results).assign(**in_the_paper(model))
+
+
+def in_turns(configs: Sequence[RunConfig], results: Path) -> pd.DataFrame:
+    """Executes runs in alternating single steps; returns a row for each but the first.
+
+    Args:
+        configs: the runs, full training first.
+        results: folder of the results, for the runs that these require.
+    """
+    for each in missing_prerequisites(configs, results / "runs"):
         execute(each, results / "runs", "make bench", ignore, ignore, keep_weights=True)
-    runs = [prepare(config.full_training), prepare(config)]
-    if config.max_length:
-        runs.append(prepare(replace(config, feature_cache=True)))
+    runs = [prepare(config) for config in configs]
     curves, times = [Curves() for _ in runs], [0.0 for _ in runs]
     batches = [batches_of(run) for run in runs]
-    for _ in tqdm(range(runs[0].total_steps), desc=model):
+    for _ in tqdm(range(runs[0].total_steps), desc=configs[0].cell):
         for which, run in enumerate(runs):
             run.model.train()
             batch = next(batches[which])
@@ -91,11 +96,10 @@ def side_by_side(model: str, results: Path) -> pd.DataFrame:
         time, compute = times[which] / times[0], curves[which].flops / curves[0].flops
         rows.append(
             {
-                **{"model": model, "dataset": config.dataset},
-                "features": "cached" if run.config.feature_cache else "computed",
+                "model": run.config.model,
+                "dataset": run.config.dataset,
                 **{"time": time, "compute": compute},
                 "time_over_compute": (1 - time) / (1 - compute),
-                **in_the_paper(model),
                 "freezes": len(set(run.freezer.frozen.values())),
                 **{"score": scores[which], "full_score": scores[0]},
             }

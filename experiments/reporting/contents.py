@@ -55,6 +55,7 @@ SECTIONS = (
     Section("Appendix C: overhead", "overhead", "make overhead"),
     Section("Step time with frozen layers", "bench-step_time", "make bench", False),
     Section("Whole runs: time saved per compute saved", "bench-whole_runs", "make bench", False),
+    Section("Whole runs with cached features", "bench-cached_features", "make bench", False),
     Section("Compiled steps", "bench-compiled_steps", "make bench", False),
     Section("Saved activations", "bench-saved_activations", "make bench", False),
     Section("A language model", "bench-language_model", "make bench", False),

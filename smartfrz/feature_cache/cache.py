@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from smartfrz.compilation import is_compiled
 from smartfrz.distributed import unwrap
 from smartfrz.feature_cache.dropout import first_random, switch_off_dropout
 from smartfrz.feature_cache.fingerprints import Fingerprints, has_rows
-from smartfrz.feature_cache.prefix import Prefix, longest_prefix
+from smartfrz.feature_cache.prefix import Forward, Prefix, longest_prefix
 from smartfrz.feature_cache.store import FeatureStore, take
 from smartfrz.freezer import Freezer
 from smartfrz.freezing import follow_mode
@@ -34,11 +36,10 @@ class FeatureCache:
 
     Once the first layers are frozen, the next forward pass finds the last module after which the
     network can be cut (`longest_prefix`), and features are stored at this cut. When more layers
-    freeze, the network is cut again as soon as the features of all samples seen are stored at the
-    current cut. The new features are computed from the stored ones, which are then discarded. If
-    layers are thawed, all features are discarded. The
-    output equals that of the model, up to rounding differences between batch sizes. In eval mode
-    the cache only calls the model.
+    freeze, the network is cut again at once. When a sample comes again, its new features are
+    computed from the stored ones, which they replace. If layers are thawed, all features are
+    discarded. The output equals that of the model, up to rounding differences between batch sizes.
+    In eval mode the cache only calls the model.
 
     Inputs must repeat unchanged: padded to one length and not augmented. The forward passes of
     skipped modules do not run, but their forward hooks do, with arbitrary values. With several
@@ -89,7 +90,6 @@ class FeatureCache:
         self._frozen: dict[str, int] = {}
         self._without_dropout: list[nn.Module] = []
         self._stage: _Stage | None = None
-        self._cut_is_due = False
 
     def __call__(self, keys: Tensor | Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """Returns the model's output for a batch.
@@ -127,44 +127,54 @@ class FeatureCache:
         self._frozen = dict(self.freezer.frozen)
         frozen_prefix = self._frozen_prefix_now()
         if frozen_prefix != self._frozen_prefix:
-            self._frozen_prefix, self._cut_is_due = frozen_prefix, True
-            if not self._keeps_dropout:
-                self._switch_off_dropout(args, kwargs)
-        if self._cut_is_due and self._is_complete():
-            return self._cut_again(args, kwargs)
+            return self._cut_again(frozen_prefix, samples, args, kwargs)
+        with self._prefix_skipped(samples, args, kwargs):
+            return self.freezer.model(*args, **kwargs)
+
+    def _prefix_skipped(
+        self, samples: list[int], args: Any, kwargs: Any
+    ) -> AbstractContextManager[None]:
         if self._stage is None:
-            return self.freezer.model(*args, **kwargs)
+            return nullcontext()
         features = self._stage.features(unwrap(self.freezer.model), samples, args, kwargs)
-        if self._is_complete():
-            self._stage.below = None  # no longer needed
-        with self._stage.prefix.replaced(features):
-            return self.freezer.model(*args, **kwargs)
+        return self._stage.prefix.replaced(features)
 
-    def _is_complete(self) -> bool:
-        """Whether the features of all samples seen are stored, or as many as the budget allows."""
-        store = self._stage.store if self._stage else None
-        return store is None or len(store) >= min(store.capacity, len(self._fingerprints))
-
-    def _cut_again(self, args: Any, kwargs: Any) -> Any:
-        model = unwrap(self.freezer.model)
-        with ModuleCalls(model) as recorded:
+    def _cut_again(
+        self, frozen_prefix: list[Layer], samples: list[int], args: Any, kwargs: Any
+    ) -> Any:
+        model, count = unwrap(self.freezer.model), len(samples)
+        # A cut is the same for any batch, so that a small one is enough to find it.
+        some_args, some_kwargs = _rows((args, kwargs), range(min(2, count)), count)
+        forward = partial(model, *some_args, **some_kwargs)
+        if not self._keeps_dropout:
+            self._switch_off_dropout(frozen_prefix, forward)
+        skipped = self._stage.prefix.parts if self._stage else ()
+        with self._prefix_skipped(samples, args, kwargs), ModuleCalls(model, skipped) as recorded:
             output = self.freezer.model(*args, **kwargs)
         if self._keeps_dropout:
             self._check_nothing_is_random(recorded.calls)
-        self._cut_is_due = False
-        if self._frozen_prefix:
-            prefix = longest_prefix(model, recorded.calls, lambda: model(*args, **kwargs))
-            self._stage = (
-                _Stage(prefix, self._stage, self._budget_bytes, self._folder) if prefix else None
-            )
-            self._report_cut()
+        self._frozen_prefix = frozen_prefix
+        if frozen_prefix:
+            self._cut_at(longest_prefix(model, recorded.calls, forward))
         return output
 
-    def _switch_off_dropout(self, args: Any, kwargs: Any) -> None:
+    def _cut_at(self, prefix: Prefix | None) -> None:
+        if prefix is None:
+            self._stage, self.cut = None, ""
+            warnings.warn(
+                "The frozen prefix is not skipped, because there is no module after which the "
+                "forward pass can be cut.",
+                stacklevel=5,
+            )
+        elif self._stage is None or not prefix.ends_where(self._stage.prefix):
+            self._stage = _Stage(prefix, self._stage, self._budget_bytes, self._folder)
+            self.cut = self._name(prefix.cut.module)
+
+    def _switch_off_dropout(self, frozen_prefix: list[Layer], forward: Forward) -> None:
         model = unwrap(self.freezer.model)
         with ModuleCalls(model) as recorded, evaluating(model), torch.no_grad():
-            model(*args, **kwargs)
-        self._without_dropout = switch_off_dropout(recorded.calls, self._frozen_prefix or [])
+            forward()
+        self._without_dropout = switch_off_dropout(recorded.calls, frozen_prefix)
 
     def _discard_features(self) -> None:
         """Discards all features and switches dropout on again, because layers were thawed."""
@@ -174,16 +184,6 @@ class FeatureCache:
         for module in self._without_dropout:
             if module not in stay:
                 follow_mode(module, self.freezer.model.training)
-
-    def _report_cut(self) -> None:
-        self.cut = self._name(self._stage.prefix.cut.module) if self._stage else ""
-        if self._stage:
-            return
-        warnings.warn(
-            "The frozen prefix is not skipped, because there is no module after which the forward "
-            "pass can be cut.",
-            stacklevel=4,
-        )
 
     def _name(self, module: nn.Module) -> str:
         return {each: name for name, each in unwrap(self.freezer.model).named_modules()}[module]
@@ -217,8 +217,8 @@ class _Stage:
 
     Args:
         prefix: the part of the forward pass that is skipped.
-        below: the stage of the previous cut, from which new features are computed.
-        budget_bytes: memory limit of this stage and the one below together.
+        below: the stage of the previous cut, from whose features new ones are computed.
+        budget_bytes: memory limit of this stage and those below together.
         folder: as in `FeatureCache`.
     """
 
@@ -226,9 +226,7 @@ class _Stage:
         self, prefix: Prefix, below: "_Stage | None", budget_bytes: int, folder: Path | None
     ) -> None:
         self.prefix, self.folder = prefix, folder
-        # A stage without features has nothing to compute from.
-        is_empty = below is not None and below.store is None
-        self.below: _Stage | None = below.below if below and is_empty else below
+        self.below = below
         self.budget_bytes = budget_bytes
         self.store: FeatureStore | None = None
 
@@ -244,28 +242,39 @@ class _Stage:
         if self.store is None:
             self.store = FeatureStore(features[0], self.budget_bytes, self.folder)
         new = list(self.store.fitting(samples))
-        if new and self.below and self.below.store:
+        if new and self.below:
             # What is computed from these rows replaces them; the rest makes room.
-            self.below.store.drop(new)
-            self.below.store.shrink(self.budget_bytes - self.store.bytes_with(len(new)))
+            left = self.budget_bytes - self.store.bytes_with(len(new))
+            self.below = self.below._without(new, left)
         self.store.put(samples, features)
         return features
 
     def drop(self, samples: list[int]) -> None:
         """Discards the features of samples."""
-        for stage in (self, self.below):
-            if stage and stage.store:
-                stage.store.drop(samples)
+        if self.store:
+            self.store.drop(samples)
+        if self.below:
+            self.below.drop(samples)
+
+    def _without(self, samples: list[int], budget_bytes: int) -> "_Stage | None":
+        """Removes samples, then what exceeds the budget, from the lowest stage first.
+
+        Returns:
+            The highest stage that still stores features, if any.
+        """
+        assert self.store is not None
+        self.store.drop(samples)
+        self.store.shrink(budget_bytes)
+        if self.below:
+            self.below = self.below._without(samples, budget_bytes - self.store.nbytes)
+        return self if len(self.store) else self.below
 
     def _features(self, model: nn.Module, samples: list[int], args: Any, kwargs: Any) -> Tensor:
         known = [False] * len(samples) if self.store is None else self.store.has(samples)
         missing = [i for i, is_known in enumerate(known) if not is_known]
         if not missing and self.store is not None:
             return self.store.get(samples)
-        some_args, some_kwargs = tree_map(
-            lambda leaf: take(leaf, missing) if has_rows(leaf, len(samples)) else leaf,
-            (args, kwargs),
-        )
+        some_args, some_kwargs = _rows((args, kwargs), missing, len(samples))
         new = [samples[i] for i in missing]
         computed = self._computed(model, new, some_args, some_kwargs)
         if self.store is None or len(missing) == len(samples):
@@ -281,3 +290,11 @@ class _Stage:
         earlier = self.below._features(model, samples, args, kwargs)
         with self.below.prefix.replaced(earlier):
             return self.prefix.features(lambda: model(*args, **kwargs), self.below.prefix)
+
+
+def _rows(inputs: Any, indices: Sequence[int], count: int) -> Any:
+    """Returns the inputs of some of ``count`` samples."""
+    return tree_map(
+        lambda leaf: take(leaf, indices) if has_rows(leaf, count) else leaf,
+        inputs,
+    )

@@ -23,9 +23,6 @@ class Fingerprints:
         self._factors: dict[tuple[int, torch.device], Tensor] = {}
         self._compared: list[tuple[Sequence[int], Tensor, Any]] = []
 
-    def __len__(self) -> int:
-        return len(self._place)
-
     @torch.inference_mode(False)  # inference tensors could not be written to later
     @torch.no_grad()
     def compare(self, samples: Sequence[int], inputs: Any) -> None:

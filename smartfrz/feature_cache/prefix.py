@@ -36,6 +36,11 @@ class Prefix:
     skipped: tuple[ModuleCall, ...]
     batch_size: int
 
+    @property
+    def parts(self) -> tuple[ModuleCall, ...]:
+        """The skipped calls and that of the cut."""
+        return (*self.skipped, self.cut)
+
     def features(self, forward: Forward, below: "Prefix | None" = None) -> Tensor:
         """Runs a forward pass up to the cut.
 
@@ -66,9 +71,13 @@ class Prefix:
                 return next(leaf for leaf in tree_iter(reached.output) if isinstance(leaf, Tensor))
         raise AssertionError("The forward pass no longer calls the module at which it was cut.")
 
+    def ends_where(self, other: "Prefix") -> bool:
+        """Whether this is cut at the same module call as another prefix."""
+        return (self.cut.module, self.cut.nth) == (other.cut.module, other.cut.nth)
+
     def calls_inside(self, module: nn.Module) -> int:
         """Returns the number of calls of a module that do not happen while this is `replaced`."""
-        parts = [child for part in (*self.skipped, self.cut) for child in part.children]
+        parts = [child for part in self.parts for child in part.children]
         return sum(part.count(module) for part in parts)
 
     @contextmanager
@@ -127,7 +136,7 @@ def longest_prefix(
 
 
 def _can_be_skipped(prefix: Prefix) -> bool:
-    cut, parts = prefix.cut, (*prefix.skipped, prefix.cut)
+    cut, parts = prefix.cut, prefix.parts
     if cut.needs_grad or cut.drew_random or len(cut.shapes) != 1:
         return False
     has_batch = bool(cut.shapes[0].shape) and cut.shapes[0].shape[0] == prefix.batch_size

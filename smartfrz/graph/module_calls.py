@@ -1,5 +1,6 @@
 """The module calls of a forward pass: their order and nesting."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,17 +61,30 @@ class ModuleCall:
             return []
         return self.parent.before() + self.parent.children[: self.parent.children.index(self)]
 
+    def inside(self) -> Iterator["ModuleCall"]:
+        """Yields the calls inside this one, in order of completion."""
+        for child in self.children:
+            yield from child.inside()
+            yield child
+
     def count(self, module: nn.Module) -> int:
         """Returns the number of calls of a module in this call, itself included."""
         return (self.module is module) + sum(child.count(module) for child in self.children)
 
 
 class ModuleCalls:
-    """Context manager that lists the calls of all modules of ``model`` in order of completion."""
+    """Context manager that lists the calls of all modules of ``model`` in order of completion.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model.
+        hollow: calls from an earlier list that now only return a given output. The calls inside
+            them are listed as they were.
+    """
+
+    def __init__(self, model: nn.Module, hollow: Sequence[ModuleCall] = ()) -> None:
         self.model = model
         self.calls: list[ModuleCall] = []
+        self._hollow = {(call.module, call.nth): call for call in hollow}
         self._stack: list[ModuleCall] = []
         self._count: dict[nn.Module, int] = {}
 
@@ -102,9 +116,19 @@ class ModuleCalls:
         tensors = [leaf for leaf in tree_iter(output) if isinstance(leaf, Tensor)]
         ended.needs_grad = any(tensor.requires_grad for tensor in tensors)
         ended.drew_random = not torch.equal(self._random, _random_state(self.model))
+        if earlier := self._hollow.get((module, ended.nth)):
+            self._fill(ended, earlier)
         if ended.parent:
             ended.parent.children.append(ended)
         self.calls.append(ended)
+
+    def _fill(self, call: ModuleCall, earlier: ModuleCall) -> None:
+        call.children = earlier.children
+        for child in call.children:
+            child.parent = call
+        for each in call.inside():
+            self._count[each.module] = self._count.get(each.module, 0) + 1
+            self.calls.append(each)
 
 
 def _shape_of(leaf: Any) -> Any:

@@ -143,27 +143,43 @@ def test_when_the_prefix_grows_features_are_computed_from_the_stored_ones() -> N
     assert [step(), step()] == [(0, 4), (0, 0)]
 
 
-def test_it_is_cut_again_only_when_all_samples_are_stored() -> None:
+def test_it_is_cut_again_at_once_and_no_sample_passes_a_layer_twice() -> None:
     model = Deeper().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0", "third"]}))
+    script = {0: ["first.0"], 1: ["second.0"], 2: ["third"]}
+    freezer = Freezer(model, optimizer, Scripted(script))
     cache = FeatureCache(freezer)
-    x = images()
+    x = images(18)
+
+    def passed(keys: list[int]) -> tuple[int, int]:
+        stock = model(x[keys])
+        for name in ("first", "second"):
+            seen(model, name)
+        torch.testing.assert_close(cache(keys, x[keys]), stock)
+        return seen(model, "first"), seen(model, "second")
+
     cuts = []
-    for keys in ([0, 1, 2, 3], [4, 5, 6, 7]):
-        cache(keys, x[keys])
-    freezer.step()
-    cache(BATCH, x[BATCH])
-    cache(BATCH, x[BATCH])
-    freezer.step()
-    for keys in ([0, 1, 4, 5], [6, 7, 0, 1], [2, 3, 4, 5], [0, 1, 6, 7], [2, 3, 4, 5]):
-        seen(model)
-        torch.testing.assert_close(cache(keys, x[keys]), model(x[keys]))
-        cuts.append((cache.cut, seen(model) - 4))
-    assert cuts[:2] == [("first", 2), ("first", 2)]
-    assert [cut for cut, _ in cuts[2:]] == ["third"] * 3
-    # Features up to the first cut are not computed again.
-    assert [images for _, images in cuts[3:]] == [0, 0]
+    # Each batch is stored at another cut; 12 to 15 come when layers have just frozen.
+    for keys in ([0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]):
+        freezer.step()
+        passed([12, 13, 14, 15])
+        cuts.append(cache.cut)
+        passed(keys)
+    assert cuts == ["first", "second", "third"]
+    assert passed([0, 4, 8, 12]) == (0, 1)
+    assert passed([12, 8, 4, 0]) == (0, 0)
+    assert passed([1, 2, 3, 13]) == (0, 3)
+    assert passed([16, 17, 6, 14]) == (2, 2)
+    assert passed([1, 17, 7, 15]) == (0, 0)
+
+
+def test_a_cut_is_sought_with_two_samples() -> None:
+    model = Net().train()
+    cache = FeatureCache(frozen(model, ["first.0"]), dropout="eval")
+    seen(model)
+    cache(range(12), images())
+    # The batch passes once, the two three times: to find dropout, to find the cut and to check it.
+    assert seen(model) == 12 + 3 * 2
 
 
 def test_both_generations_of_features_keep_within_the_budget() -> None:

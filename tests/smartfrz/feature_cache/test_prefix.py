@@ -5,16 +5,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smartfrz import FeatureCache
-from tests.helpers.counted import BATCH, Net, frozen, images
+from smartfrz import FeatureCache, Freezer
+from tests.helpers.counted import BATCH, Net, frozen, images, seen
+from tests.helpers.scripted import Scripted
+
+
+class Around(Net):
+    """With a connection around the second convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.first(x)
+        return self.head((self.second(early) + early[:, :, 1:-1, 1:-1]).mean((2, 3)))
 
 
 def test_what_comes_around_the_cut_is_not_lost() -> None:
-    class Around(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            early = self.first(x)
-            return self.head((self.second(early) + early[:, :, 1:-1, 1:-1]).mean((2, 3)))
-
     model = Around().train()
     cache = FeatureCache(frozen(model, ["first.0", "second.0"]))
     x = images()[BATCH]
@@ -22,6 +26,22 @@ def test_what_comes_around_the_cut_is_not_lost() -> None:
     for _ in range(3):
         torch.testing.assert_close(cache(BATCH, x), stock)
     assert cache.cut == "first"
+
+
+def test_features_stay_where_a_longer_prefix_ends_in_the_same_cut() -> None:
+    model = Around().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    freezer = Freezer(model, optimizer, Scripted({0: ["first.0"], 1: ["second.0"]}))
+    cache = FeatureCache(freezer)
+    x = images()
+    freezer.step()
+    for _ in range(2):
+        cache(BATCH, x[BATCH])
+    freezer.step()
+    cache([4, 5, 6, 7], x[4:8])
+    seen(model)
+    cache(BATCH, x[BATCH])
+    assert seen(model) == 0
 
 
 def test_where_there_is_no_place_to_cut_it_says_so() -> None:
@@ -49,8 +69,10 @@ def test_a_norm_with_statistics_of_the_batch_is_not_skipped() -> None:
 
 def test_live_dropout_is_refused_before_anything_is_frozen() -> None:
     model = Net(dropout=0.5).train()
-    with pytest.raises(ValueError, match="dropout draws random numbers"):
-        FeatureCache(frozen(model, []))(BATCH, images()[BATCH])
+    cache = FeatureCache(frozen(model, []))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="dropout draws random numbers"):
+            cache(BATCH, images()[BATCH])
 
 
 def test_dropout_behind_the_last_layer_that_can_freeze_is_no_matter() -> None:
