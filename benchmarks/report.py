@@ -40,6 +40,7 @@ def present(
     columns: dict[str, str],
     title: str,
     draw: Callable[[pd.DataFrame], Figure] | None = None,
+    nan: str = "not run",
 ) -> None:
     """Measures unless the result exists, writes the table, and prints it.
 
@@ -51,6 +52,7 @@ def present(
         columns: titles of the columns to show, by column of the frame.
         title: title of the table, as a sentence.
         draw: draws a figure of the frame; optional.
+        nan: what the table shows in place of NaN.
     """
     folder = options.results / f"bench-{name}{device_suffix()}"
     inputs = [name, options.models, options.repeats, torch.cuda.is_available()]
@@ -60,7 +62,7 @@ def present(
     )
     made = measured_once(folder, inputs, command, lambda: Measurement({}, {name: measure()}))
     frame = made.frames[name][list(columns)]
-    words = [[_word(value) for value in row] for row in frame.itertuples(index=False)]
+    words = [[_word(value, nan) for value in row] for row in frame.itertuples(index=False)]
     caption = f"{title} {single_source(made.facts)}"
     labels = sum(not is_numeric_dtype(frame[column]) for column in frame)
     text = markdown(list(columns.values()), [words], caption, labels)
@@ -78,7 +80,7 @@ def device_suffix() -> str:
     return "-" + torch.cuda.get_device_name().removeprefix("NVIDIA ").lower().replace(" ", "-")
 
 
-def _word(value: object) -> str:
+def _word(value: object, nan: str) -> str:
     if isinstance(value, float):
-        return "not run" if math.isnan(value) else f"{value:.2f}"
+        return nan if math.isnan(value) else f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else display_name(str(value))
