@@ -68,6 +68,8 @@ def _attention(
 def _pays(inputs: tuple[Tensor, ...], options: dict[str, Any]) -> bool:
     """Whether attention keeps much in comparison with the time that it takes."""
     query, key, *_ = inputs
+    if query.device.type not in ("cpu", "cuda"):  # others do not tell which kernel they choose
+        return False
     choice: Any = torch._fused_sdp_choice
     if choice(*inputs, **options) == SDPBackend.MATH.value:
         # While a CUDA graph is captured, the state of the random number generator cannot be read.

@@ -33,15 +33,21 @@ def save_memory(model: nn.Module) -> None:
     - frozen convolutions, and frozen batch norms in eval mode, save no activation;
     - ReLU, ReLU6 and LeakyReLU save one bit per element, or nothing if a layer that trains saves
       their output anyway; dropout saves one bit per element;
-    - average pooling saves nothing, max pooling small integers;
-    - a linear layer that trains saves no input that is the output of layer norm, RMS norm, GELU or
-      SiLU: these save their own input, from which it is computed again in the backward pass;
+    - average pooling saves nothing, max pooling one byte per element of its output unless windows
+      are long;
+    - a layer that trains saves no input that is the output of layer norm, RMS norm, GELU or SiLU,
+      or of a batch norm that trains and the activation that follows it: these save their own
+      input, from which it is computed again in the backward pass;
+    - a batch norm that trains after a convolution of images saves the images alone;
+    - attention of timm and transformers saves queries, keys and values alone, with the state of the
+      random number generator if there is dropout. What fused kernels save beside these is little:
+      it is computed again only if that takes less time than a linear layer of the same width;
     - activations and RMS norms of transformers that consist of several steps save their input.
 
     PyTorch's own kernels run, so gradients are bitwise equal as far as these are deterministic,
-    except for rounding in batch norms.
+    except for rounding in batch norms that are frozen.
     Parameters, buffers, names and hooks stay the same objects. Frozen linear layers save nothing in
-    PyTorch, either, and the backward passes of layer norms, GELU and attention need what they save.
+    PyTorch, either, and the backward passes of layer norms, GELU and attention need their inputs.
     Layers that are frozen or thawed later need no further call.
 
     Some modules of timm and transformers that compute what PyTorch's compute are affected, too. Not
