@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from smartfrz.graph import Stock
-from smartfrz.memory.recomputed import Recipe, attach_recipe, autocast_of, recipe_of
+from smartfrz.memory.recomputed import Recipe, attach_recipe, autocast_as, autocast_of, recipe_of
 
 _SHAPES = (Tensor.transpose, Tensor.reshape, Tensor.contiguous, Tensor.view, Tensor.flatten)
 """Operations between attention and the linear layer that follows it."""
@@ -126,7 +126,7 @@ class _Again:
         self.number, self.saved = 0, {}
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.autocast(*self.autocast))
+            stack.enter_context(autocast_as(self.autocast))
             stack.enter_context(saved_tensors_hooks(self._save, lambda kept: kept))
             if self.random is not None:
                 stack.enter_context(_random_numbers(self.inputs[0].device, self.random))

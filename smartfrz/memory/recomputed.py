@@ -1,6 +1,7 @@
 """Outputs of cheap functions, computed again in the backward pass in place of being kept."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ class Recipe:
     def output(self) -> Tensor:
         """Returns the output."""
         x = self.source.output() if isinstance(self.source, Recipe) else self.source
-        with torch.no_grad(), torch.autocast(*self.autocast):
+        with torch.no_grad(), autocast_as(self.autocast):
             return self.function(x)
 
 
@@ -92,6 +93,12 @@ def autocast_of(kind: str) -> tuple[str, torch.dtype | None, bool]:
     """Returns the arguments of `torch.autocast` in force for a type of device."""
     is_enabled = torch.is_autocast_enabled(kind)
     return kind, torch.get_autocast_dtype(kind) if is_enabled else None, is_enabled
+
+
+def autocast_as(arguments: tuple[str, torch.dtype | None, bool]) -> AbstractContextManager[Any]:
+    """Returns `torch.autocast`, unless it is in force anyway: it takes as long as small kernels."""
+    is_in_force = autocast_of(arguments[0]) == arguments
+    return nullcontext() if is_in_force else torch.autocast(*arguments)
 
 
 def recipe_by(module: nn.Module, source: Tensor | Recipe) -> Recipe:
