@@ -20,16 +20,6 @@ class ShapeOnly:
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
 
 
-class Indices:
-    """Substitute for int64 indices, in a smaller integer type."""
-
-    def __init__(self, indices: Tensor, dtype: torch.dtype) -> None:
-        self.indices = indices.to(dtype)
-
-    def unpacked(self) -> Tensor:
-        return self.indices.long()
-
-
 class DropoutNoise:
     """Substitute for the noise of dropout, 0 or ``1 / keep``; on a GPU for its bool mask."""
 

@@ -126,7 +126,7 @@ def test_saved_activations_are_fewer_with_ours(monkeypatch):
     assert frame["frozen"].tolist() == ["nothing", "all but stem and head", "random half"]
     assert (frame["time_over_stock"] > 0).all()
     nothing, *partly = frame.itertuples()
-    assert nothing.ours == nothing.stock == nothing.full  # nothing can be left out
+    assert nothing.ours < nothing.stock == nothing.full
     assert all(row.ours < row.stock <= row.full for row in partly)
     assert frame["memsave"].isna().all()
 

@@ -189,3 +189,134 @@ def test_transformers_keep_less_even_if_nothing_is_frozen(name: str):
     before = kept()
     save_memory(model)
     assert kept() < 0.85 * before
+
+
+ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
+    "relu": lambda inplace: nn.ReLU(inplace),
+    "relu6": lambda inplace: nn.ReLU6(inplace),
+    "leaky relu": lambda inplace: nn.LeakyReLU(inplace=inplace),
+    "silu": lambda inplace: nn.SiLU(inplace),
+}
+PIXELS = 2 * 8 * 6 * 6
+
+
+def convolutions(activation: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    model = nn.Sequential(first, nn.BatchNorm2d(8), activation, last)
+    for param in model[1].parameters():
+        nn.init.normal_(param)
+    return model
+
+
+def images() -> Tensor:
+    seeded = torch.Generator().manual_seed(1)
+    return torch.randn(2, 8, 6, 6, generator=seeded, requires_grad=True)
+
+
+def gradients_of_images(model: nn.Module, dtype: torch.dtype | None = None) -> list[Tensor]:
+    x = images()
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        loss = model(x).float().square().sum()
+    read = [x, *(param for param in model.parameters() if param.requires_grad)]
+    return list(torch.autograd.grad(loss, read))
+
+
+def kept_of_images(model: nn.Module) -> int:
+    x = images()
+    known = [x, *model.parameters(), *model.buffers()]
+    return activation_bytes(lambda: model(x).sum(), known)
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (3,)], ids=["nothing", "first", "last"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_batch_norm_that_trains_keeps_its_input_alone(
+    name: str, in_place: bool, memory_format: torch.memory_format, dtype: torch.dtype, frozen
+):
+    """Neither the activation nor the convolution that follow keep anything."""
+    model = convolutions(ACTIVATIONS[name](in_place)).to(memory_format=memory_format)
+    for place in frozen:
+        model[place].requires_grad_(False)
+    expected = gradients_of_images(model, dtype)
+    save_memory(model)
+    assert all(map(torch.equal, gradients_of_images(model, dtype), expected))
+    statistics, loss = 2 * 4 * 8, 4
+    silu_in_place = 4 * PIXELS if name == "silu" and in_place else 0  # PyTorch keeps a copy
+    assert kept_of_images(model) == 4 * PIXELS + statistics + loss + silu_in_place
+
+
+def test_a_batch_norm_in_eval_mode_that_trains_keeps_its_input_alone():
+    model = convolutions(nn.ReLU())
+    model[1].eval()
+    expected = gradients_of_images(model)
+    save_memory(model)
+    assert all(map(torch.equal, gradients_of_images(model), expected))
+    assert kept_of_images(model) == 4 * PIXELS + 4
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.BatchNorm3d])
+@pytest.mark.parametrize("options", [{"affine": False}, {"track_running_stats": False}])
+def test_other_batch_norms(norm: type[nn.Module], options: dict[str, bool]):
+    torch.manual_seed(0)
+    conv, sizes = (nn.Conv1d, (5,)) if norm is nn.BatchNorm1d else (nn.Conv3d, (3, 4, 5))
+    model = nn.Sequential(norm(4, **options), nn.ReLU(), conv(4, 2, 2))
+    x = torch.randn(3, 4, *sizes, requires_grad=True)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(model(x).square().sum(), (x, *model.parameters()))
+
+    expected = gradients()
+    save_memory(model)
+    assert all(map(torch.equal, gradients(), expected))
+
+
+def test_a_residual_added_to_a_batch_norm_is_not_forgotten():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = convolutions(nn.ReLU(inplace=True))
+
+        def forward(self, x: Tensor) -> Tensor:
+            conv, norm, relu, last = self.layers
+            y = norm(conv(x))
+            y += x
+            return last(relu(y))
+
+    model = Residual()
+    expected = gradients_of_images(model)
+    save_memory(model)
+    assert all(map(torch.equal, gradients_of_images(model), expected))
+
+
+def test_a_norm_after_a_convolution_of_images_keeps_the_images_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+    x = torch.randn(2, 3, 8, 8)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(model(x).square().sum(), tuple(model.parameters()))
+
+    def kept() -> int:
+        known = [x, *model.parameters(), *model.buffers()]
+        return activation_bytes(lambda: model(x).sum(), known)
+
+    expected = gradients()
+    save_memory(model)
+    assert all(map(torch.equal, gradients(), expected))
+    normed, indices, statistics, loss = 2 * 16 * 6 * 6, 2 * 16 * 3 * 3, 2 * 4 * 16, 4
+    least = normed // 8 + indices + statistics + loss
+    assert kept() == least
+    model[0].requires_grad_(False)  # a convolution that keeps no images
+    assert kept() == 4 * normed + least
+
+
+def test_a_backward_pass_may_be_repeated():
+    model = convolutions(nn.ReLU())
+    save_memory(model)
+    loss = model(images()).square().sum()
+    params = tuple(model.parameters())
+    first = torch.autograd.grad(loss, params, retain_graph=True)
+    assert all(map(torch.equal, torch.autograd.grad(loss, params), first))
