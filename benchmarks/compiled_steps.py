@@ -86,7 +86,7 @@ def main() -> None:
         "a freeze includes compilation. On a GPU, CUDA graphs are measured, too: those of "
         "torch.compile and those of CapturedBackward.",
         time_by_kind,
-        nan="–",  # with nothing frozen, nothing is saved
+        nan="\u2013",  # with nothing frozen, nothing is saved
     )
 
 

@@ -230,8 +230,8 @@ def test_a_benchmark_is_written_and_not_repeated(tmp_path, capsys):
         present("example", options, measure, columns, "An example.")
     assert made == [1]
     assert "| ResNet50 | 1.23 | not run |" in capsys.readouterr().out
-    present("example", options, measure, columns, "An example.", nan="–")
-    assert "| ResNet50 | 1.23 | – |" in capsys.readouterr().out
+    present("example", options, measure, columns, "An example.", nan="\u2013")
+    assert "| ResNet50 | 1.23 | \u2013 |" in capsys.readouterr().out
     text = (tmp_path / "bench-example" / "table.md").read_text()
     assert text.startswith("An example. Measured on ")
     assert f"torch {torch.__version__}" in text

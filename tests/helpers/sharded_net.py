@@ -24,6 +24,7 @@ from smartfrz import (
     find_layers,
     save_memory,
 )
+from smartfrz.cost import extra_compute
 from tests.helpers.scripted import Scripted
 
 STEPS = 10
@@ -195,8 +196,9 @@ def run_variant(variant: Variant, is_sharded: bool) -> dict[str, Any]:
 
     Returns:
         ``frozen``: `Freezer.frozen`. ``weights``: the final weights. ``spent``:
-        `ComputeBudget.spent`. ``flops``: the FLOPs of each step. ``sent``: the bytes of gradients
-        that were reduced in each step. ``moved``: the frozen parameters that have changed.
+        `ComputeBudget.spent`. ``probe``: the policy's own part of it. ``flops``: the FLOPs of each
+        step. ``sent``: the bytes of gradients that were reduced in each step. ``moved``: the frozen
+        parameters that have changed.
     """
     torch.manual_seed(0)
     model = Net(variant.is_checkpointed)
@@ -229,6 +231,7 @@ def run_variant(variant: Variant, is_sharded: bool) -> dict[str, Any]:
         "frozen": freezer.frozen,
         "weights": weights,
         "spent": budget.spent,
+        "probe": extra_compute(freezer.policy) / STEPS,
         "flops": flops,
         "sent": sent,
         "moved": [name for name, weight in before.items() if not weight.equal(weights[name])],

@@ -31,7 +31,10 @@ def check_variant(results: list[dict[str, Any]], variant: str, parts: int) -> No
     for result in (each[variant] for each in results):
         assert result["frozen"] == expected["frozen"]
         assert result["moved"] == []
-        assert result["spent"] == expected["spent"] < 1
+        probes = len(results) * expected["probe"]  # each process takes the whole probe
+        assert result["probe"] == probes
+        assert result["spent"] == pytest.approx(expected["spent"] - expected["probe"] + probes)
+        assert 0 < expected["spent"] < 1
         assert [len(results) * flops for flops in result["flops"]] == expected["flops"]
         tolerance = {"atol": 0.01, "rtol": 0.01} if variant == "bfloat16" else {}
         torch.testing.assert_close(result["weights"], expected["weights"], **tolerance)
