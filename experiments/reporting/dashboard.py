@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from experiments.methods import METHODS
+from experiments.runs.tracking import LAYERS
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -26,7 +27,7 @@ def workspace(entity: str, project: str) -> "Workspace":
 
     colors = {name: method.color for name, method in METHODS.items() if not method.is_recording}
 
-    def over_time(metric: str, title: str, x: str = "tflops") -> wr.LinePlot:
+    def over_time(metric: str, title: str, x: str = "compute") -> wr.LinePlot:
         return wr.LinePlot(
             title=title,
             x=wr.Metric(x),
@@ -49,7 +50,7 @@ def workspace(entity: str, project: str) -> "Workspace":
 
     final = wr.ScatterPlot(
         title="Accuracy against compute",
-        x=wr.SummaryMetric("tflops"),
+        x=wr.SummaryMetric("compute"),
         y=wr.SummaryMetric("accuracy"),
         legend_template="${run:displayName}",
     )
@@ -69,6 +70,7 @@ def workspace(entity: str, project: str) -> "Workspace":
                 panels=[
                     over_time("frozen_fraction", "Layers frozen", "Step"),
                     over_time("loss", "Training loss", "Step"),
+                    wr.MediaBrowser(title="Layers over time", media_keys=[LAYERS]),
                 ],
                 is_open=True,
             ),
@@ -77,6 +79,7 @@ def workspace(entity: str, project: str) -> "Workspace":
                 panels=[
                     over_time("memory_gib", "Memory, GiB", "Step"),
                     at_the_end("seconds", "Training time, seconds"),
+                    at_the_end("compute", "Compute, fraction of full training's"),
                     at_the_end("tflops", "Compute, TFLOPs"),
                 ],
                 is_open=True,
@@ -88,7 +91,7 @@ def workspace(entity: str, project: str) -> "Workspace":
             order=[ws.Ordering(ws.Summary("accuracy"), ascending=False)],
             pinned_columns=[
                 *(f"config:{key}" for key in ("model", "dataset", METHOD, "seed")),
-                *(f"summary:{key}" for key in ("accuracy", "tflops", "seconds")),
+                *(f"summary:{key}" for key in ("accuracy", "compute", "seconds")),
             ],
         ),
     )

@@ -2,13 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
+from io import BytesIO
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.runs.setup import Run
 from experiments.runs.training_loop import Curves
 
-METRICS = ("loss", "accuracy", "frozen_fraction", "tflops", "memory_gib", "seconds")
+METRICS = ("loss", "accuracy", "frozen_fraction", "compute", "tflops", "memory_gib", "seconds")
+
+LAYERS = "layers"
+"""Key of the picture of a run: which layers froze when."""
 
 
 def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable, Callable]:
@@ -43,18 +50,31 @@ def start_tracking(config: RunConfig, table: str, label: str) -> tuple[Callable,
         raise UserError(f"wandb: {error} Log in, or set WANDB_MODE=offline.") from error
 
     def log(run: Run, curves: Curves) -> None:
-        tracked.log(metrics(curves), step=curves.step)
+        is_over = run.is_over(curves.step)
+        picture = {LAYERS: wandb.Image(_image(run.freezer.plot()))} if is_over else {}
+        tracked.log(metrics(run, curves) | picture, step=curves.step)
 
     return log, tracked.finish
 
 
-def metrics(curves: Curves) -> dict[str, float]:
-    """The values to log after an evaluation, by their names in `METRICS`."""
+def metrics(run: Run, curves: Curves) -> dict[str, float]:
+    """The values to log after an evaluation, by their names in `METRICS`.
+
+    ``compute`` is the compute so far as a fraction of full training's.
+    """
     return {
         "loss": curves.loss[-1],
         "accuracy": curves.accuracy[-1],
         "frozen_fraction": curves.frozen_fraction[-1],
+        "compute": curves.flops / (run.full_flops_per_step * run.total_steps),
         "tflops": curves.flops / 1e12,
         "memory_gib": curves.peak_memory_bytes / 2**30,
         "seconds": curves.train_seconds,
     }
+
+
+def _image(figure: Figure) -> Image.Image:
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    drawn.seek(0)
+    return Image.open(drawn)

@@ -40,7 +40,7 @@ def test_every_evaluation_logs_every_metric(tmp_path):
     config = tiny_run("autofreeze", epochs=2)
     log, finish = start_tracking(config, "table2", "autofreeze often")
     assert wandb.run is not None
-    _, curves = train(config, ignore, log)
+    run, curves = train(config, ignore, log)
     finish()
     assert wandb.run is None
     wandb.teardown()  # waits until all is written
@@ -65,6 +65,11 @@ def test_every_evaluation_logs_every_metric(tmp_path):
     assert [row["loss"] for row in rows] == curves.loss
     assert [row["accuracy"] for row in rows] == curves.accuracy
     assert [row["frozen_fraction"] for row in rows] == curves.frozen_fraction
+    full = run.full_flops_per_step * run.total_steps
+    assert rows[-1]["compute"] == curves.flops / full < 1
+    assert "layers" not in rows[0]
+    assert rows[-1]["layers"]["_type"] == "image-file"
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/layers_*.png"))) == 1
     assert rows[-1]["tflops"] == curves.flops / 1e12
     assert rows[-1]["seconds"] == curves.train_seconds
     assert rows[-1]["memory_gib"] == curves.peak_memory_bytes / 2**30
