@@ -35,7 +35,7 @@ setup: .venv/ready  ## create .venv and install the project with all dependencie
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[experiments,dev,docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[experiments,weights,dev,docs]'
 	touch $@
 
 demo: setup  ## Table 2 on small networks, in minutes and without downloads

@@ -104,6 +104,7 @@ NETWORKS: dict[str, Network] = {
     "deit_tiny": Network(deit_tiny, "attention", "DeiT-T", published=deit_tiny_weights),
     "efficientnet_lite0": _efficientnet_lite(0),
     "efficientnet_lite1": _efficientnet_lite(1),
+    "efficientnet_lite2": _efficientnet_lite(2),
     "minilm": Network(
         partial(_bert, "minilm"),
         "language",
