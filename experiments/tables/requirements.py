@@ -1,6 +1,9 @@
 """Requirements of planned runs: data, published weights, disk space, time on known machines."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import pandas as pd
@@ -10,6 +13,9 @@ from experiments.data.registry import load
 from experiments.models.pretraining import PUBLISHED, fetch_published_weights, pretraining_run
 from experiments.reporting.labels import display_name
 from experiments.tables.compute import full_tflops, size
+
+_IMAGE_SIZE, _BATCH_SIZE = 224, 32
+"""Of the benchmark of steps on a GPU."""
 
 
 def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[str]:
@@ -71,6 +77,30 @@ def hours_by_machine(todo: Sequence[RunConfig], measured: pd.DataFrame) -> dict[
             )
             hours[str(machine)] = seconds / 3600
     return hours
+
+
+def benchmarked(todo: Sequence[RunConfig], results: Path) -> pd.DataFrame:
+    """Returns the throughput of the benchmarks of steps on GPUs, in the form of finished runs.
+
+    Args:
+        todo: the runs whose networks matter.
+        results: the folder of all results.
+    """
+    rows = []
+    for folder in sorted(results.glob("bench-small_steps-*")):
+        times = pd.read_csv(folder / "small_steps.csv").groupby("model")["full_ms"].median()
+        machine = json.loads((folder / "provenance.json").read_text())["machine"]["gpu"]
+        for config in {each.model: each for each in todo if each.model in times}.values():
+            step = replace(config, image_size=_IMAGE_SIZE)
+            rows.append(
+                {
+                    **{"model": config.model, "method": "full", "status": "finished"},
+                    "machine": f"{machine}, by the benchmark of steps",
+                    "tflops": size(step).flops * _BATCH_SIZE / 1e12,
+                    "train_seconds": times[config.model] / 1000,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _published(config: RunConfig) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 
+import pandas as pd
 import torch.distributed as dist
 
 from experiments.added_rows import KINDS, left_out, with_rows
@@ -34,7 +35,7 @@ from experiments.tables.queue import (
     prerequisites,
     run_queue,
 )
-from experiments.tables.requirements import check_requirements, requirements
+from experiments.tables.requirements import benchmarked, check_requirements, requirements
 from experiments.tables.versions import check_may_mix, describe, of_other_code
 from experiments.validation import check_asked
 from smartfrz.distributed import is_distributed
@@ -184,8 +185,8 @@ def print_dry(table: Table) -> None:
         try:
             todo = missing_runs(table)
             print_plan(table, todo, needed_predictors(todo, recipes(table.spec, table.scale)))
-            check_requirements([*cells, *todo])
             print_requirements(table, todo)
+            check_requirements([*cells, *todo])
         except UserError as error:
             print_refusal(error)
 
@@ -249,7 +250,8 @@ def print_requirements(table: Table, todo: list[RunConfig]) -> None:
     full = dict.fromkeys(replace(c.full_training, seed=0) for c in table.cells)
     for line in dict.fromkeys(map(_describe_full_training, full)):
         print(line)
-    print("\n".join(requirements(todo, load_runs(table.runs))))
+    measured = pd.concat([load_runs(table.runs), benchmarked(todo, table.results)])
+    print("\n".join(requirements(todo, measured)))
 
 
 def _describe_full_training(config: RunConfig) -> str:

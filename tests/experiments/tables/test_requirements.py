@@ -1,11 +1,18 @@
 """Requirements of planned runs: data, weights, disk space, hours on known machines."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from experiments.tables import requirements as needing
 from experiments.tables.compute import full_tflops
-from experiments.tables.requirements import check_requirements, hours_by_machine, requirements
+from experiments.tables.requirements import (
+    benchmarked,
+    check_requirements,
+    hours_by_machine,
+    requirements,
+)
 from tests.helpers.digits import tiny_run
 
 PRETRAINING = {"dataset": "digits[0:5]", "epochs": 1, "lr": 0.05}
@@ -30,6 +37,20 @@ def test_hours_are_compute_over_the_machine_s_throughput() -> None:
 )
 def test_a_machine_that_has_not_trained_the_network_has_no_estimate(changes: dict) -> None:
     assert hours_by_machine([tiny_run()], measured(**changes)) == {}
+
+
+def test_hours_on_a_gpu_are_those_of_its_benchmark(tmp_path: Path) -> None:
+    folder = tmp_path / "bench-small_steps-h100"
+    folder.mkdir()
+    (folder / "provenance.json").write_text('{"machine": {"gpu": "NVIDIA H100"}}')
+    rows = "residual,0.25,20\nresidual,0.5,30\nresidual,0.75,40\nplain,0.5,7\n"
+    (folder / "small_steps.csv").write_text("model,fraction,full_ms\n" + rows)
+    todo = [tiny_run(epochs=3, image_size=224)]
+    steps = 3 * 320 // todo[0].batch_size
+    hours = hours_by_machine(todo, benchmarked(todo, tmp_path))
+    expected = steps * 0.03 * todo[0].batch_size / 32 / 3600
+    assert hours == {"NVIDIA H100, by the benchmark of steps": pytest.approx(expected)}
+    assert benchmarked([tiny_run(model="mobile")], tmp_path).empty
 
 
 def test_all_that_is_needed_is_listed() -> None:
