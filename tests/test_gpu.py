@@ -29,10 +29,7 @@ from tests.helpers.counted import frozen
 from tests.helpers.digits import ignore, save_random_predictor, tiny_run
 from tests.helpers.scripted import Scripted
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-]
+pytestmark = pytest.mark.gpu
 
 # Options with which each method freezes layers within 30 steps.
 METHODS: dict[str, dict] = {

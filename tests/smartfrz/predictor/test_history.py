@@ -163,7 +163,6 @@ def test_resuming_with_another_size_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_records_move_to_the_device_of_the_weights():
     layer = layer_of("l", (3, 3))
     history = WeightHistory(SIZE)

@@ -244,7 +244,6 @@ def test_the_state_of_another_predictor_is_refused(other):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_encoding
 def test_goes_on_on_the_device_of_the_weights(encoding):
     predictor, layers = small(encoding), make_layers()
