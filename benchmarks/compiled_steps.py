@@ -1,8 +1,8 @@
-"""Time and compute of eager, compiled and captured steps: ``python -m benchmarks.compiled_steps``.
+"""Time and compute of compiled steps as layers freeze: ``python -m benchmarks.compiled_steps``.
 
-Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. In small
-batches a GPU waits for the launches of kernels. Compiled code reduces their number, and a CUDA
-graph, whether of ``torch.compile`` or of `CapturedBackward`, reduces it to one.
+Layers freeze from the front in four groups, as with any policy wrapped in ``Gathered``. On a GPU,
+CUDA graphs of ``torch.compile`` are measured, too, in small batches alone: compilation takes
+minutes. See `benchmarks.captured_steps` for graphs without compilation.
 """
 
 import argparse
@@ -33,6 +33,10 @@ BATCH_SIZES = (32, 256)
 """The paper's, and one that fills a large GPU."""
 
 CAPTURED = "captured"
+TITLE = (
+    "Time of a step, optimizer included, after each of four freezes, relative to the same kind of "
+    "step with nothing frozen. Compute does not include the optimizer."
+)
 COLUMNS = {
     "model": "Model",
     "batch_size": "Batch",
@@ -73,7 +77,6 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
 }
 if torch.cuda.is_available():
     KINDS["CUDA graph"] = partial(torch.compile, mode="reduce-overhead")
-    KINDS[CAPTURED] = KINDS["eager"]
 
 
 def main() -> None:
@@ -86,35 +89,36 @@ def main() -> None:
 
 
 def _present(options: argparse.Namespace) -> None:
+    batch_sizes = BATCH_SIZES[: 1 if torch.cuda.is_available() else None]
     present(
         "compiled_steps",
         options,
-        lambda: measure(options.models, options.repeats),
+        lambda: measure(options.models, options.repeats, tuple(KINDS), batch_sizes),
         COLUMNS,
-        "Time of a step, optimizer included, after each of four freezes, relative to the same kind "
-        "of step with nothing frozen. Compute does not include the optimizer. The first step after "
-        "a freeze includes compilation. On a GPU, CUDA graphs are measured, too: those of "
-        "torch.compile and those of CapturedBackward.",
+        f"{TITLE} The first step after a freeze includes compilation. On a GPU, CUDA graphs are "
+        "measured, too.",
         time_by_kind,
         nan="\u2013",  # with nothing frozen, nothing is saved
     )
 
 
-def measure(models: Sequence[str], repeats: int) -> pd.DataFrame:
+def measure(
+    models: Sequence[str], repeats: int, kinds: Sequence[str], batch_sizes: Sequence[int]
+) -> pd.DataFrame:
     """Measures each network, batch size, kind of step and number of freezes; a row for each."""
-    cases = [(model, batch_size) for model in models for batch_size in BATCH_SIZES]
+    cases = [(model, batch_size) for model in models for batch_size in batch_sizes]
     rows = []
-    for model, batch_size in tqdm(cases, desc="compiled steps"):
+    for model, batch_size in tqdm(cases, desc=f"{kinds[-1]} steps"):
         workload = as_in_table_2(model, batch_size)
-        for row in steps_of(workload, repeats):
+        for row in steps_of(workload, repeats, kinds):
             rows.append({"model": model, "batch_size": batch_size, **row})
     return pd.DataFrame(rows)
 
 
-def steps_of(workload: Workload, repeats: int) -> Iterator[dict[str, Any]]:
+def steps_of(workload: Workload, repeats: int, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Measures each kind of step after each freeze, side by side with nothing frozen."""
     torch.compiler.reset()
-    kinds = [kind for kind in KINDS if kind != "compiled blocks" or any(blocks(workload.model))]
+    kinds = [kind for kind in kinds if kind != "compiled blocks" or any(blocks(workload.model))]
     trained = {kind: Trained(workload, kind) for kind in kinds}
     full = {kind: Trained(workload, kind) for kind in kinds}
     for part in range(PARTS + 1):
@@ -152,7 +156,8 @@ class Trained:
         if kind in ("eager", CAPTURED):
             fold_batch_norms(self.workload.model, self.workload.inputs)
         self._next: Sequence[Layer] = []
-        self.workload.model = KINDS[kind](self.workload.model)
+        if kind != CAPTURED:
+            self.workload.model = KINDS[kind](self.workload.model)
         self.optimizer = SGD(self.workload.model.parameters(), lr=1e-3, momentum=0.9)
         self.freezer = Freezer(
             self.workload.model, self.optimizer, policy=self, layers=self.workload.layers

@@ -63,6 +63,7 @@ SECTIONS = (
     Section("Bookkeeping in steps without a decision", "bench-idle_steps", "make bench", False),
     Section("Communication", "bench-communication", "make bench", False),
     Section("Step time, small batches on a GPU", "bench-small_steps", "make gpu", False),
+    Section("Steps as CUDA graphs on a GPU", "bench-captured_steps", "make gpu", False),
     Section("Peak memory on a GPU", "bench-peak_memory", "make gpu", False),
 )
 

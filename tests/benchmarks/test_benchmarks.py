@@ -12,6 +12,7 @@ from transformers import GPT2Config
 from benchmarks import (
     bookkeeping,
     cached_features,
+    captured_steps,
     communication,
     compiled_steps,
     language_model,
@@ -157,10 +158,11 @@ def test_peaks_are_of_steps_without_and_with_ours(workload, monkeypatch):
     assert set(peak_memory.COLUMNS) - {"model", "layout", "fraction"} <= row.keys()
 
 
-def test_peak_memory_says_that_it_needs_a_gpu(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("benchmark", [peak_memory, captured_steps])
+def test_a_benchmark_says_that_it_needs_a_gpu(benchmark, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("sys.argv", ["peak_memory", "--results", str(tmp_path)])
-    peak_memory.main()
+    monkeypatch.setattr("sys.argv", ["benchmark", "--results", str(tmp_path)])
+    benchmark.main()
     assert "needs a GPU" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -276,14 +278,26 @@ def compiled_by_eager(monkeypatch):
     monkeypatch.setitem(compiled_steps.KINDS, "compiled blocks", compile_blocks)
 
 
+@pytest.mark.filterwarnings("ignore:There is no CUDA graph on a CPU")
+@pytest.mark.usefixtures("compiled_by_eager")
+def test_captured_steps_are_measured_beside_eager_ones(use_clock):
+    use_clock(0.002)
+    kinds = ("eager", compiled_steps.CAPTURED)
+    frame = compiled_steps.measure(["residual"], 1, kinds, [32])
+    assert frame["kind"].tolist() == [*kinds] * 5
+    assert frame["over_full"].to_numpy() == pytest.approx(1.0)
+    assert frame["frozen"].tolist() == [0, 0, 3, 3, 5, 5, 7, 7, 9, 9]
+
+
 @pytest.mark.usefixtures("compiled_by_eager")
 def test_compiled_steps_compile_once_for_each_freeze(use_clock):
     use_clock(0.002)
-    frame = compiled_steps.measure(["residual"], repeats=1)
+    kinds = ("eager", "compiled", "compiled blocks")
+    frame = compiled_steps.measure(["residual"], 1, kinds, compiled_steps.BATCH_SIZES)
     assert list(compiled_steps.COLUMNS) == list(frame)
     first = frame[frame["batch_size"] == 32]
     by_kind = first.set_index("kind")
-    assert set(by_kind.index) == {"eager", "compiled", "compiled blocks"}
+    assert set(by_kind.index) == {*kinds}
     assert by_kind.loc["eager", "compilations"].eq(0).all()
     assert by_kind.loc["compiled", "compilations"].tolist() == [1, 2, 3, 4, 5]
     assert by_kind.loc["eager", "frozen"].tolist() == [0, 3, 5, 7, 9]
