@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.files import write_text_atomic
 from experiments.reporting.claims import overall_claims
 from experiments.reporting.overview import overview
-from experiments.reporting.report import page, report
+from experiments.reporting.report import main_table, page, report
 from experiments.reporting.summary import summary
 from experiments.spec import SCALES
 from scripts.cli import run_command
@@ -22,7 +22,7 @@ def main() -> None:
     text = report(results, scale)
     files = {
         "summary.md": summary(results, scale),
-        "headline.md": summary(results, scale, ["table2"]),
+        "headline.md": main_table(results, scale),
         "overview.md": overview(results, scale),
         "claims.md": overall_claims(results, scale),
         "report.md": text,

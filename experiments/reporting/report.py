@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 from experiments.reporting.claims import overall_claims
 from experiments.reporting.contents import Section, sections
+from experiments.reporting.equal_compute.headline import headline
 from experiments.reporting.overview import overview
 from experiments.reporting.summary import summary
 
@@ -48,20 +49,45 @@ def report(results: Path, scale: str) -> str:
         f"All results at scale {scale}, with the paper's numbers where it reports them. Captions "
         "state the machine, the versions and the command of each measurement.",
         "",
-        "## Summary",
-        "",
-        summary(results, scale),
+        *_first_page(results, scale),
         "## Overview",
         "",
         overview(results, scale),
         "## Claims of all tables together",
         "",
         overall_claims(results, scale),
+        "## The paper's comparisons",
+        "",
+        summary(results, scale),
     ]
     for section in sections(results):
-        if parts := _parts(section, results, scale):
+        if parts := _parts(section, results, scale, shown="\n".join(lines)):
             lines += [f"## {section.heading}", "", *parts]
     return "\n".join(lines)
+
+
+def main_table(results: Path, scale: str) -> str:
+    """Returns the main comparison in Markdown.
+
+    It is that of SmartFRZ with the strongest control at equal compute; before that was run, that of
+    SmartFRZ with its rivals, each at the compute that it spends.
+
+    Args:
+        results: the folder of all results.
+        scale: scale of the tables.
+    """
+    folder = results / f"compute-{scale}"
+    if (folder / "differences.csv").exists():
+        return headline(folder)
+    return summary(results, scale, ["table2"])
+
+
+def _first_page(results: Path, scale: str) -> list[str]:
+    """Returns the figure and the table of the main comparison."""
+    figures = (f"{name}-{scale}/accuracy_against_compute.png" for name in ("compute", "table2"))
+    figure = next((each for each in figures if (results / each).exists()), None)
+    shown = [f"![Accuracy against compute]({figure})", ""] if figure else []
+    return [*shown, main_table(results, scale)]
 
 
 def page(text: str, results: Path) -> str:
@@ -83,14 +109,14 @@ def page(text: str, results: Path) -> str:
     )
 
 
-def _parts(section: Section, results: Path, scale: str) -> list[str]:
-    """Returns the texts of a section, followed by the images that no text contains."""
+def _parts(section: Section, results: Path, scale: str, shown: str) -> list[str]:
+    """Returns the texts of a section, followed by the images that are not shown yet."""
     folder = results / section.folder(scale)
     if not folder.is_dir():
         return []
     texts = [folder / name for name in (*_TEXTS, f"{section.name}.md")]
     parts = [_relative(file, results) for file in texts if file.exists()]
-    shown = "\n".join(parts)
+    shown += "\n".join(parts)
     for picture in sorted(folder.glob("*.png")):
         name = picture.relative_to(results).as_posix()
         if name not in shown:

@@ -1,6 +1,7 @@
 """Tests of the page with all results."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from experiments.files import ROOT
 from experiments.reporting.claims import overall_claims
 from experiments.reporting.contents import SECTIONS, sections
 from experiments.reporting.overview import overview
-from experiments.reporting.report import page, report
+from experiments.reporting.report import main_table, page, report
 from experiments.reporting.summary import summary
 
 
@@ -34,8 +35,8 @@ def results(tmp_path: Path) -> Path:
 
 def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
     text = report(results, "small")
-    assert text.index("## Summary") < text.index("## Overview")
-    assert text.index("## Overview") < text.index("## Claims of all") < text.index("## Table 2")
+    assert text.index("## Overview") < text.index("## Claims of all")
+    assert text.index("## Claims of all") < text.index("## The paper's") < text.index("## Table 2")
     assert text.index("## Table 2") < text.index("## Figure 4")
     assert "| ResNet50 | 50.8 |" in text
     assert "- **It holds:** or not." in text
@@ -48,6 +49,22 @@ def test_every_picture_is_shown_once(results: Path) -> None:
     text = report(results, "small")
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert pictures == ["table2-small/accuracy_against_compute.png", "fig4-small/fig4.png"]
+
+
+def test_the_first_page_is_the_main_figure_and_table(results: Path) -> None:
+    first, _, _ = report(results, "small").partition("## Overview")
+    assert "![Accuracy against compute](table2-small/accuracy_against_compute.png)" in first
+    assert "Nothing has been run yet." in first
+    folder = results / "compute-small"
+    folder.mkdir()
+    for name in ("table.csv", "differences.csv", "runs.csv"):
+        shutil.copy(ROOT / "results/plans-small" / name, folder)
+    Figure(figsize=(1, 1)).savefig(folder / "accuracy_against_compute.png")
+    first, _, rest = report(results, "small").partition("## Overview")
+    assert "![Accuracy against compute](compute-small/accuracy_against_compute.png)" in first
+    assert "| EfficientNet-Lite0 on CIFAR-100 |" in first
+    assert first.count("\n- ") == 3
+    assert "(table2-small/accuracy_against_compute.png)" in rest
 
 
 def test_the_page_asks_nobody_for_anything(results: Path) -> None:
@@ -67,6 +84,7 @@ def test_another_scale_is_another_report(results: Path) -> None:
 
 def test_the_project_s_own_report_is_that_of_its_results() -> None:
     results = ROOT / "results"
+    assert (results / "headline.md").read_text() == main_table(results, "small")
     assert (results / "summary.md").read_text() == summary(results, "small")
     assert (results / "overview.md").read_text() == overview(results, "small")
     assert (results / "claims.md").read_text() == overall_claims(results, "small")

@@ -1,0 +1,115 @@
+"""The main comparison in one small table: SmartFRZ and the strongest control at equal compute."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.reporting.equal_compute.claims import COMPUTES
+from experiments.reporting.equal_compute.differences import MEAN, points, workload
+from experiments.reporting.labels import display_name
+from experiments.reporting.markup import BLANK, escape_markdown, markdown
+from experiments.reporting.provenance import measured_on
+from experiments.reporting.remarks import not_learned
+from experiments.reporting.statistics import t_interval
+from experiments.reporting.tables import accuracy, difference, with_remarks
+from experiments.runs.run_frame import read_csv
+
+FIGURE = "accuracy_against_compute.png"
+
+
+def headline(folder: Path) -> str:
+    """Returns a Markdown table with a row for each workload, and what it shows in sentences.
+
+    The strongest control at a compute is the one with the highest mean over workloads, of those
+    without missing runs.
+
+    Args:
+        folder: a drawn table of methods at several computes, such as ``results/compute-small``.
+    """
+    table = read_csv(folder / "table.csv")
+    apart = read_csv(folder / "differences.csv").fillna({"dataset": ""})
+    means = apart[apart["model"] == MEAN].set_index(["compute", "rival"], drop=False)
+    rows = [row for compute in COMPUTES for row in _rows_at(means, compute)]
+    header = ["Workload", "Full training", *(_title(row) for row in rows)]
+    body = [_of_workload(of, rows) for _, of in table.groupby(["model", "dataset"], sort=False)]
+    last = ["Mean", "", *(_mean(table, row) for row in rows)]
+    caption = _caption(read_csv(folder / "runs.csv"))
+    sentences = "".join(f"- {escape_markdown(each)}\n" for each in _sentences(means))
+    return f"{markdown(header, [[*body, last]], caption, labels=1)}\n{sentences}"
+
+
+def _strongest(means: pd.DataFrame, compute: float) -> str | None:
+    """The strongest control at a compute; None while no control has all of its runs."""
+    at = means[(means["compute"] == compute) & (means["rival"] != "full")]
+    complete = at[at["is_complete"] & at["mean"].notna()]
+    return None if complete.empty else str(complete.loc[complete["mean"].idxmin(), "rival"])
+
+
+def _rows_at(means: pd.DataFrame, compute: float) -> list[str]:
+    methods = ["smartfrz", _strongest(means, compute)]
+    return [f"{method} {compute:.0%}" for method in methods if method]
+
+
+def _title(row: str) -> str:
+    method, _, compute = row.rpartition(" ")
+    return escape_markdown(f"{display_name(method)} at {compute}")
+
+
+def _of_workload(of: pd.DataFrame, rows: list[str]) -> list[str]:
+    methods = of.set_index("method", drop=False)
+    full = methods.loc["full"]
+    cells = [_cell(methods.loc[row]) if row in methods.index else BLANK for row in rows]
+    accuracies = accuracy(full["accuracy_mean"], full["accuracy_std"])
+    return [escape_markdown(workload(full)), with_remarks(accuracies, full), *cells]
+
+
+def _cell(row: pd.Series) -> str:
+    return with_remarks(difference(row), row)
+
+
+def _mean(table: pd.DataFrame, row: str) -> str:
+    of = table.loc[table["method"] == row, "difference_mean"].dropna()
+    return points(pd.Series({"mean": of.mean(), "interval": t_interval(of)}))
+
+
+def _sentences(means: pd.DataFrame) -> Iterator[str]:
+    """Yields what SmartFRZ loses, how it compares to the strongest control, and to its own plan."""
+    yield _listed(means, "SmartFRZ minus full training, by the mean over workloads", "full")
+    strongest = {compute: _strongest(means, compute) for compute in COMPUTES}
+    verdicts = [
+        f"{_verdict(means.loc[(compute, rival)])} {display_name(rival)} at {compute:.0%} "
+        f"({points(means.loc[(compute, rival)])})"
+        for compute, rival in strongest.items()
+        if rival
+    ]
+    yield (
+        "The strongest control, which needs no predictor: SmartFRZ is "
+        f"{' and '.join(verdicts) if verdicts else 'not compared with one yet'}."
+    )
+    yield _listed(means, "What the predictor adds to the plan that SmartFRZ follows", "plan")
+
+
+def _verdict(row: pd.Series) -> str:
+    if not abs(row["mean"]) > row["interval"]:
+        return "not told apart from"
+    return "ahead of" if row["mean"] > 0 else "behind"
+
+
+def _listed(means: pd.DataFrame, what: str, rival: str) -> str:
+    found = [
+        f"{points(means.loc[(compute, rival)])} points at {compute:.0%}"
+        for compute in COMPUTES
+        if (compute, rival) in means.index
+    ]
+    return f"{what}: {' and '.join(found) if found else 'not run'}."
+
+
+def _caption(runs: pd.DataFrame) -> str:
+    return (
+        "Accuracy of full training in percent (CoLA: Matthews correlation); for the other methods "
+        "the difference to it in points, at the given percentage of its compute. Mean ± sample "
+        "standard deviation over seeds; last, the mean over workloads ± its 95% interval over "
+        "workloads. Beside SmartFRZ stands the strongest of the controls with all of their runs."
+        f"{not_learned(runs)} {measured_on(runs)}"
+    )
