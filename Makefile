@@ -22,7 +22,7 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans bench gpu report figures-for-paper smoke readme docs
+.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans tune bench gpu report figures-for-paper smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -80,6 +80,10 @@ rates_text: setup  ## learning rates of MiniLM for the table compute
 
 plans: setup  ## how far the front is best frozen from the start, on validation examples
 	$(TABLE)
+
+tune: setup  ## choose learning rates and the methods' own settings on validation examples
+	$(BIN)/python -m scripts.tune --scale $(SCALE) --results $(RESULTS) $(DRY_RUN) \
+		$(if $(MODELS),--models $(MODELS))
 
 fig3 fig4 fig5 counterfactual attention overhead: setup
 	$(BIN)/python -m scripts.figure $@ --scale $(SCALE) --results $(RESULTS) $(DRY_RUN)

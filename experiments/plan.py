@@ -47,6 +47,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     check_parts(spec.options, spec.methods, "options")
     check_parts(spec.fields, spec.methods, "fields")
     workloads = _workloads(spec, scale)
+    tuned = spec.tuned.get(scale, {})
     for chosen in workloads:
         for name in chosen.models:
             network(name)
@@ -56,7 +57,7 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
             check_parts(getattr(chosen, part), getattr(chosen, names), part)
     own = recipes(spec, scale)
     runs: dict[RunConfig, str] = {}
-    for planned, label in _runs(spec, workloads):
+    for planned, label in _runs(spec, workloads, tuned):
         config = _with_fingerprint(planned, own)
         if config in runs:
             raise UserError(
@@ -83,7 +84,8 @@ def downloads(spec: Spec, scale: str) -> tuple[list[str], list[str]]:
         The networks whose published weights are not in the cache; they are replaced by the scale's
         fallback, if it has one. And the predictors, by name, folder or Hub id.
     """
-    configs = [config for config, _ in _runs(spec, _workloads(spec, scale), with_fallback=False)]
+    planned = _runs(spec, _workloads(spec, scale), spec.tuned.get(scale, {}), with_fallback=False)
+    configs = [config for config, _ in planned]
     networks = dict.fromkeys(
         config.model
         for config in configs
@@ -136,26 +138,35 @@ def _workloads(spec: Spec, scale: str) -> list[Scale]:
 
 
 def _runs(
-    spec: Spec, workloads: Sequence[Scale], with_fallback: bool = True
+    spec: Spec,
+    workloads: Sequence[Scale],
+    tuned: Mapping[str, Any],
+    with_fallback: bool = True,
 ) -> Iterator[tuple[RunConfig, str]]:
     for scale in workloads:
-        for config, label in _runs_of(spec, scale):
+        for config, label in _runs_of(spec, scale, tuned):
             yield _with_fallback(config, scale.fallback) if with_fallback else config, label
 
 
-def _runs_of(spec: Spec, scale: Scale) -> Iterator[tuple[RunConfig, str]]:
+def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tuple[RunConfig, str]]:
     labels = [label for label in spec.methods if label in (scale.methods or spec.methods)]
-    for name, variant, seed, model in product(
+    for name, changes, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):
-        part = scale.model.get(model, {})
-        values = merged(scale.run, scale.dataset.get(name, {}), part, variant)
+        part, chosen = scale.model.get(model, {}), tuned.get(model, {})
+        parts = (scale.dataset.get(name, {}), part, chosen.get("run", {}), changes)
+        values = merged(scale.run, *parts)
         values = {"dataset": name, "seed": seed, "model": model} | values
         for label in labels:
-            options = merged(spec.options.get(label, {}), scale.options.get(label, {})) or None
-            method = {"method": label.partition(" ")[0], "options": options}
-            config = make_config({**values, **spec.fields.get(label, {}), **method})
-            yield config, label
+            method, _, variant = label.partition(" ")
+            is_tuned = not variant or variant.endswith("%")
+            options = merged(
+                spec.options.get(label, {}),
+                scale.options.get(label, {}),
+                chosen.get("options", {}).get(method, {}) if is_tuned else {},
+            )
+            fields = {"method": method, "options": options or None}
+            yield make_config({**values, **spec.fields.get(label, {}), **fields}), label
 
 
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.files import cache_folder
 from experiments.validation import checked
 
 SPECS = Path(__file__).parent / "specs"
@@ -64,6 +65,11 @@ class Spec:
         scales_of: another spec whose scales are inherited, except for their options. Values in
             ``scales`` override them.
         fields: by method, including the label, fields of `RunConfig` for its runs.
+        tuned_by: the spec whose runs have chosen settings for this table, see ``make tune``;
+            inherited with the scales. Its settings take precedence over those of this spec. A
+            method's options are those of rows without a label or with a compute: ``linear 60%``.
+        tuned: these settings, by scale and model, which `load_spec` reads: ``run``, fields of
+            `RunConfig`, and ``options`` by method. Not part of the spec's file.
     """
 
     title: str
@@ -74,6 +80,8 @@ class Spec:
     predictors: dict = field(default_factory=dict)
     scales_of: str = ""
     fields: dict = field(default_factory=dict)
+    tuned_by: str = ""
+    tuned: dict = field(default_factory=dict)
 
 
 def load_spec(table: str) -> Spec:
@@ -93,11 +101,27 @@ def load_spec(table: str) -> Spec:
     spec = checked(Spec, values, file.name)
     if spec.scales_of:
         check_parts(spec.scales, SCALES, "scales")
-        others = load_spec(spec.scales_of).scales
-        names = dict.fromkeys([*others, *spec.scales])
-        scales = {n: _inherited(others.get(n, {}), spec.scales.get(n, {}), n) for n in names}
-        spec = replace(spec, scales=scales)
+        base = load_spec(spec.scales_of)
+        names = dict.fromkeys([*base.scales, *spec.scales])
+        scales = {n: _inherited(base.scales.get(n, {}), spec.scales.get(n, {}), n) for n in names}
+        spec = replace(spec, scales=scales, tuned_by=spec.tuned_by or base.tuned_by)
+    if spec.tuned_by:
+        spec = replace(spec, tuned={scale: _tuned(spec.tuned_by, scale) for scale in spec.scales})
     return spec
+
+
+def tuned_file(name: str, scale: str) -> Path:
+    """The file of the settings that the runs of a spec have chosen at a scale.
+
+    Those of the scale ``demo`` are not part of the repository.
+    """
+    folder = cache_folder("tuned") if scale == "demo" else SPECS / "tuned"
+    return folder / f"{name}-{scale}.toml"
+
+
+def _tuned(name: str, scale: str) -> dict[str, Any]:
+    file = tuned_file(name, scale)
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:

@@ -110,7 +110,16 @@ def test_every_command_exists(command: str):
 
 TARGETS = [
     *(f"table{i}" for i in range(1, 10)),
-    *("policies", "unconverged", "thresholds", "compute", "rates_images", "rates_text", "plans"),
+    *(
+        "policies",
+        "unconverged",
+        "thresholds",
+        "compute",
+        "rates_images",
+        "rates_text",
+        "plans",
+        "tune",
+    ),
     *("predictor", "evidence", "counterfactual", "attention"),
     *("fig3", "fig4", "fig5", "overhead", "report", "smoke"),
 ]

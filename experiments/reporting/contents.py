@@ -44,6 +44,7 @@ SECTIONS = (
     Section("Methods and controls at equal compute", "compute", "make compute"),
     Section("Learning rates of EfficientNet-Lite0", "rates_images", "make rates_images"),
     Section("Learning rates of MiniLM", "rates_text", "make rates_text"),
+    Section("Learning rates and methods' own settings", "tune", "make tune"),
     Section("How far the front is frozen from the start", "plans", "make plans"),
     Section("Figure 3: gradients of all and of sampled weights", "fig3", "make fig3"),
     Section("Figure 4: CKA over time", "fig4", "make fig4"),
