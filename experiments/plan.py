@@ -51,7 +51,9 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     for chosen in workloads:
         for name in chosen.models:
             network(name)
-        check_parts({name: {} for name in chosen.methods}, spec.methods, f"scales.{scale}.methods")
+        check_parts({row: {} for row in chosen.methods}, spec.methods, f"scales.{scale}.methods")
+        once = {row: {} for row in chosen.single_seed}
+        check_parts(once, chosen.methods or spec.methods, f"scales.{scale}.single_seed")
         check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
         for part, names in PARTS.items():
             check_parts(getattr(chosen, part), getattr(chosen, names), part)
@@ -149,7 +151,7 @@ def _runs(
 
 
 def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tuple[RunConfig, str]]:
-    labels = [label for label in spec.methods if label in (scale.methods or spec.methods)]
+    rows = [label for label in spec.methods if label in (scale.methods or spec.methods)]
     for name, changes, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):
@@ -157,7 +159,8 @@ def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tup
         parts = (scale.dataset.get(name, {}), part, chosen.get("run", {}), changes)
         values = merged(scale.run, *parts)
         values = {"dataset": name, "seed": seed, "model": model} | values
-        for label in labels:
+        is_first = seed == scale.seeds[0]
+        for label in (row for row in rows if is_first or row not in scale.single_seed):
             method, _, variant = label.partition(" ")
             is_tuned = not variant or variant.endswith("%")
             options = merged(

@@ -33,6 +33,7 @@ class Scale:
         fallback: by data set, the pretraining to use if published weights are not available.
         methods: the spec's methods that these workloads are run with, with their labels; all if
             empty.
+        single_seed: those of the methods that are run with the first seed only.
         more: further workloads: tables of the values of a scale, which share none of the above.
     """
 
@@ -46,6 +47,7 @@ class Scale:
     options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
     methods: list = field(default_factory=list)
+    single_seed: list = field(default_factory=list)
     more: list = field(default_factory=list)
 
 

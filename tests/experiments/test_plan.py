@@ -72,6 +72,16 @@ def test_workloads_may_have_some_of_the_methods_alone():
     ]
 
 
+def test_some_methods_may_have_the_first_seed_alone():
+    runs = labelled_plan(small_spec(METHODS, seeds=[3, 4], single_seed=["linear"]), "demo")
+    assert [(config.seed, method) for config, method in runs.items()] == [
+        *((3, method) for method in METHODS),
+        *((4, method) for method in METHODS if method != "linear"),
+    ]
+    with pytest.raises(ValueError, match=r"scales.demo.single_seed.linear is not used here"):
+        plan(small_spec(["full"], single_seed=["linear"]), "demo")
+
+
 def test_every_workload_of_the_compute_table_has_the_rows_that_make_sense_there():
     rows: dict[tuple[str, str], set[str]] = {}
     for config, method in labelled_plan(load_spec("compute"), "small").items():

@@ -1,6 +1,6 @@
 """The main comparison in one small table: SmartFRZ and the strongest control at equal compute."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,7 @@ def headline(folder: Path) -> str:
     """Returns a Markdown table with a row for each workload, and what it shows in sentences.
 
     The strongest control at a compute is the one with the highest mean over workloads, of those
-    without missing runs.
+    that have as many seeds as SmartFRZ, and all of their runs.
 
     Args:
         folder: a drawn table of methods at several computes, such as ``results/compute-small``.
@@ -30,25 +30,25 @@ def headline(folder: Path) -> str:
     table = read_csv(folder / "table.csv")
     apart = read_csv(folder / "differences.csv").fillna({"dataset": ""})
     means = apart[apart["model"] == MEAN].set_index(["compute", "rival"], drop=False)
-    rows = [row for compute in COMPUTES for row in _rows_at(means, compute)]
+    strongest = {compute: _strongest(apart, compute) for compute in COMPUTES}
+    shown = [(method, at) for at in COMPUTES for method in ("smartfrz", strongest[at]) if method]
+    rows = [f"{method} {compute:.0%}" for method, compute in shown]
     header = ["Workload", "Full training", *(_title(row) for row in rows)]
     body = [_of_workload(of, rows) for _, of in table.groupby(["model", "dataset"], sort=False)]
     last = ["Mean", "", *(_mean(table, row) for row in rows)]
     caption = _caption(read_csv(folder / "runs.csv"))
-    sentences = "".join(f"- {escape_markdown(each)}\n" for each in _sentences(means))
+    sentences = "".join(f"- {escape_markdown(each)}\n" for each in _sentences(means, strongest))
     return f"{markdown(header, [[*body, last]], caption, labels=1)}\n{sentences}"
 
 
-def _strongest(means: pd.DataFrame, compute: float) -> str | None:
+def _strongest(apart: pd.DataFrame, compute: float) -> str | None:
     """The strongest control at a compute; None while no control has all of its runs."""
-    at = means[(means["compute"] == compute) & (means["rival"] != "full")]
-    complete = at[at["is_complete"] & at["mean"].notna()]
-    return None if complete.empty else str(complete.loc[complete["mean"].idxmin(), "rival"])
-
-
-def _rows_at(means: pd.DataFrame, compute: float) -> list[str]:
-    methods = ["smartfrz", _strongest(means, compute)]
-    return [f"{method} {compute:.0%}" for method in methods if method]
+    at = apart[(apart["compute"] == compute) & (apart["rival"] != "full")]
+    of = at[at["model"] != MEAN]
+    seeds = of.groupby(["model", "dataset"])["planned"].transform("max")
+    lacking = set(of.loc[(of["planned"] < seeds) | ~of["is_complete"].astype(bool), "rival"])
+    means = at[(at["model"] == MEAN) & ~at["rival"].isin(lacking) & at["mean"].notna()]
+    return None if means.empty else str(means.loc[means["mean"].idxmin(), "rival"])
 
 
 def _title(row: str) -> str:
@@ -73,10 +73,9 @@ def _mean(table: pd.DataFrame, row: str) -> str:
     return points(pd.Series({"mean": of.mean(), "interval": t_interval(of)}))
 
 
-def _sentences(means: pd.DataFrame) -> Iterator[str]:
+def _sentences(means: pd.DataFrame, strongest: Mapping[float, str | None]) -> Iterator[str]:
     """Yields what SmartFRZ loses, how it compares to the strongest control, and to its own plan."""
     yield _listed(means, "SmartFRZ minus full training, by the mean over workloads", "full")
-    strongest = {compute: _strongest(means, compute) for compute in COMPUTES}
     verdicts = [
         f"{_verdict(means.loc[(compute, rival)])} {display_name(rival)} at {compute:.0%} "
         f"({points(means.loc[(compute, rival)])})"
@@ -110,6 +109,6 @@ def _caption(runs: pd.DataFrame) -> str:
         "Accuracy of full training in percent (CoLA: Matthews correlation); for the other methods "
         "the difference to it in points, at the given percentage of its compute. Mean ± sample "
         "standard deviation over seeds; last, the mean over workloads ± its 95% interval over "
-        "workloads. Beside SmartFRZ stands the strongest of the controls with all of their runs."
+        "workloads. Beside SmartFRZ stands the strongest of the controls with as many seeds."
         f"{not_learned(runs)} {measured_on(runs)}"
     )
