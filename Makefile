@@ -9,11 +9,11 @@ RUN = $(BIN)/python -m scripts.slurm $(if $(JOBS),--jobs $(JOBS)) $(if $(GPUS),-
 	$(if $(HOURS),--hours $(HOURS)) $(if $(PARTITION),--partition $(PARTITION))
 endif
 FLAGS = $(if $(WANDB),--wandb) $(DRY_RUN) $(if $(CONTROLS),--controls) $(if $(BUDGET),--budget) \
-	$(if $(FRESH),--fresh) $(if $(MIXED),--mixed) \
+	$(if $(FRESH),--fresh) $(if $(MIXED),--mixed) $(if $(REHEARSAL),--rehearsal) \
 	$(if $(MODELS),--models $(MODELS)) $(if $(DATASETS),--datasets $(DATASETS)) \
 	$(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
-# Results of the demo scale are not part of the repository.
-RESULTS = $(if $(filter demo,$(SCALE)),results/demo,results)
+# Results of the demo scale and of rehearsals are not part of the repository.
+RESULTS = results$(if $(REHEARSAL),/rehearsal)$(if $(filter demo,$(SCALE)),/demo)
 DRY_RUN = $(if $(DRY),--dry)
 TABLE = $(RUN) -m scripts.table $@ --scale $(SCALE) --results $(RESULTS) $(FLAGS)
 
@@ -22,13 +22,13 @@ ifeq ($(SCALE),demo)
 export OMP_NUM_THREADS ?= 1
 endif
 
-.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans tune bench gpu report figures-for-paper smoke readme docs
+.PHONY: help setup demo test lint predictor evidence counterfactual policies unconverged thresholds compute rates_images rates_text plans tune bench gpu gpu-table report figures-for-paper smoke readme docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_% ]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "SCALE=demo|small|medium|paper  GPUS=8  LAUNCHER=slurm  JOBS=8  HOURS=24  PARTITION=gpu  MODELS='resnet50 vgg11'  DATASETS=cifar10  METHODS='full smartfrz'  SEEDS=0  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  WANDB=1"
+	@echo "SCALE=demo|small|medium|paper  GPUS=8  LAUNCHER=slurm  JOBS=8  HOURS=24  PARTITION=gpu  MODELS='resnet50 vgg11'  DATASETS=cifar10  METHODS='full smartfrz'  SEEDS=0  CONTROLS=1  BUDGET=1  LABEL=contribution  DRY=1  FRESH=1  MIXED=1  REHEARSAL=1  WANDB=1"
 
 setup: .venv/ready  ## create .venv and install the project with all dependencies
 
@@ -109,6 +109,10 @@ gpu: setup  ## tests and benchmarks on a GPU, about 12 minutes; DRY=1 tries them
 	$(BIN)/python -m benchmarks.peak_memory --models $(GPU_MODELS) $(GPU_FLAGS)
 	$(BIN)/python -m benchmarks.bookkeeping $(GPU_FLAGS)
 	$(BIN)/python -m benchmarks.compiled_steps --models $(if $(DRY),vgg11,deit_tiny) $(GPU_FLAGS)
+
+gpu-table: setup  ## Table 2 at medium on a GPU, the most important cells first, for MINUTES=12
+	$(BIN)/python -m scripts.gpu_table --results $(RESULTS) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(REHEARSAL),--rehearsal)
 
 report: setup  ## write one page with all results: results/report.html
 	$(BIN)/python -m scripts.report --scale $(SCALE) --results $(RESULTS)

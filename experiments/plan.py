@@ -20,6 +20,7 @@ from experiments.options import SmartFRZOptions
 from experiments.predictor.cache import pretrained
 from experiments.predictor.fitting import Training
 from experiments.predictor.recipes import Recipe
+from experiments.rehearsal import rehearsed
 from experiments.spec import PARTS, SCALES, Scale, Spec, check_parts, load_spec, merged
 from experiments.validation import checked
 
@@ -52,8 +53,8 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
         for name in chosen.models:
             network(name)
         check_parts({row: {} for row in chosen.methods}, spec.methods, f"scales.{scale}.methods")
-        once = {row: {} for row in chosen.single_seed}
-        check_parts(once, chosen.methods or spec.methods, f"scales.{scale}.single_seed")
+        rows = chosen.methods or spec.methods
+        check_parts({row: {} for row in chosen.single_seed}, rows, f"scales.{scale}.single_seed")
         check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
         for part, names in PARTS.items():
             check_parts(getattr(chosen, part), getattr(chosen, names), part)
@@ -147,7 +148,8 @@ def _runs(
 ) -> Iterator[tuple[RunConfig, str]]:
     for scale in workloads:
         for config, label in _runs_of(spec, scale, tuned):
-            yield _with_fallback(config, scale.fallback) if with_fallback else config, label
+            found = _with_fallback(config, scale.fallback) if with_fallback else config
+            yield rehearsed(found) if spec.is_rehearsal else found, label
 
 
 def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tuple[RunConfig, str]]:

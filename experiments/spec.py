@@ -72,6 +72,7 @@ class Spec:
             method's options are those of rows without a label or with a compute: ``linear 60%``.
         tuned: these settings, by scale and model, which `load_spec` reads: ``run``, fields of
             `RunConfig`, and ``options`` by method. Not part of the spec's file.
+        is_rehearsal: whether all runs are cut short, see `rehearsed`; not part of the file either.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Spec:
     fields: dict = field(default_factory=dict)
     tuned_by: str = ""
     tuned: dict = field(default_factory=dict)
+    is_rehearsal: bool = False
 
 
 def load_spec(table: str) -> Spec:

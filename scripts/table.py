@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--wandb", action="store_true", help="track the runs with wandb")
     parser.add_argument("--fresh", action="store_true", help="run what other code computed again")
     parser.add_argument("--mixed", action="store_true", help="add to runs of other code")
+    parser.add_argument("--rehearsal", action="store_true", help="cut all runs short")
     parser.add_argument("--dry", action="store_true", help="print the plan and stop")
     options = parser.parse_args()
     table = Table(
@@ -39,6 +40,7 @@ def main() -> None:
         options.wandb,
         options.fresh,
         options.mixed,
+        options.rehearsal,
     )
     if not options.dry:
         make_table(table)

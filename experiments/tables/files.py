@@ -38,23 +38,25 @@ FIGURES = {
 }
 
 
-def draw(results: Path, name: str, scale: str, added: Sequence[str] = ()) -> None:
+def draw(results: Path, name: str, scale: str, spec: Spec, added: Sequence[str] = ()) -> None:
     """Writes the CSV, table and figure files of a table, and prints the table.
 
     Args:
         results: the folder of all results.
-        name: the name of the table's spec.
+        name: the name of the table.
         scale: a scale of it.
+        spec: its spec.
         added: kinds of rows to add to those that the table was last drawn with.
     """
-    folder, spec = results / f"{name}-{scale}", load_spec(name)
+    folder = results / f"{name}-{scale}"
     kinds = {*added, *drawn_kinds(folder, spec)}
     whole = reduce(with_rows, [kind for kind in KINDS if kind in kinds], spec)
     planned = labelled_plan(whole, scale)
     frame = collect(planned, results / "runs")
-    table = write_all(frame, planned, name, spec.title, folder)
+    title = f"{spec.title} A rehearsal: runs are cut short." if spec.is_rehearsal else spec.title
+    table = write_all(frame, planned, name, title, folder)
     print(tables.to_text(table))
-    print(tables.caption(frame, spec.title))
+    print(tables.caption(frame, title))
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 

@@ -57,6 +57,7 @@ class Table:
         is_tracked: whether to track the runs with wandb.
         is_fresh: whether to execute finished runs of other code than the present again.
         is_mixed: whether to add runs to finished ones of other code.
+        is_rehearsal: whether to cut all runs short, see `rehearsed`.
     """
 
     name: str
@@ -70,11 +71,12 @@ class Table:
     is_tracked: bool = False
     is_fresh: bool = False
     is_mixed: bool = False
+    is_rehearsal: bool = False
 
     @cached_property
     def plain(self) -> Spec:
         """The spec without added rows."""
-        return load_spec(self.name)
+        return replace(load_spec(self.name), is_rehearsal=self.is_rehearsal)
 
     @cached_property
     def spec(self) -> Spec:
@@ -128,6 +130,7 @@ class Table:
     def command(self) -> str:
         """The ``make`` command of the table, which run files record."""
         switches = [f"{kind.upper()}=1" for kind in KINDS if kind in self.added]
+        switches += ["REHEARSAL=1"] if self.is_rehearsal else []
         return " ".join([f"make {self.name} SCALE={self.scale}", *switches])
 
 
@@ -152,7 +155,7 @@ def make_table(table: Table) -> None:
     make_for_table(predictors, table.scale, table.results)
     run_all(table, todo)
     if is_main_process():
-        draw(table.results, table.name, table.scale, table.added)
+        draw(table.results, table.name, table.scale, table.plain, table.added)
 
 
 def fetch(table: Table) -> None:
