@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from experiments.files import write_text_atomic
-from experiments.reporting.claims import overall_claims
+from experiments.reporting.claims.paper import paper_claims
+from experiments.reporting.claims.tables import overall_claims
 from experiments.reporting.overview import overview
 from experiments.reporting.report import main_table, page, report
 from experiments.reporting.summary import summary
@@ -24,6 +25,7 @@ def main() -> None:
         "summary.md": summary(results, scale),
         "headline.md": main_table(results, scale),
         "overview.md": overview(results, scale),
+        "paper_claims.md": paper_claims(results, scale),
         "claims.md": overall_claims(results, scale),
         "report.md": text,
         "report.html": page(text, results),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from experiments.reporting.claims import overall_claims
+from experiments.reporting.claims.paper import paper_claims
+from experiments.reporting.claims.tables import overall_claims
 from experiments.reporting.contents import Section, sections
 from experiments.reporting.equal_compute.headline import headline
 from experiments.reporting.overview import overview
@@ -50,6 +51,9 @@ def report(results: Path, scale: str) -> str:
         "state the machine, the versions and the command of each measurement.",
         "",
         *_first_page(results, scale),
+        "## The paper's claims",
+        "",
+        paper_claims(results, scale),
         "## Overview",
         "",
         overview(results, scale),

@@ -13,7 +13,7 @@ from experiments.errors import UserError
 from experiments.files import write_csv, write_json_atomic, write_text_atomic
 from experiments.plan import labelled_plan
 from experiments.reporting import figures, style, tables
-from experiments.reporting.claims import claims
+from experiments.reporting.claims.tables import claims
 from experiments.reporting.equal_compute import differences as paired
 from experiments.reporting.equal_compute.claims import claims as claims_at_equal_compute
 from experiments.reporting.equal_compute.figure import accuracy_at_several_computes

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.files import ROOT
-from experiments.reporting.claims import overall_claims
+from experiments.reporting.claims.paper import paper_claims
+from experiments.reporting.claims.tables import overall_claims
 from experiments.reporting.contents import SECTIONS, sections
 from experiments.reporting.overview import overview
 from experiments.reporting.report import main_table, page, report
@@ -35,13 +36,14 @@ def results(tmp_path: Path) -> Path:
 
 def test_it_holds_every_result_and_says_what_was_not_run(results: Path) -> None:
     text = report(results, "small")
-    assert text.index("## Overview") < text.index("## Claims of all")
-    assert text.index("## Claims of all") < text.index("## The paper's") < text.index("## Table 2")
+    assert text.index("## The paper's claims") < text.index("## Overview")
+    assert text.index("## Overview") < text.index("## Claims of all") < text.index("## Table 2")
     assert text.index("## Table 2") < text.index("## Figure 4")
     assert "| ResNet50 | 50.8 |" in text
     assert "- **It holds:** or not." in text
     assert "### A heading" in text
-    assert text.count("| not run |") == len(SECTIONS) - 2
+    overview_of = text.partition("## Overview")[2]
+    assert overview_of.count("| not run |") == len(SECTIONS) - 2
     assert "| `make table1 SCALE=small` |" in text and "| `make bench` |" in text
 
 
@@ -75,7 +77,7 @@ def test_the_page_asks_nobody_for_anything(results: Path) -> None:
     assert "<script" not in made
     assert "&lt;b&gt;" in made
     assert '<div class="table"><table>' in made
-    assert made.count('<a href="#s') == made.count("<h2 id=") == 5
+    assert made.count('<a href="#s') == made.count("<h2 id=") == 6
 
 
 def test_another_scale_is_another_report(results: Path) -> None:
@@ -87,6 +89,7 @@ def test_the_project_s_own_report_is_that_of_its_results() -> None:
     assert (results / "headline.md").read_text() == main_table(results, "small")
     assert (results / "summary.md").read_text() == summary(results, "small")
     assert (results / "overview.md").read_text() == overview(results, "small")
+    assert (results / "paper_claims.md").read_text() == paper_claims(results, "small")
     assert (results / "claims.md").read_text() == overall_claims(results, "small")
     assert (results / "report.md").read_text() == report(results, "small")
     made = page(report(results, "small"), results)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments.files import write_csv
-from experiments.reporting.claims import claims, overall_claims
+from experiments.reporting.claims.tables import claims, overall_claims
 
 GAINS = {"table2": [0.0, 0.2, 0.4], "table3": [3.0, 3.02, 3.04], "table6": [-1.0, 0.0, 1.0]}
 

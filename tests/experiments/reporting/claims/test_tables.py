@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from experiments.reporting.claims import claims
+from experiments.reporting.claims.tables import claims
 
 
 def frame(accuracies: dict[str, list[float]], compute: float = 0.5) -> pd.DataFrame:
