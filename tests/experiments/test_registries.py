@@ -14,7 +14,7 @@ from experiments.data.images import ImageData
 from experiments.data.registry import DATASETS, Dataset
 from experiments.methods import METHODS, Method, Setting
 from experiments.models.registry import NETWORKS, Network
-from experiments.reporting.dashboard import workspace
+from experiments.reporting.dashboard.workspace import workspace
 from experiments.runs.run_frame import read_csv
 from scripts import table
 from scripts.cli import run_command

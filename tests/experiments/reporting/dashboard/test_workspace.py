@@ -13,7 +13,7 @@ from wandb_workspaces.workspaces import Workspace
 
 from experiments.config import RunConfig
 from experiments.files import ROOT
-from experiments.reporting.dashboard import workspace
+from experiments.reporting.dashboard.workspace import workspace
 from experiments.runs.tracking import METRICS
 from scripts import dashboard
 from scripts.cli import run_command

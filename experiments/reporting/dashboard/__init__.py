@@ -1,0 +1,1 @@
+"""The wandb workspace that compares methods, and a picture of what it shows."""
