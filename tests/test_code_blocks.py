@@ -49,6 +49,14 @@ def the_plan_alone_spends_the_budget(names: Names) -> None:
     the_budget_is_spent(names)
 
 
+def a_prefix_and_then_the_body_freeze(names: Names) -> None:
+    freezer, steps = names["freezer"], names["total_steps"]
+    for _ in range(steps):
+        train_step(names)
+    assert {*freezer.frozen} == {"conv1", "conv2"}
+    assert freezer.compute_spent / steps == pytest.approx(0.6, abs=0.5 / steps)
+
+
 def a_prefix_is_planned(names: Names) -> None:
     freezer, steps = names["freezer"], names["total_steps"]
     assert freezer.compute_spent == 0 and freezer.costs(["conv1"]) < 1
@@ -192,6 +200,7 @@ CHECKS: dict[str, list[Callable[[Names], None]]] = {
             threshold_is_set,
             the_budget_is_spent,
             the_plan_alone_spends_the_budget,
+            a_prefix_and_then_the_body_freeze,
             a_prefix_is_planned,
             freeze_out_trains,
         ),
