@@ -32,6 +32,7 @@ h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 3rem; border-top: 
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .45rem; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
+td[style*="left"] { white-space: normal; min-width: 7rem; max-width: 28rem; }
 th { border-bottom: 1.5px solid #888; text-align: left; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 p, li { max-width: 46rem; overflow-wrap: anywhere; }
