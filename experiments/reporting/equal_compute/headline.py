@@ -22,7 +22,7 @@ def headline(folder: Path) -> str:
     """Returns a Markdown table with a row for each workload, and what it shows in sentences.
 
     The strongest control at a compute is the one with the highest mean over workloads, of those
-    that have as many seeds as SmartFRZ, and all of their runs.
+    that are planned for as many seeds as SmartFRZ and have run in the same workloads.
 
     Args:
         folder: a drawn table of methods at several computes, such as ``results/compute-small``.
@@ -42,12 +42,13 @@ def headline(folder: Path) -> str:
 
 
 def _strongest(apart: pd.DataFrame, compute: float) -> str | None:
-    """The strongest control at a compute; None while no control has all of its runs."""
-    at = apart[(apart["compute"] == compute) & (apart["rival"] != "full")]
-    of = at[at["model"] != MEAN]
-    seeds = of.groupby(["model", "dataset"])["planned"].transform("max")
-    lacking = set(of.loc[(of["planned"] < seeds) | ~of["is_complete"].astype(bool), "rival"])
-    means = at[(at["model"] == MEAN) & ~at["rival"].isin(lacking) & at["mean"].notna()]
+    """The strongest control at a compute; None while none has run in SmartFRZ's workloads."""
+    at = apart[apart["compute"] == compute]
+    of, means = at[at["model"] != MEAN], at[(at["model"] == MEAN) & (at["rival"] != "full")]
+    most = of.groupby(["model", "dataset"])[["planned", "n"]].transform("max")
+    is_absent = ((of["n"] == 0) & (most["n"] > 0)).astype(bool)
+    lacking = set(of.loc[(of["planned"] < most["planned"]) | is_absent, "rival"])
+    means = means[~means["rival"].isin(lacking) & means["mean"].notna()]
     return None if means.empty else str(means.loc[means["mean"].idxmin(), "rival"])
 
 
@@ -91,7 +92,7 @@ def _sentences(means: pd.DataFrame, strongest: Mapping[float, str | None]) -> It
 
 def _verdict(row: pd.Series) -> str:
     if not abs(row["mean"]) > row["interval"]:
-        return "not told apart from"
+        return "level with"
     return "ahead of" if row["mean"] > 0 else "behind"
 
 
