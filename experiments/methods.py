@@ -142,7 +142,7 @@ METHODS: dict[str, Method] = {
         policies.measured,
         is_control=True,
     ),
-    "plan": Method("Plan alone", "#44AA99", "d", ComputeOptions, policies.plan, is_control=True),
+    "plan": Method("Plan alone", "#44AA99", r"$P$", ComputeOptions, policies.plan, is_control=True),
     "static_prefix": Method(
         "Static prefix", "#332288", "8", ComputeOptions, policies.static_prefix, is_control=True
     ),

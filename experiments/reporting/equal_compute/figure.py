@@ -98,5 +98,7 @@ def _style(name: str, marker: str) -> dict[str, Any]:
     """Returns the style of a method's line: SmartFRZ is thick and on top."""
     if name == OURS:
         return {"lw": 1.8, "ms": 6, "mec": "white", "mew": 0.7, "zorder": 3}
+    if marker.startswith("$"):  # a letter, which a white edge would cover
+        return {"lw": 0.6, "ms": 5.5, "mew": 0.5, "zorder": 2}
     size = 6.5 if marker == "*" else 4.2  # the star's surface is small for its diameter
     return {"lw": 0.6, "ms": size, "mec": "white", "mew": 0.3, "zorder": 2}
