@@ -1,11 +1,13 @@
 """Choice of settings: the most accurate candidate of each method, the same effort for each."""
 
 import tomllib
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
 from experiments.errors import UserError
+from experiments.plan import labelled_plan
 from experiments.spec import Spec, load_spec
 from experiments.tables.tuning import best_settings, check_efforts, to_toml
 
@@ -62,3 +64,19 @@ def test_nothing_is_chosen_on_test_examples_or_on_seeds_of_a_table(scale: str) -
     values, table = load_spec("tune").scales[scale], load_spec("table2").scales[scale]
     assert values["run"]["validation"] is True
     assert not {*values["seeds"]} & {*table["seeds"]}
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "medium", "paper"])
+def test_candidates_differ_from_the_table_in_what_is_chosen_and_in_the_compute_alone(
+    scale: str,
+) -> None:
+    """Otherwise the settings would be chosen for another method than the table's."""
+    table = {row: run.options for run, row in labelled_plan(load_spec("table2"), scale).items()}
+    for run, row in labelled_plan(load_spec("tune"), scale).items():
+        method, *settings = row.split()
+        chosen = {setting.partition("=")[0] for setting in settings} | {"match", "min_records"}
+        if method in table and run.options is not None:
+            own, other = asdict(run.options), asdict(table[method])
+            assert {k: v for k, v in own.items() if k not in chosen} == {
+                k: v for k, v in other.items() if k not in chosen
+            }
