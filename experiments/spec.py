@@ -98,11 +98,7 @@ def load_spec(table: str) -> Spec:
     if not file.exists():
         known = sorted(path.stem for path in SPECS.glob("*.toml"))
         raise UserError(f"There is no table {table!r}: choose from {', '.join(known)}.")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # invalid TOML, or not UTF-8
-        raise UserError(f"{file.name} is not valid TOML: {error}.") from error
-    spec = checked(Spec, values, file.name)
+    spec = checked(Spec, _read(file), file.name)
     if spec.scales_of:
         check_parts(spec.scales, SCALES, "scales")
         base = load_spec(spec.scales_of)
@@ -125,7 +121,14 @@ def tuned_file(name: str, scale: str) -> Path:
 
 def _tuned(name: str, scale: str) -> dict[str, Any]:
     file = tuned_file(name, scale)
-    return tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return _read(file) if file.exists() else {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # invalid TOML, or not UTF-8
+        raise UserError(f"{file.name} is not valid TOML: {error}.") from error
 
 
 def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:

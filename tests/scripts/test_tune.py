@@ -88,6 +88,13 @@ def test_the_chosen_settings_are_those_of_the_table(
     assert found["prefix_then_body prefix=0.5"].options.prefix == 0.5
 
 
+def test_a_damaged_file_of_settings_is_named(place: Path) -> None:
+    (place / "cache" / "tuned").mkdir(parents=True)
+    (place / "cache" / "tuned" / "tune-demo.toml").write_text("residual = [")
+    with pytest.raises(ValueError, match=r"tune-demo.toml is not valid TOML"):
+        load_spec("table2")
+
+
 def test_a_dry_run_writes_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
