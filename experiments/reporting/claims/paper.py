@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.reporting.claims import judges
 from experiments.reporting.claims.judges import Found
-from experiments.reporting.claims.tables import LOSS, comparisons
+from experiments.reporting.claims.tables import LOSS, NO_LOSS, comparisons, more_accurate
 from experiments.reporting.markup import escape_markdown, markdown
 from experiments.reporting.statistics import (
     LEVEL,
@@ -19,7 +19,6 @@ from experiments.reporting.statistics import (
 from experiments.runs.run_frame import read_csv
 
 _VERDICTS = {True: "holds", False: "does not hold", None: "inconclusive"}
-_LOSS = f"SmartFRZ loses at most {LOSS:g} points relative to full training"
 
 
 @dataclass(frozen=True)
@@ -61,37 +60,37 @@ _OF_RUNS = (
         "In fine-tuning, SmartFRZ does not lose accuracy",
         "Sections 4.2 and A.1",
         ("table2", "table6"),
-        _LOSS,
+        NO_LOSS,
     ),
     _OfRuns(
         "It is more accurate than linear freezing at the same compute",
         "Sections 4.2 and A.1",
         ("table2", "table6"),
-        "SmartFRZ is more accurate than Linear freezing",
+        more_accurate("smartfrz", "linear"),
     ),
     _OfRuns(
         "It is more accurate than AutoFreeze",
         "Sections 4.2 and A.1",
         ("table2", "table6"),
-        "SmartFRZ is more accurate than AutoFreeze",
+        more_accurate("smartfrz", "autofreeze"),
     ),
     _OfRuns(
         "From scratch, SmartFRZ does not lose accuracy",
         "Sections 4.2 and A.2",
         ("table3", "table7"),
-        _LOSS,
+        NO_LOSS,
     ),
     _OfRuns(
         "From scratch, it is more accurate than linear freezing at the same compute",
         "Sections 4.2 and A.2",
         ("table3", "table7"),
-        "SmartFRZ is more accurate than Linear freezing",
+        more_accurate("smartfrz", "linear"),
     ),
     _OfRuns(
         "From scratch, it is more accurate than AutoFreeze",
         "Sections 4.2 and A.2",
         ("table3", "table7"),
-        "SmartFRZ is more accurate than AutoFreeze",
+        more_accurate("smartfrz", "autofreeze"),
     ),
 )
 

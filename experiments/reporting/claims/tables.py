@@ -21,6 +21,8 @@ from experiments.runs.run_frame import read_csv
 
 LOSS = 0.3
 """Accuracy, in points, that SmartFRZ may lose relative to full training."""
+NO_LOSS = f"SmartFRZ loses at most {LOSS:g} points relative to full training"
+"""The claim that it loses no accuracy."""
 COMPUTE = 0.6
 """Fraction of full training's compute that SmartFRZ may spend."""
 
@@ -124,6 +126,16 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
     return [*_comparisons(finished), *budgeted]
 
 
+def more_accurate(ours: str, rival: str) -> str:
+    """Returns the claim that a method is more accurate than another.
+
+    Args:
+        ours: the method.
+        rival: the other one.
+    """
+    return f"{display_name(ours)} is more accurate than {display_name(rival)}"
+
+
 def _described_tests(corrected: PValues) -> str:
     """Returns a paragraph with the number of tests and of verdicts, with and without correction."""
     if not corrected:
@@ -183,12 +195,10 @@ def _with_budget(finished: pd.DataFrame) -> pd.DataFrame:
 
 def _comparisons(finished: pd.DataFrame) -> Iterator[Comparison]:
     own = {name: of["difference"] for name, of in _runs_of("smartfrz", finished)}
-    claim = f"SmartFRZ loses at most {LOSS:g} points relative to full training"
-    yield from _for_each(claim, own, -LOSS)
+    yield from _for_each(NO_LOSS, own, -LOSS)
     for ours, rival in _PAIRS if own else ():
         gains = {name: gain for name, gain in _gains(finished, ours, rival) if len(gain)}
-        claim = f"{display_name(ours)} is more accurate than {display_name(rival)}"
-        yield from _for_each(claim, gains, 0)
+        yield from _for_each(more_accurate(ours, rival), gains, 0)
 
 
 def _for_each(claim: str, found: Mapping[str, pd.Series], bound: float) -> Iterator[Comparison]:

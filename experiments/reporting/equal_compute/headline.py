@@ -15,8 +15,6 @@ from experiments.reporting.statistics import t_interval
 from experiments.reporting.tables import accuracy, difference, with_remarks
 from experiments.runs.run_frame import read_csv
 
-FIGURE = "accuracy_against_compute.png"
-
 
 def headline(folder: Path) -> str:
     """Returns a Markdown table with a row for each workload, and what it shows in sentences.
