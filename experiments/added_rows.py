@@ -34,8 +34,8 @@ def with_rows(spec: Spec, of: str) -> Spec:
             added.append(row)
     for name, values in spec.scales.items():
         own = rows.scales.get(name, {}).get("options", {})
-        options = {row: _of_variant(row, values.get("options", {}), own) for row in added}
-        scales[name] = merged(values, {"options": options})
+        more = [_with_options(workload, added, own) for workload in values.get("more", [])]
+        scales[name] = _with_options(values, added, own) | ({"more": more} if more else {})
     return replace(
         spec,
         methods=[*spec.methods, *added],
@@ -43,6 +43,14 @@ def with_rows(spec: Spec, of: str) -> Spec:
         fields=spec.fields | {row: rows.fields[row] for row in added if row in rows.fields},
         scales=scales,
     )
+
+
+def _with_options(
+    workloads: Mapping[str, Any], added: Iterable[str], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of a scale, or of further workloads, with the options of added rows."""
+    of_table = workloads.get("options", {})
+    return merged(workloads, {"options": {row: _of_variant(row, of_table, own) for row in added}})
 
 
 def _of_variant(label: str, of_table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,14 +47,13 @@ def labelled_plan(spec: Spec, scale: str) -> dict[RunConfig, str]:
     """
     check_parts(spec.options, spec.methods, "options")
     check_parts(spec.fields, spec.methods, "fields")
+    check_parts({row: {} for row in spec.every_seed}, spec.methods, "every_seed")
     workloads = _workloads(spec, scale)
     tuned = spec.tuned.get(scale, {})
     for chosen in workloads:
         for name in chosen.models:
             network(name)
         check_parts({row: {} for row in chosen.methods}, spec.methods, f"scales.{scale}.methods")
-        rows = chosen.methods or spec.methods
-        check_parts({row: {} for row in chosen.single_seed}, rows, f"scales.{scale}.single_seed")
         check_parts(chosen.options, spec.methods, f"scales.{scale}.options")
         for part, names in PARTS.items():
             check_parts(getattr(chosen, part), getattr(chosen, names), part)
@@ -161,8 +160,8 @@ def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tup
         parts = (scale.dataset.get(name, {}), part, chosen.get("run", {}), changes)
         values = merged(scale.run, *parts)
         values = {"dataset": name, "seed": seed, "model": model} | values
-        is_first = seed == scale.seeds[0]
-        for label in (row for row in rows if is_first or row not in scale.single_seed):
+        repeated = spec.every_seed or rows
+        for label in (row for row in rows if seed == scale.seeds[0] or row in repeated):
             method, _, variant = label.partition(" ")
             is_tuned = not variant or variant.endswith("%")
             options = merged(

@@ -1,7 +1,8 @@
 """Table specs, and the reader for ``experiments/specs/*.toml``."""
 
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ class Scale:
         fallback: by data set, the pretraining to use if published weights are not available.
         methods: the spec's methods that these workloads are run with, with their labels; all if
             empty.
-        single_seed: those of the methods that are run with the first seed only.
         more: further workloads: tables of the values of a scale, which share none of the above.
     """
 
@@ -47,7 +47,6 @@ class Scale:
     options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
     methods: list = field(default_factory=list)
-    single_seed: list = field(default_factory=list)
     more: list = field(default_factory=list)
 
 
@@ -64,9 +63,11 @@ class Spec:
         predictor: settings for training or evaluating predictors on the runs.
         predictors: predictors that are trained for this table, by name: the settings that differ
             from those of the bundled predictor in the spec ``predictor``.
-        scales_of: another spec whose scales are inherited, except for their options. Values in
-            ``scales`` override them.
+        scales_of: another spec whose scales are inherited, except for their options and further
+            workloads. Values in ``scales`` override them.
         fields: by method, including the label, fields of `RunConfig` for its runs.
+        every_seed: those of the methods that are run with every seed; all if empty. The others are
+            run with the first seed only.
         tuned_by: the spec whose runs have chosen settings for this table, see ``make tune``;
             inherited with the scales. Its settings take precedence over those of this spec. A
             method's options are those of rows without a label or with a compute: ``linear 60%``.
@@ -83,6 +84,7 @@ class Spec:
     predictors: dict = field(default_factory=dict)
     scales_of: str = ""
     fields: dict = field(default_factory=dict)
+    every_seed: list = field(default_factory=list)
     tuned_by: str = ""
     tuned: dict = field(default_factory=dict)
     is_rehearsal: bool = False
@@ -98,7 +100,7 @@ def load_spec(table: str) -> Spec:
     if not file.exists():
         known = sorted(path.stem for path in SPECS.glob("*.toml"))
         raise UserError(f"There is no table {table!r}: choose from {', '.join(known)}.")
-    spec = checked(Spec, _read(file), file.name)
+    spec = checked(Spec, _read(file, tomllib.loads, "TOML"), file.name)
     if spec.scales_of:
         check_parts(spec.scales, SCALES, "scales")
         base = load_spec(spec.scales_of)
@@ -116,19 +118,22 @@ def tuned_file(name: str, scale: str) -> Path:
     Those of the scale ``demo`` are not part of the repository.
     """
     folder = cache_folder("tuned") if scale == "demo" else SPECS / "tuned"
-    return folder / f"{name}-{scale}.toml"
+    return folder / f"{name}-{scale}.json"
 
 
 def _tuned(name: str, scale: str) -> dict[str, Any]:
     file = tuned_file(name, scale)
-    return _read(file) if file.exists() else {}
+    return _read(file, json.loads, "JSON") if file.exists() else {}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, parse: Callable[[str], Any], kind: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # invalid TOML, or not UTF-8
-        raise UserError(f"{file.name} is not valid TOML: {error}.") from error
+        values = parse(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # invalid syntax, or not UTF-8
+        raise UserError(f"{file.name} is not valid {kind}: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file.name} is no table of keys and values.")
+    return values
 
 
 def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> None:
@@ -152,7 +157,7 @@ def check_parts(parts: Mapping[str, Any], names: Sequence[str], where: str) -> N
 
 def _inherited(scale: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A scale of another spec with changes, without entries for models and data sets it drops."""
-    scale = {key: value for key, value in scale.items() if key != "options"}
+    scale = {key: value for key, value in scale.items() if key not in ("options", "more")}
     new = checked(Scale, {**scale, **changes}, f"scales.{name}")
     parts = {
         part: {key: v for key, v in scale.get(part, {}).items() if key in getattr(new, names)}

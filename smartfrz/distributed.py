@@ -1,7 +1,7 @@
 """Utilities for wrapped models and for training with several processes."""
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -62,12 +62,25 @@ def wrappers_of(model: nn.Module) -> list[DistributedDataParallel]:
     is_initialized = dist.is_available() and dist.is_initialized()
     if found or not is_initialized or sharded_modules(model):
         return found
-    gc.collect()  # discards former wrappers, so that all processes find the same ones
-    wrappers = [
-        each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)
-    ]
     model = unwrap(model)
+    if not _containing(model):
+        return []
+    gc.collect()  # discards former wrappers, so that all processes find the same ones
+    return _containing(model)
+
+
+def _containing(model: nn.Module) -> list[DistributedDataParallel]:
+    """Returns the DDP modules of this process that contain a module."""
+    # A set of classes, because issubclass takes a microsecond with an abstract class such as DDP.
+    classes = {DistributedDataParallel, *_subclasses(DistributedDataParallel)}
+    wrappers = [each for each in gc.get_objects() if type(each) in classes]
     return [each for each in wrappers if any(part is model for part in each.modules())]
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 def share_buffers(modules: Iterable[nn.Module]) -> None:

@@ -7,6 +7,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from smartfrz.accumulation import UpdateWatch
@@ -221,12 +222,14 @@ class Freezer:
         others = [layer.name for layer in layers if layer.name not in self.frozen]
         if others:
             raise ValueError(f"The layers {others} are not frozen. Frozen are: {[*self.frozen]}.")
+        if not layers:
+            return
         for layer in layers:
             thaw_layer(layer, self.model.training)
             del self.frozen[layer.name]
             self.events.append((self._step, "thaw", layer.name))
         self._watches.watch_buffers([])
-        self._adapt()
+        self._adapt(self._updates.find_wrappers())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the step, the frozen layers, events and the policy's state for ``torch.save``.
@@ -292,14 +295,14 @@ class Freezer:
             freeze_layer(layer, self.optimizer)
             self.frozen[layer.name] = self._step
             self.events.append((self._step, "freeze", layer.name))
-        self._adapt()
+        self._adapt(wrappers)
 
-    def _adapt(self) -> None:
-        """Adapts all that depends on which layers are frozen."""
+    def _adapt(self, wrappers: Iterable[DistributedDataParallel]) -> None:
+        """Adapts all that depends on which layers are frozen, and the model's DDP modules."""
         reshard(self.model)  # parameters take over requires_grad when they are gathered again
         self._divide_layers()
         self._watches.restart(self._active, self._frozen)
-        for wrapper in self._updates.find_wrappers():
+        for wrapper in wrappers:
             rebuild_reducer(wrapper)
         expect_recompilation(self.model)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.state import GradientState
 from lightning.pytorch import LightningModule
 from torch import nn
 from transformers import TrainingArguments
@@ -296,6 +297,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     found["train_dataset"] = [{"x": each, "labels": y} for each in images for y in labels]
     found["module"], found["language_model"] = Module(), LanguageModel()
     found["train_step"] = lambda: train_step(found)
+    GradientState._reset_state()  # else it refers to the data loader of an earlier block
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield found
     dist.destroy_process_group()

@@ -5,15 +5,13 @@ The spec ``tune`` has as many rows for each method, which differ in the settings
 """
 
 import json
-import tomllib
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from experiments.errors import UserError
-from experiments.files import write_text_atomic
+from experiments.files import write_json_atomic
 from experiments.plan import labelled_plan
 from experiments.reporting.labels import display_name
 from experiments.runs.run_frame import read_csv
@@ -33,9 +31,9 @@ def tune(table: Table) -> None:
     spec = load_spec(table.name)
     check_efforts(spec)
     make_table(replace(table, methods=[row for row in spec.methods if _is_full(row)]))
-    write_chosen(table, spec)
+    write_chosen(table)
     make_table(table)  # which reads what was written
-    write_chosen(table, spec)
+    write_chosen(table)
 
 
 def check_efforts(spec: Spec) -> None:
@@ -50,21 +48,19 @@ def check_efforts(spec: Spec) -> None:
         raise UserError(f"Try as many settings for each method; these are {counts}.")
 
 
-def write_chosen(table: Table, spec: Spec) -> None:
+def write_chosen(table: Table) -> None:
     """Writes the settings of the most accurate rows, and says what they are.
 
     Settings of which a run is missing stay as they are.
 
     Args:
         table: the table, drawn.
-        spec: its spec.
     """
-    file = tuned_file(table.name, table.scale)
+    spec = load_spec(table.name)  # with what another process has written since
     found = read_csv(table.results / f"{table.name}-{table.scale}" / "runs.csv")
     chosen = best_settings(found, spec, table.scale)
-    before = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    header = f"# Written by `{table.command}`: the settings with the highest validation accuracy.\n"
-    write_text_atomic(file, header + to_toml(merged(before, chosen)))
+    before = spec.tuned.get(table.scale, {})
+    write_json_atomic(tuned_file(table.name, table.scale), merged(before, chosen))
     for model, of in chosen.items():
         print(f"{display_name(model)}: {json.dumps(of)}")
 
@@ -96,18 +92,6 @@ def best_settings(frame: pd.DataFrame, spec: Spec, scale: str) -> dict[str, Any]
                 best = max(rows, key=lambda row: accuracy.fillna(-1.0)[row])
                 settings = merged(settings, {str(model): _settings_of(spec, best, method)})
     return settings
-
-
-def to_toml(values: Mapping[str, Any]) -> str:
-    """Returns nested tables of numbers, truth values and strings as TOML."""
-    return "\n".join(_sections(values, ()))
-
-
-def _sections(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, Mapping)]
-    own = ["\n".join([f"[{'.'.join(path)}]", *plain, ""])] if plain else []
-    tables = [(k, v) for k, v in values.items() if isinstance(v, Mapping)]
-    return [*own, *(line for k, v in tables for line in _sections(v, (*path, json.dumps(k))))]
 
 
 def _settings_of(spec: Spec, row: str, method: str) -> dict[str, Any]:

@@ -85,13 +85,14 @@ def test_a_rehearsal_has_few_examples_and_one_epoch_and_so_has_its_pretraining()
 
 
 def test_some_methods_may_have_the_first_seed_alone():
-    runs = labelled_plan(small_spec(METHODS, seeds=[3, 4], single_seed=["linear"]), "demo")
+    repeated = [method for method in METHODS if method != "linear"]
+    runs = labelled_plan(replace(small_spec(METHODS, seeds=[3, 4]), every_seed=repeated), "demo")
     assert [(config.seed, method) for config, method in runs.items()] == [
         *((3, method) for method in METHODS),
         *((4, method) for method in METHODS if method != "linear"),
     ]
-    with pytest.raises(ValueError, match=r"scales.demo.single_seed.linear is not used here"):
-        plan(small_spec(["full"], single_seed=["linear"]), "demo")
+    with pytest.raises(ValueError, match=r"every_seed.linear is not used here"):
+        plan(replace(small_spec(["full"]), every_seed=["linear"]), "demo")
 
 
 def test_every_workload_of_the_compute_table_has_the_rows_that_make_sense_there():
@@ -181,6 +182,7 @@ scales.demo.seeds = [0, 1]
 scales.demo.run = { lr = 0.1, epochs = 2 }
 scales.demo.model = { plain = { batch_size = 8 }, residual = { lr = 0.2, epochs = 3 } }
 scales.demo.dataset."digits[0:5]" = { momentum = 0.5 }
+scales.demo.more = [{ models = ["mobile"], datasets = ["digits"], seeds = [0], run = {} }]
 """
 OTHER = """
 title = "Another."
@@ -201,7 +203,7 @@ def load_other(folder, monkeypatch, more=""):
 
 
 def test_a_spec_with_another_s_scales_sets_only_what_differs(tmp_path, monkeypatch):
-    """Entries for models and data sets that it leaves out are not inherited."""
+    """Entries for models and data sets that it leaves out are not inherited, nor more workloads."""
     runs = plan(load_other(tmp_path, monkeypatch), "demo")
     assert [(c.seed, c.method) for c in runs] == [
         (seed, method) for seed in (0, 1) for method in ("full", "autofreeze")

@@ -1,5 +1,6 @@
 """The command that chooses settings: what it writes, and which rows of a table follow it."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def test_the_chosen_settings_are_those_of_the_table(
 
     found = {row: run for run, row in labelled_plan(load_spec("table2"), "demo").items()}
     assert {run.lr for run in found.values()} == {0.05}
-    text = (place / "cache" / "tuned" / "tune-demo.toml").read_text()
-    (name,) = (name for name in ("prefix", "spread") if f"\n{name} = " in text)
+    chosen = json.loads((place / "cache" / "tuned" / "tune-demo.json").read_text())
+    (name,) = chosen["residual"]["options"]["prefix_then_body"]
     value = getattr(
         tried[f"prefix_then_body {'prefix=0.75' if name == 'prefix' else 'spread=0.4'}"].options,
         name,
@@ -90,8 +91,8 @@ def test_the_chosen_settings_are_those_of_the_table(
 
 def test_a_damaged_file_of_settings_is_named(place: Path) -> None:
     (place / "cache" / "tuned").mkdir(parents=True)
-    (place / "cache" / "tuned" / "tune-demo.toml").write_text("residual = [")
-    with pytest.raises(ValueError, match=r"tune-demo.toml is not valid TOML"):
+    (place / "cache" / "tuned" / "tune-demo.json").write_text("{residual")
+    with pytest.raises(ValueError, match=r"tune-demo.json is not valid JSON"):
         load_spec("table2")
 
 

@@ -1,6 +1,5 @@
 """Choice of settings: the most accurate candidate of each method, the same effort for each."""
 
-import tomllib
 from dataclasses import asdict
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.plan import labelled_plan
 from experiments.spec import Spec, load_spec
-from experiments.tables.tuning import best_settings, check_efforts, to_toml
+from experiments.tables.tuning import best_settings, check_efforts
 
 ROWS = ["full lr=0.1", "full lr=0.2", "linear t0=0.3", "linear t0=0.5"]
 SPEC = Spec(
@@ -49,14 +48,6 @@ def test_methods_have_the_same_number_of_candidates() -> None:
     check_efforts(load_spec("tune"))
     with pytest.raises(UserError, match="these are full 2, linear 1"):
         check_efforts(Spec("Settings.", ROWS[:3]))
-
-
-def test_what_is_written_can_be_read() -> None:
-    values = {
-        "resnet50": {"run": {"lr": 0.1, "optimizer": "sgd"}, "options": {"linear": {"t0": 0.3}}},
-        "a b": {"run": {"channels_last": True}},
-    }
-    assert tomllib.loads(to_toml(values)) == values
 
 
 @pytest.mark.parametrize("scale", ["demo", "small", "medium", "paper"])

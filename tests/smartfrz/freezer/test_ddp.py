@@ -1,5 +1,6 @@
 """Tests of DistributedDataParallel, two processes against one on the same global batch."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from smartfrz import Freezer, find_layers
+from smartfrz.distributed import wrappers_of
 from tests.helpers.processes import in_processes
 from tests.helpers.scripted import Scripted, ThawsToo
 
@@ -246,20 +248,57 @@ def test_the_first_process_thaws_for_all(results: list[dict[str, Any]]):
             torch.testing.assert_close(result["thawed"]["weights"][key], expected)
 
 
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_without_a_wrapper_a_freeze_searches_the_process_once_and_collects_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each search, and even more a collection, takes a part of a second in a large process."""
+    model = build()
+    freezer = Freezer(model, SGD(model.parameters(), lr=0.1), Scripted({1: ["0"]}))
+    freezer.step()
+    calls = []
+    for name in ("get_objects", "collect"):
+        call = getattr(gc, name)
+        monkeypatch.setattr(gc, name, lambda *_, name=name, call=call: calls.append(name) or call())
+    freezer.step()
+    assert freezer.frozen == {"0": 1}
+    assert calls == ["get_objects"]
+
+
+class OwnDDP(DistributedDataParallel):
+    """A subclass, as trainers have them."""
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_wrapper_around_the_model_is_found_unless_it_is_garbage() -> None:
+    model = build()
+    former = DistributedDataParallel(model)
+    former.itself = former  # a cycle, which only the garbage collector discards
+    del former
+    others = DistributedDataParallel(build()), nn.Sequential(model)
+    assert wrappers_of(model) == []
+    wrapper = OwnDDP(others[1])
+    assert wrappers_of(model) == [wrapper]
+
+
+@pytest.mark.usefixtures("process_group")
 def test_power_sgd_forgets_what_it_remembers_by_bucket():
     """The buckets change at a freeze. PowerSGD itself deadlocks with gloo and does not run here."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model = build()
-        ddp = DistributedDataParallel(model)
-        state = PowerSGDState(None)
-        ddp.register_comm_hook(state, reduce_with_state)
-        freezer = Freezer(ddp, SGD(model.parameters(), lr=0.1), Scripted({0: ["0"]}))
-        memories = (state.error_dict, state.p_memory_dict, state.q_memory_dict)
-        for memory in memories:
-            memory[0] = torch.zeros(3)
-        freezer.step()
-        assert memories == ({}, {}, {})
-        assert [hook_state for _, hook_state in ddp._comm_hooks] == [state]
-    finally:
-        dist.destroy_process_group()
+    model = build()
+    ddp = DistributedDataParallel(model)
+    state = PowerSGDState(None)
+    ddp.register_comm_hook(state, reduce_with_state)
+    freezer = Freezer(ddp, SGD(model.parameters(), lr=0.1), Scripted({0: ["0"]}))
+    memories = (state.error_dict, state.p_memory_dict, state.q_memory_dict)
+    for memory in memories:
+        memory[0] = torch.zeros(3)
+    freezer.step()
+    assert memories == ({}, {}, {})
+    assert [hook_state for _, hook_state in ddp._comm_hooks] == [state]
