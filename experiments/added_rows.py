@@ -34,8 +34,9 @@ def with_rows(spec: Spec, of: str) -> Spec:
             added.append(row)
     for name, values in spec.scales.items():
         own = rows.scales.get(name, {}).get("options", {})
-        more = [_with_options(workload, added, own) for workload in values.get("more", [])]
-        scales[name] = _with_options(values, added, own) | ({"more": more} if more else {})
+        scales[name] = _with_options(values, added, own)
+        if more := values.get("more"):
+            scales[name]["more"] = [_with_own(each, spec, rows, added, own) for each in more]
     return replace(
         spec,
         methods=[*spec.methods, *added],
@@ -43,6 +44,25 @@ def with_rows(spec: Spec, of: str) -> Spec:
         fields=spec.fields | {row: rows.fields[row] for row in added if row in rows.fields},
         scales=scales,
     )
+
+
+def _with_own(
+    workloads: Mapping[str, Any],
+    spec: Spec,
+    rows: Spec,
+    added: Iterable[str],
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Further workloads with added rows, but for budgets where a method has one already."""
+    possible: list[str] = []
+    for row in added:
+        has_compute = "compute" in workloads.get("options", {}).get(row.partition(" ")[0], {})
+        match = rows.options.get(row, {}).get("match")
+        is_matched = match not in rows.methods or match in possible
+        if is_matched and not (has_compute and "budget" in rows.fields.get(row, {})):
+            possible.append(row)
+    methods = [*workloads.get("methods", spec.methods), *possible]
+    return _with_options(workloads, possible, own) | {"methods": methods}
 
 
 def _with_options(

@@ -77,7 +77,7 @@ def _containing(model: nn.Module) -> list[DistributedDataParallel]:
     return [each for each in wrappers if any(part is model for part in each.modules())]
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
     for each in cls.__subclasses__():
         yield each
         yield from _subclasses(each)

@@ -64,12 +64,14 @@ class Comparison:
         differences: paired differences in points, one for each seed; in the average over
             workloads, their means.
         bound: the bound in points.
+        is_average: whether workloads are averaged.
     """
 
     claim: str
     workload: str
     differences: tuple[float, ...]
     bound: float
+    is_average: bool = False
 
     @property
     def mean(self) -> float:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -54,10 +55,16 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """The processor's name, with its family and model: virtual machines have the same name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    facts = dict(
+        reversed([re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line])
+    )
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= facts.keys():
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    return name
 
 
 def code_hash(code: tuple[str, ...] = RUN_CODE, root: Path = ROOT) -> str:

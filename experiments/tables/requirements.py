@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from timeit import Timer
 
 import pandas as pd
+import torch
 
 from experiments.config import RunConfig
 from experiments.data.registry import load
@@ -35,6 +38,22 @@ def requirements(todo: Sequence[RunConfig], measured: pd.DataFrame) -> Iterator[
     yield f"Disk: up to {_megabytes(todo):,.0f} MB of weights and checkpoints in the cache."
     for machine, hours in hours_by_machine(todo, measured).items():
         yield f"Training time without freezing on {machine}: {hours:,.1f} hours."
+    in_bf16 = sum(config.amp == "bf16" for config in todo)
+    if in_bf16 and not torch.cuda.is_available() and (factor := slowdown_of_bf16()) > 2:
+        yield (
+            f"In bf16 this processor takes {factor:.0f} times as long as in fp32 for a product of "
+            f"matrices, and {in_bf16} of the runs use it: choose another machine for them."
+        )
+
+
+def slowdown_of_bf16() -> float:
+    """Measures how many times as long a product of matrices takes on the CPU in bf16 as in fp32."""
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(256, 256, dtype=dtype)
+        matrix @ matrix  # prepares the kernel
+        times[dtype] = min(Timer(partial(torch.mm, matrix, matrix)).repeat(10, 1))
+    return times[torch.bfloat16] / times[torch.float32]
 
 
 def check_requirements(configs: Iterable[RunConfig]) -> None:

@@ -64,10 +64,17 @@ def test_within_a_budget_methods_are_set_as_they_are_without(table: str, scale: 
     for method in ("smartfrz", "autofreeze"):
         within = of_label[f"{method} 60%"]
         assert {config.budget for config in within} == {0.6}
-        assert [replace(config, budget=None) for config in within] == of_label[method]
+        without = [run for run in of_label[method] if getattr(run.options, "compute", None) is None]
+        assert [replace(config, budget=None) for config in within] == without
     for config in of_label["linear 60%"] + of_label["shorter 60%"]:
         assert config.budget is None and config.options.match == "smartfrz 60%"
     assert of_label["linear 60%"][0].options.t0 == of_label["linear"][0].options.t0
+
+
+def test_a_workload_whose_smartfrz_has_a_compute_gets_no_row_with_another() -> None:
+    runs = labelled_plan(with_rows(load_spec("table2"), "budget"), "small")
+    rows = {label for run, label in runs.items() if run.model == "efficientnet_lite0"}
+    assert rows == {*load_spec("table2").methods, "autofreeze 60%"}
 
 
 def test_rows_whose_method_or_match_is_not_there_are_left_out() -> None:

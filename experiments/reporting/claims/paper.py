@@ -8,7 +8,12 @@ import pandas as pd
 
 from experiments.reporting.claims import judges
 from experiments.reporting.claims.judges import Found
-from experiments.reporting.claims.tables import LOSS, NO_LOSS, comparisons, more_accurate
+from experiments.reporting.claims.tables import (
+    LOSS,
+    NO_LOSS,
+    comparisons_of_workloads,
+    more_accurate,
+)
 from experiments.reporting.markup import escape_markdown, markdown
 from experiments.reporting.statistics import (
     LEVEL,
@@ -29,7 +34,7 @@ class _OfRuns:
         claim: the claim, as a sentence.
         place: where the paper makes it.
         tables: the tables whose workloads are averaged.
-        tested: the claim of these tables, see `comparisons`.
+        tested: the claim of these tables, see `comparisons_of_workloads`.
     """
 
     claim: str
@@ -133,15 +138,14 @@ def _average(results: Path, scale: str, asked: _OfRuns) -> Comparison | None:
         each
         for table in asked.tables
         for frame in _read([results / f"{table}-{scale}" / "runs.csv"])
-        for each in comparisons(frame)
+        for each in comparisons_of_workloads(frame)
         if each.claim == asked.tested and each.differences
-        if not each.workload.startswith("the average")
-        if not each.workload.endswith(" with a budget")
     ]
     if len(single) < 2:
         return single[0] if single else None
     means = tuple(each.mean for each in single)
-    return Comparison(asked.tested, f"{len(single)} workloads", means, single[0].bound)
+    name = f"{len(single)} workloads"
+    return Comparison(asked.tested, name, means, single[0].bound, is_average=True)
 
 
 def _tested(average: Comparison | None, corrected: PValues) -> Found | None:

@@ -126,6 +126,15 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
     return [*_comparisons(finished), *budgeted]
 
 
+def comparisons_of_workloads(frame: pd.DataFrame) -> list[Comparison]:
+    """Returns those of the `comparisons` that are of one workload, without a budget.
+
+    Args:
+        frame: the runs of a table.
+    """
+    return [each for each in _comparisons(_finished(frame)) if not each.is_average]
+
+
 def more_accurate(ours: str, rival: str) -> str:
     """Returns the claim that a method is more accurate than another.
 
@@ -208,7 +217,8 @@ def _for_each(claim: str, found: Mapping[str, pd.Series], bound: float) -> Itera
         yield Comparison(claim, name, tuple(of_seeds), bound)
     means = [of_seeds.mean() for of_seeds in known.values() if len(of_seeds)]
     if len(means) > 1:
-        yield Comparison(claim, f"the average over these {len(means)}", tuple(means), bound)
+        name = f"the average over these {len(means)}"
+        yield Comparison(claim, name, tuple(means), bound, is_average=True)
 
 
 def _compute(finished: pd.DataFrame) -> str:

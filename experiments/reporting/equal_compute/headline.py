@@ -40,9 +40,12 @@ def headline(folder: Path) -> str:
 
 
 def _strongest(apart: pd.DataFrame, compute: float) -> str | None:
-    """The strongest control at a compute; None while none has run in SmartFRZ's workloads."""
-    at = apart[apart["compute"] == compute]
-    of, means = at[at["model"] != MEAN], at[(at["model"] == MEAN) & (at["rival"] != "full")]
+    """The strongest control at a compute; None while none has run in SmartFRZ's workloads.
+
+    SmartFRZ's own plan without the predictor is an ablation, which has a sentence of its own.
+    """
+    at = apart[(apart["compute"] == compute) & ~apart["rival"].isin(["full", "plan"])]
+    of, means = at[at["model"] != MEAN], at[at["model"] == MEAN]
     most = of.groupby(["model", "dataset"])[["planned", "n"]].transform("max")
     is_absent = ((of["n"] == 0) & (most["n"] > 0)).astype(bool)
     lacking = set(of.loc[(of["planned"] < most["planned"]) | is_absent, "rival"])

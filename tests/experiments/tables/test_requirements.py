@@ -61,6 +61,23 @@ def test_all_that_is_needed_is_listed() -> None:
     assert list(requirements([], measured())) == []
 
 
+def test_a_processor_without_bf16_is_named_before_runs_in_bf16_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    todo = [tiny_run(amp="bf16"), tiny_run(seed=1)]
+    monkeypatch.setattr(needing, "slowdown_of_bf16", lambda: 92.3)
+    said = "takes 92 times as long as in fp32"
+    line = list(requirements(todo, measured()))[-1]
+    assert said in line and "and 1 of the runs use it" in line
+    assert "bf16" not in " ".join(requirements(todo[1:], measured()))
+    monkeypatch.setattr(needing, "slowdown_of_bf16", lambda: 0.6)
+    assert "bf16" not in " ".join(requirements(todo, measured()))
+
+
+def test_the_slowdown_of_bf16_is_measured() -> None:
+    assert 0 < needing.slowdown_of_bf16() < float("inf")
+
+
 def test_published_weights_are_listed_and_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
     assert "Published weights: ResNet50." in list(requirements([config], measured()))

@@ -62,12 +62,13 @@ def test_candidates_differ_from_the_table_in_what_is_chosen_and_in_the_compute_a
     scale: str,
 ) -> None:
     """Otherwise the settings would be chosen for another method than the table's."""
-    table = {row: run.options for run, row in labelled_plan(load_spec("table2"), scale).items()}
+    planned = labelled_plan(load_spec("table2"), scale)
+    table = {(run.model, row): run.options for run, row in planned.items()}
     for run, row in labelled_plan(load_spec("tune"), scale).items():
         method, *settings = row.split()
         chosen = {setting.partition("=")[0] for setting in settings} | {"match", "min_records"}
-        if method in table and run.options is not None:
-            own, other = asdict(run.options), asdict(table[method])
+        if (run.model, method) in table and run.options is not None:
+            own, other = asdict(run.options), asdict(table[run.model, method])
             assert {k: v for k, v in own.items() if k not in chosen} == {
                 k: v for k, v in other.items() if k not in chosen
             }
