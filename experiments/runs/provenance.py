@@ -54,13 +54,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def _cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name, with its family and model: virtual machines have the same name."""
-    info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    facts = dict(
-        reversed([re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line])
-    )
+    facts = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
     name = facts.get("model name") or platform.processor() or platform.machine()
     if {"cpu family", "model"} <= facts.keys():
         name += f" (family {facts['cpu family']}, model {facts['model']})"

@@ -1,5 +1,6 @@
 """Provenance: the hash of the code, the commit, and what a run file keeps of them."""
 
+import platform
 import subprocess
 from pathlib import Path
 
@@ -152,3 +153,18 @@ def test_provenance_says_where_how_and_when():
     found = provenance("make table2")
     assert found.keys() == {"machine", "torch", "code", "git", "command", "date"}
     assert found["command"] == "make table2"
+
+
+def test_processors_of_one_name_differ_by_family_and_model(tmp_path: Path) -> None:
+    core = "model name\t: AMD EPYC\nmodel\t\t: {}\ncpu family\t: 25\nflags\t\t: a:b c\n\n"
+    names = []
+    for model in (1, 17):
+        (tmp_path / "cpuinfo").write_text(2 * core.format(model))
+        names.append(module._cpu_name(tmp_path / "cpuinfo"))
+    assert names == ["AMD EPYC (family 25, model 1)", "AMD EPYC (family 25, model 17)"]
+
+
+def test_a_processor_without_a_family_has_a_name_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU part\t: 0xd40\n")
+    for info in (tmp_path / "cpuinfo", tmp_path / "none"):
+        assert module._cpu_name(info) == (platform.processor() or platform.machine())
