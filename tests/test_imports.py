@@ -191,3 +191,13 @@ def test_using_the_library_loads_nothing_heavy():
     assert "smartfrz" in loaded
     heavy = {"torchvision", "timm", "transformers", "datasets", "pandas", "wandb", "matplotlib"}
     assert loaded & {*heavy, "sklearn", "PIL", *ORDER[1:]} == set()
+
+
+def test_a_command_starts_without_the_slow_packages_of_its_runs():
+    """Each takes a second or more, also for a mistake on the command line or a plan."""
+    code = "import sys, scripts.table; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    loaded = set(run.stdout.split())
+    assert "experiments.tables.table" in loaded
+    slow = {"torchvision", "timm", "transformers", "datasets", "wandb", "sklearn", "scipy"}
+    assert loaded & slow == set()

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset
-from torchvision.datasets import ImageFolder
 
 from experiments.errors import UserError
 from experiments.files import check_may_download
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 FOLDERS: dict[str, int | None] = {"imagenet": 1000, "imagefolder": None}
 """Data sets of this kind, and their number of classes; None for any number."""
@@ -58,7 +60,9 @@ def load_folders(name: str) -> FolderData:
     return FolderData(_shuffled(train), _shuffled(test), len(train.classes))
 
 
-def _folder(root: Path) -> ImageFolder:
+def _folder(root: Path) -> "ImageFolder":
+    from torchvision.datasets import ImageFolder  # takes seconds
+
     try:
         return ImageFolder(str(root))
     except FileNotFoundError as error:  # no such folder, no class in it, or a class without images

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
 
@@ -13,18 +12,18 @@ def score(predictions: Tensor, labels: Tensor, metrics: tuple[str, ...]) -> dict
     Args:
         predictions: predicted classes, (N,).
         labels: true classes, (N,); predictions with a negative label are ignored.
-        metrics: names of metrics, keys of ``_SCORES``.
+        metrics: ``accuracy``, ``f1`` or ``matthews``.
 
     Returns:
         The metrics by name, in the given order.
     """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # takes a second
+
+    scores: dict[str, Callable[..., float]] = {
+        "accuracy": accuracy_score,
+        "f1": partial(f1_score, zero_division=0),
+        "matthews": matthews_corrcoef,
+    }
     counts = labels >= 0
     found, truth = predictions[counts].cpu().numpy(), labels[counts].cpu().numpy()
-    return {name: float(_SCORES[name](truth, found)) for name in metrics}
-
-
-_SCORES: dict[str, Callable[..., float]] = {
-    "accuracy": accuracy_score,
-    "f1": partial(f1_score, zero_division=0),
-    "matthews": matthews_corrcoef,
-}
+    return {name: float(scores[name](truth, found)) for name in metrics}

@@ -1,11 +1,10 @@
 """Image networks for any resolution, and their published weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from experiments.errors import UserError
 from experiments.models.packaged import packaged_file
@@ -17,11 +16,11 @@ def resnet50(num_classes: int, image_size: int) -> nn.Module:
     Its feature maps would shrink to one pixel, which is too little for the batch statistics of a
     batch norm: a frozen one uses the running statistics, which would differ from them too much.
     """
-    model = torchvision.models.resnet50(num_classes=num_classes, zero_init_residual=True)
+    model = _of_torchvision("resnet50", num_classes=num_classes, zero_init_residual=True)
     if image_size < 64:
-        first = model.layer4[0]
-        assert isinstance(first, Bottleneck) and first.downsample is not None
-        for conv in (first.conv2, first.downsample[0]):
+        for name in ("layer4.0.conv2", "layer4.0.downsample.0"):
+            conv = model.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
             conv.stride = (1, 1)
     return model
 
@@ -31,7 +30,7 @@ def vgg11(num_classes: int, image_size: int) -> nn.Module:
 
     The original's three linear layers expect features of 7 x 7 pixels.
     """
-    model = torchvision.models.vgg11(num_classes=num_classes)
+    model = _of_torchvision("vgg11", num_classes=num_classes)
     if image_size < 224:
         model.avgpool = nn.AdaptiveAvgPool2d(1)
         model.classifier = nn.Linear(512, num_classes)
@@ -40,7 +39,14 @@ def vgg11(num_classes: int, image_size: int) -> nn.Module:
 
 def mobilenet_v2(num_classes: int, image_size: int) -> nn.Module:
     """torchvision's MobileNetV2."""
-    return torchvision.models.mobilenet_v2(num_classes=num_classes)
+    return _of_torchvision("mobilenet_v2", num_classes=num_classes)
+
+
+def _of_torchvision(name: str, **options: Any) -> nn.Module:
+    """Builds a network of torchvision, whose import takes seconds."""
+    from torchvision.models import get_model
+
+    return get_model(name, **options)
 
 
 def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
@@ -70,7 +76,7 @@ def efficientnet_lite(variant: int, num_classes: int, image_size: int) -> nn.Mod
 
 def torchvision_weights(name: str) -> dict[str, Tensor]:
     """Loads torchvision's ImageNet weights of a network."""
-    return torchvision.models.get_model(name, weights="IMAGENET1K_V1").state_dict()
+    return _of_torchvision(name, weights="IMAGENET1K_V1").state_dict()
 
 
 def deit_tiny_weights() -> dict[str, Tensor]:

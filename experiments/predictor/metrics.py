@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
 from experiments.predictor.concordance import concordances
@@ -38,6 +37,8 @@ def metrics(
         values; ``calibration_error``, NaN unless the scores are probabilities; ``f1``,
         ``precision`` and ``recall`` at the threshold; and the metrics of `freezing`.
     """
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score  # takes a second
+
     label, score = flattened(labels), flattened(scores)
     truth, finite = label.numpy(), score.nan_to_num(posinf=1e30, neginf=-1e30).numpy()
     both = bool(label.any()) and not label.all()

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy.stats import t
 
 LEVEL = 0.05
 """Probability with which one of the claims tested together may be decided by chance."""
@@ -13,6 +12,8 @@ LEVEL = 0.05
 
 def t_interval(values: pd.Series) -> float:
     """Half the width of the mean's 95% Student t-interval; NaN for fewer than two values."""
+    from scipy.stats import t  # takes a second
+
     n = len(values)
     return float(t.ppf(0.975, n - 1) * values.std() / math.sqrt(n)) if n > 1 else math.nan
 
@@ -26,6 +27,8 @@ def t_test(values: pd.Series, bound: float) -> float:
         values: at least two values. If all are equal, the p-value is 0, or 1 at the bound.
         bound: the mean under the null hypothesis.
     """
+    from scipy.stats import t
+
     n = len(values)
     assert n > 1, "a t test needs at least two values"
     gap, error = float(values.mean()) - bound, float(values.std()) / math.sqrt(n)

@@ -21,7 +21,6 @@ from experiments.config import RunConfig
 from experiments.data.batches import Batches
 from experiments.data.registry import dataset, make_batches
 from experiments.methods import METHODS, Setting
-from experiments.models.depthwise import speed_up_depthwise
 from experiments.models.pretraining import load_pretrained
 from experiments.models.registry import build_model, network
 from experiments.runs.backward import make_backward
@@ -192,6 +191,8 @@ def prepare(config: RunConfig) -> Run:
     optimizer = make_optimizer(config, model, layers)
     fold_batch_norms(model, example)
     if device.type == "cpu" and config.amp == "none" and not config.compile:
+        from experiments.models.depthwise import speed_up_depthwise  # imports timm: seconds
+
         speed_up_depthwise(model)
     wrapped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if processes > 1:

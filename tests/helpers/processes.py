@@ -11,7 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["scripts.table", "timm", "sklearn.datasets", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["scripts.table", "timm", "torchvision", "sklearn.datasets", "sklearn.metrics", "torch._dynamo"]
+)
 
 
 def in_processes(count: int, work: Callable[..., None], *arguments: Any, exitcode: int = 0) -> None:
