@@ -2,6 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,10 +46,19 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory) -> Iterator[Path]:
+    """New folders; pytest's own numbered ones take longer the more there are."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path_factory, monkeypatch) -> None:
+def empty_cache(caches, monkeypatch) -> None:
     """Else a test would go on from a checkpoint that an earlier one left, or the user's own."""
-    monkeypatch.setenv("SMARTFRZ_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cache = next(caches)
+    cache.mkdir()
+    monkeypatch.setenv("SMARTFRZ_CACHE", str(cache))
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,7 @@ def test_lightning_module():
     assert_budget_is_spent(output_of("lightning_module.py"))
 
 
+@pytest.mark.slow
 def test_trl_language_model():
     output = output_of("trl_language_model.py")
     assert_budget_is_spent(output)

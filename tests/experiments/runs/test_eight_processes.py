@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -48,6 +49,7 @@ def work(rank: int, config: RunConfig, folder: Path, name: str, last_step: int) 
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_they_end_as_an_unbroken_run(tmp_path: Path) -> None:
     write_folders(tmp_path / "shared" / "imagefolder")
     config = run_of()

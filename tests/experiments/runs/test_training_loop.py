@@ -7,7 +7,6 @@ from urllib.error import URLError
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -262,7 +261,7 @@ def test_published_weights_that_cannot_be_had_are_an_error_with_advice(monkeypat
     def fail(*_, **__):
         raise URLError("no network")
 
-    monkeypatch.setattr(torchvision.models, "get_model", fail)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     config = tiny_run(model="resnet50", pretraining={"dataset": "imagenet"})
     with pytest.raises(ValueError, match=r"published weights of resnet50.*URLError.*go online"):
         prepare(config)
