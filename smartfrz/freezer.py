@@ -222,8 +222,6 @@ class Freezer:
         others = [layer.name for layer in layers if layer.name not in self.frozen]
         if others:
             raise ValueError(f"The layers {others} are not frozen. Frozen are: {[*self.frozen]}.")
-        if not layers:
-            return
         for layer in layers:
             thaw_layer(layer, self.model.training)
             del self.frozen[layer.name]
