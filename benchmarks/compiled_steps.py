@@ -89,6 +89,7 @@ def main() -> None:
 
 
 def _present(options: argparse.Namespace) -> None:
+    # On a GPU, compiling the larger batch as well would take most of the time.
     batch_sizes = BATCH_SIZES[: 1 if torch.cuda.is_available() else None]
     present(
         "compiled_steps",

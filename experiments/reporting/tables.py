@@ -18,6 +18,7 @@ COLUMNS = (
 _CELL = ["model", "dataset", "method"]
 _COUNTS = ("n", "planned", "diverged", "edited")
 _LABELS = 3  # leading text columns of a rendered table
+_METHOD = 2  # the last of them
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     _check_unique(frame, [*_CELL, "seed"], "Keep the runs of one scale and machine.")
     finished = frame[frame["status"] == "finished"]
     benchmark = ["model", "dataset", "seed"]
-    of_full = _of_full(finished, "final_accuracy", paired_by(frame))
+    of_full = of_method("full", finished, "final_accuracy", paired_by(frame))
     return frame.assign(
         difference=100 * (finished["final_accuracy"] - of_full),
         time_ratio=_relative_to_full(finished, "train_seconds", [*benchmark, "machine"]),
@@ -48,6 +49,19 @@ def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 def paired_by(frame: pd.DataFrame) -> list[str]:
     """Returns the columns that must be equal in compared runs, with seed and initial weights."""
     return ["model", "dataset", "seed", *(name for name in frame if name.startswith("pretrained_"))]
+
+
+def of_method(method: str, rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Series:
+    """Returns for each row the value of a method's run with the same keys; NaN without one.
+
+    Args:
+        method: the method.
+        rows: runs, in which a method has each combination of keys at most once.
+        value: the value's column.
+        keys: the columns that must be equal.
+    """
+    others = rows.loc[rows["method"] == method, [*keys, value]]
+    return rows[keys].merge(others, on=keys, how="left")[value].set_axis(rows.index)
 
 
 def comparison_table(
@@ -117,8 +131,11 @@ def _other_weights(frame: pd.DataFrame) -> str:
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
-    """Returns a comparison table as GitHub Markdown, under its caption."""
-    return markdown(*_rendered(table, escape_markdown), caption, _LABELS)
+    """Returns a comparison table as GitHub Markdown, under its caption.
+
+    The methods of a workload that have no run share its last rows, one for each number of seeds.
+    """
+    return markdown(*_rendered(table, escape_markdown, _in_short), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
@@ -139,13 +156,7 @@ def _check_unique(frame: pd.DataFrame, keys: list[str], advice: str) -> None:
 
 
 def _relative_to_full(rows: pd.DataFrame, cost: str, keys: list[str]) -> pd.Series:
-    return rows[cost] / _of_full(rows, cost, keys)
-
-
-def _of_full(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Series:
-    """Returns for each row the value of full training with the same keys."""
-    full = rows.loc[rows["method"] == "full", [*keys, value]]
-    return rows[keys].merge(full, on=keys, how="left")[value].set_axis(rows.index)
+    return rows[cost] / of_method("full", rows, cost, keys)
 
 
 def _published(paper: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -176,13 +187,28 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def _in_full(group: pd.DataFrame) -> list[list[str]]:
+    return [_words(row) for _, row in group.iterrows()]
+
+
+def _in_short(group: pd.DataFrame) -> list[list[str]]:
+    rows = _in_full(group[group["n"] > 0])
+    for _, unrun in group[group["n"] == 0].groupby("planned", sort=False):
+        words = _in_full(unrun)
+        names = ", ".join(row[_METHOD] for row in words)
+        rows.append([*words[0][:_METHOD], names, *words[0][_LABELS:]])
+    return rows
+
+
 def _rendered(
-    table: pd.DataFrame, escape: Callable[[str], str]
+    table: pd.DataFrame,
+    escape: Callable[[str], str],
+    rows_of: Callable[[pd.DataFrame], list[list[str]]] = _in_full,
 ) -> tuple[list[str], list[list[list[str]]]]:
     """Returns header and formatted rows, grouped by workload, which only the first row names."""
     groups = []
     for _, group in table.groupby(["model", "dataset"], sort=False):
-        rows = [_words(row) for _, row in group.iterrows()]
+        rows = rows_of(group)
         groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
     header = ["Model", "Dataset", "Method", "Accuracy (%)", "Difference", "Time", "Compute"]
     header += ["Epochs", "Paper: accuracy (%)", "Paper: time", "Paper: compute"]

@@ -59,8 +59,9 @@ def test_a_resumed_policy_goes_on_with_its_freeze_steps() -> None:
     assert not resumed.is_due(1)
 
 
-@pytest.mark.parametrize("model", ["residual", "plain", "attention"])
-@pytest.mark.parametrize("part", [0.5, 0.7, 0.95])
+@pytest.mark.parametrize(
+    ("model", "part"), [("residual", 0.5), ("plain", 0.7), ("attention", 0.95)]
+)
 def test_the_span_is_the_one_that_spends_the_budget(model: str, part: float) -> None:
     config = tiny_run("random", model=model, epochs=10)
     full = mean_flops(tiny_run("shorter", model=model)) * config.batch_size * 100 / 1e12

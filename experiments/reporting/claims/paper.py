@@ -1,6 +1,6 @@
 """The paper's claims, one by one, and what the results say about each."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,9 @@ def paper_claims(results: Path, scale: str) -> str:
         results: the folder of all results.
         scale: scale of the tables.
     """
-    averages = [_average(results, scale, each) for each in _OF_RUNS]
+    tables = dict.fromkeys(table for each in _OF_RUNS for table in each.tables)
+    compared = {table: _compared(results / f"{table}-{scale}") for table in tables}
+    averages = [_average(each, compared) for each in _OF_RUNS]
     corrected = corrected_p_values(each for each in averages if each is not None)
     found = [*(_tested(each, corrected) for each in averages)]
     found += [_judged(each, results, scale) for each in _OF_NUMBERS]
@@ -132,14 +134,20 @@ def _words(found: Found | None) -> tuple[str, str]:
     return ("", "not run") if found is None else (found[0], _VERDICTS[found[1]])
 
 
-def _average(results: Path, scale: str, asked: _OfRuns) -> Comparison | None:
+def _compared(folder: Path) -> list[Comparison]:
+    """Returns the comparisons of a table's workloads; none if the table has no runs."""
+    return [
+        each
+        for frame in _read([folder / "runs.csv"])
+        for each in comparisons_of_workloads(frame)
+        if each.differences
+    ]
+
+
+def _average(asked: _OfRuns, compared: Mapping[str, list[Comparison]]) -> Comparison | None:
     """Returns the comparison averaged over the workloads of some tables; None without runs."""
     single = [
-        each
-        for table in asked.tables
-        for frame in _read([results / f"{table}-{scale}" / "runs.csv"])
-        for each in comparisons_of_workloads(frame)
-        if each.claim == asked.tested and each.differences
+        each for table in asked.tables for each in compared[table] if each.claim == asked.tested
     ]
     if len(single) < 2:
         return single[0] if single else None

@@ -16,7 +16,7 @@ from experiments.reporting.statistics import (
     corrected_p_values,
     is_close,
 )
-from experiments.reporting.tables import paired_by, with_ratios
+from experiments.reporting.tables import of_method, paired_by, with_ratios
 from experiments.runs.run_frame import read_csv
 
 LOSS = 0.3
@@ -283,7 +283,7 @@ def _runs_of(method: str, finished: pd.DataFrame) -> Iterator[tuple[str, pd.Data
 
 def _gains(finished: pd.DataFrame, ours: str, rival: str) -> Iterator[tuple[str, pd.Series]]:
     """Yields a method's gain over a rival with the same seed, in points, for each workload."""
-    rivals = finished[finished["method"] == rival]
+    accuracy = finished["final_accuracy"]
+    of_rival = of_method(rival, finished, "final_accuracy", paired_by(finished))
     for name, own in _runs_of(ours, finished):
-        both = own.merge(rivals, on=paired_by(finished), suffixes=("", "_rival"))
-        yield name, 100 * (both["final_accuracy"] - both["final_accuracy_rival"])
+        yield name, (100 * (accuracy - of_rival)[own.index]).dropna()

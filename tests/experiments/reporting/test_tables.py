@@ -174,6 +174,14 @@ def test_partly_run():
     assert accuracy_cell(runs, seeds=3) == "62.00 ± 2.00"
 
 
+def test_methods_without_a_run_share_the_last_rows_in_markdown():
+    planned = [*plan("random", "full", "svcca"), *plan("paced", "linear", seeds=1)]
+    *_, full, three_seeds, one_seed = to_markdown(table([run()], planned), "").splitlines()
+    assert full.startswith("| ResNet50 | CIFAR-10 | Full training | 90.00 (1/3) |")
+    assert three_seeds.startswith("|  |  | Random order, SVCCA | not run (0/3) |")
+    assert one_seed.startswith("|  |  | Even pace, Linear freezing | not run (0/1) |")
+
+
 def test_one_seed_has_no_spread():
     assert accuracy_cell([run("smartfrz", accuracy=0.6)], seeds=1) == "60.00"
 
