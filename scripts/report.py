@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.files import write_text_atomic
 from experiments.reporting.claims.paper import paper_claims
 from experiments.reporting.claims.tables import overall_claims
+from experiments.reporting.full_training import full_training
 from experiments.reporting.overview import overview
 from experiments.reporting.report import main_table, page, report
 from experiments.reporting.summary import summary
@@ -23,6 +24,7 @@ def main() -> None:
     text = report(results, scale)
     files = {
         "summary.md": summary(results, scale),
+        "full_training.md": full_training(results, scale),
         "headline.md": main_table(results, scale),
         "overview.md": overview(results, scale),
         "paper_claims.md": paper_claims(results, scale),

@@ -11,6 +11,7 @@ from experiments.reporting.claims.paper import paper_claims
 from experiments.reporting.claims.tables import overall_claims
 from experiments.reporting.contents import Section, sections
 from experiments.reporting.equal_compute.headline import headline
+from experiments.reporting.full_training import full_training
 from experiments.reporting.overview import overview
 from experiments.reporting.summary import summary
 
@@ -64,6 +65,9 @@ def report(results: Path, scale: str) -> str:
         "## The paper's comparisons",
         "",
         summary(results, scale),
+        "## What full training reaches",
+        "",
+        full_training(results, scale),
     ]
     for section in sections(results):
         if parts := _parts(section, results, scale, shown="\n".join(lines)):

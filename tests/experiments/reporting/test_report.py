@@ -11,6 +11,7 @@ from experiments.files import ROOT
 from experiments.reporting.claims.paper import paper_claims
 from experiments.reporting.claims.tables import overall_claims
 from experiments.reporting.contents import SECTIONS, sections
+from experiments.reporting.full_training import full_training
 from experiments.reporting.overview import overview
 from experiments.reporting.report import main_table, page, report
 from experiments.reporting.summary import summary
@@ -77,7 +78,7 @@ def test_the_page_asks_nobody_for_anything(results: Path) -> None:
     assert "<script" not in made
     assert "&lt;b&gt;" in made
     assert '<div class="table"><table>' in made
-    assert made.count('<a href="#s') == made.count("<h2 id=") == 6
+    assert made.count('<a href="#s') == made.count("<h2 id=") == 7
 
 
 def test_another_scale_is_another_report(results: Path) -> None:
@@ -88,6 +89,7 @@ def test_the_project_s_own_report_is_that_of_its_results() -> None:
     results = ROOT / "results"
     assert (results / "headline.md").read_text() == main_table(results, "small")
     assert (results / "summary.md").read_text() == summary(results, "small")
+    assert (results / "full_training.md").read_text() == full_training(results, "small")
     assert (results / "overview.md").read_text() == overview(results, "small")
     assert (results / "paper_claims.md").read_text() == paper_claims(results, "small")
     assert (results / "claims.md").read_text() == overall_claims(results, "small")
