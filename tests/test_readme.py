@@ -63,11 +63,12 @@ def test_relative_links_resolve(page: str):
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), (file, anchor)
 
 
-def test_the_paper_s_result_is_reached_in_one_workload_as_the_readme_states():
+def test_the_paper_s_result_is_reached_in_two_workloads_as_the_readme_states():
     """Accuracy within .3 points of full training, at most 60% of its compute, and ahead of both."""
     assert (
-        "has been reached in one workload of the ten of Table 2, EfficientNet-Lite0 with its "
-        "published weights on CIFAR-10, where *Prefix, then body* is further ahead"
+        "has been reached in two workloads of the twelve of Table 2, EfficientNet-Lite0 and -Lite1 "
+        "with their published weights on CIFAR-10; with -Lite0, *Prefix, then body* is further "
+        "ahead"
     ) in " ".join(README.split())
     table = read_csv(ROOT / "results" / "table2-small" / "table.csv")
     reached = []
@@ -78,8 +79,8 @@ def test_the_paper_s_result_is_reached_in_one_workload_as_the_readme_states():
         others = by.loc[["linear", "autofreeze"], "accuracy_mean"].max()
         if cheap and own["accuracy_mean"] > others:
             reached.append(workload)
-    assert len(table.groupby(["model", "dataset"])) == 10
-    assert reached == [("efficientnet_lite0", "cifar10")]
+    assert len(table.groupby(["model", "dataset"])) == 12
+    assert reached == [("efficientnet_lite0", "cifar10"), ("efficientnet_lite1", "cifar10")]
     apart = read_csv(ROOT / "results" / "compute-small" / "differences.csv")
     own = apart.set_index(["model", "dataset", "compute", "rival"])
     assert own.loc[(*reached[0], 0.58, "prefix_then_body"), "mean"] < 0

@@ -10,25 +10,26 @@ from experiments.reporting.labels import display_name
 
 
 def not_learned(frame: pd.DataFrame) -> str:
-    """Returns a sentence for each data set on which full training does not exceed the majority.
+    """Returns a sentence for each workload in which full training does not exceed the majority.
 
     Args:
         frame: the runs of a table.
 
     Returns:
-        The sentences; empty if there is no such data set.
+        The sentences; empty if there is no such workload.
     """
     full = frame[(frame["method"] == "full") & (frame["status"] == "finished")]
-    return "".join(_sentences(full.groupby("dataset", sort=False)["final_accuracy"].mean()))
+    accuracies = full.groupby(["model", "dataset"], sort=False)["final_accuracy"].mean()
+    return "".join(_sentences(accuracies))
 
 
 def _sentences(accuracies: pd.Series) -> Iterable[str]:
-    for dataset, accuracy in accuracies.items():
-        constant = registry.dataset(str(dataset)).majority_rate
+    for (model, dataset), accuracy in accuracies.items():
+        constant = registry.dataset(dataset).majority_rate
         if accuracy <= constant:
             yield (
-                f" On {display_name(str(dataset))}, full training is no better than always "
-                f"predicting the majority class ({constant:.1%})."
+                f" Full training of {display_name(model)} on {display_name(dataset)} is no better "
+                f"than always predicting the majority class ({constant:.1%})."
             )
 
 

@@ -20,6 +20,8 @@ COLUMNS = (
 )
 _WORKLOAD = ["model", "dataset"]
 _SIGNIFICANT = "\N{DAGGER}"
+_NOT_RUN = "not run"
+_LABELS = 2  # leading text columns of a rendered table
 
 
 def differences(frame: pd.DataFrame, cells: Sequence[tuple[str, str, str, int]]) -> pd.DataFrame:
@@ -123,13 +125,16 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
-    """Returns the differences as GitHub Markdown: a row per rival, a column per workload."""
-    return markdown(*_rendered(table, escape_markdown), caption, labels=2)
+    """Returns the differences as GitHub Markdown: a row per rival, a column per workload.
+
+    The rivals at a compute without any pair of runs share its last row.
+    """
+    return markdown(*_rendered(table, escape_markdown, _in_short), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     """Returns the same as a LaTeX float, which needs the package booktabs."""
-    return latex(*_rendered(table, escape_latex), caption, labels=2)
+    return latex(*_rendered(table, escape_latex), caption, _LABELS)
 
 
 def workload(row: pd.Series) -> str:
@@ -147,8 +152,20 @@ def points(row: pd.Series) -> str:
     return f"{row['mean']:+.2f}{spread}".replace("-", "\N{MINUS SIGN}")
 
 
+def _in_short(rows: list[list[str]]) -> list[list[str]]:
+    """Joins the rows of a group that have no numbers."""
+    unrun = [row for row in rows if {*row[_LABELS:]} <= {_NOT_RUN, BLANK}]
+    if not unrun:
+        return rows
+    compute, rivals, *columns = zip(*unrun, strict=True)
+    cells = [_NOT_RUN if _NOT_RUN in column else BLANK for column in columns]
+    return [*(row for row in rows if row not in unrun), [compute[0], ", ".join(rivals), *cells]]
+
+
 def _rendered(
-    table: pd.DataFrame, escape: Callable[[str], str]
+    table: pd.DataFrame,
+    escape: Callable[[str], str],
+    shortened: Callable[[list[list[str]]], list[list[str]]] = list,
 ) -> tuple[list[str], list[list[list[str]]]]:
     workloads = list(dict.fromkeys(workload(row) for _, row in table.iterrows()))
     cells = {
@@ -157,19 +174,18 @@ def _rendered(
     groups = []
     for compute in sorted(table["compute"].unique(), reverse=True):
         rivals = table.loc[table["compute"] == compute, "rival"].unique()
-        groups.append(
-            [
-                [f"{compute:.0%}", display_name(rival)]
-                + [cells.get((compute, rival, name), BLANK) for name in workloads]
-                for rival in rivals
-            ]
-        )
+        rows = [
+            [f"{compute:.0%}", display_name(rival)]
+            + [cells.get((compute, rival, name), BLANK) for name in workloads]
+            for rival in rivals
+        ]
+        groups.append(shortened(rows))
     escaped = [[[escape(word) for word in row] for row in group] for group in groups]
     return [escape(word) for word in ("Compute", "Compared with", *workloads)], escaped
 
 
 def _cell(row: pd.Series) -> str:
     if not row["n"]:
-        return "diverged" if row["diverged"] else "not run"
+        return "diverged" if row["diverged"] else _NOT_RUN
     marked = points(row) + (_SIGNIFICANT if row["p_value"] <= LEVEL else "")
     return marked if row["n"] == row["planned"] else f"{marked} ({row['n']}/{row['planned']})"

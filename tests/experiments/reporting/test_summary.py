@@ -9,10 +9,10 @@ from experiments.reporting.summary import summary
 COLUMNS = "model,dataset,method,accuracy_mean,accuracy_std,n,planned,diverged,edited"
 COLUMNS += ",difference_mean,difference_std,compute_ratio"
 RUNS = """\
-method,dataset,status,final_accuracy,seed,machine,torch,git,command
-full,mrpc,finished,0.6,0,a CPU,2.14,abc1234,make table3 SCALE=small
-full,sst2,finished,0.7,1,a CPU,2.14,abc1234,make table1
-full,sst2,finished,0.7,1,a CPU,2.14,abc1234,make table1 CONTROLS=1 BUDGET=1
+model,method,dataset,status,final_accuracy,seed,machine,torch,git,command
+vgg11,full,mrpc,finished,0.6,0,a CPU,2.14,abc1234,make table3 SCALE=small
+vgg11,full,sst2,finished,0.7,1,a CPU,2.14,abc1234,make table1
+vgg11,full,sst2,finished,0.7,1,a CPU,2.14,abc1234,make table1 CONTROLS=1 BUDGET=1
 """
 
 
@@ -43,7 +43,10 @@ def test_a_workload_is_a_row(results: Path) -> None:
         "| \N{MINUS SIGN}0.50 at 0.62 (2/3, diverged 1/2) | not run "
         "| \N{EN DASH} at 0.75 | diverged 3/3 |"
     )
-    assert " On MRPC, full training is no better than always predicting the majority" in caption
+    assert (
+        " Full training of VGG11 on MRPC is no better than always predicting the majority"
+        in caption
+    )
     assert "SST-2" not in caption
     assert caption.endswith(
         "Measured on a CPU, torch 2.14, seeds 0, 1: make table1 and make table3 SCALE=small."

@@ -109,4 +109,18 @@ def test_nothing_run_is_a_table_all_the_same() -> None:
     none = runs_at_computes({VGG: {"full": OURS}}).iloc[:0]
     table = differences(none, planned_cells([VGG], ROWS, 3))
     text = to_markdown(table, caption(none))
-    assert text.count("not run") == 2 * 5 and "Nothing has been run yet." in text
+    assert "| 75% | Full training, Shorter training, Even pace | not run | not run |" in text
+    assert "| 58% | Full training, Shorter training | not run | not run |" in text
+    assert to_latex(table, "A caption.").count("not run") == 2 * 5
+    assert "Nothing has been run yet." in text
+
+
+def test_rivals_without_a_run_share_a_row_in_markdown() -> None:
+    runs = runs_at_computes(
+        {VGG: {"full": OURS, "smartfrz 75%": OURS, "shorter 75%": OURS}, MOBILE: {"full": OURS}}
+    )
+    rows = ["full", "smartfrz 75%", "paced 75%", "shorter 75%", "svcca 75%"]
+    cells = planned_cells([VGG], rows, 3) + planned_cells([MOBILE], rows[:2], 3)
+    *_, last_run, unrun = to_markdown(differences(runs, cells), "A caption.").splitlines()
+    assert last_run.startswith("| 75% | Shorter training | +0.00 ± 0.00 |")
+    assert unrun == "| 75% | Even pace, SVCCA | not run | \N{EN DASH} | not run |"

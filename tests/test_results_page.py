@@ -1,0 +1,56 @@
+"""What docs/results.md says of the runs follows from the files under results/."""
+
+import pandas as pd
+
+from experiments.files import ROOT
+from experiments.reporting.statistics import LEVEL
+from experiments.runs.run_frame import read_csv
+from tests.helpers.markdown import read
+
+PAGE = " ".join(read("docs/results.md").split())
+
+
+def apart(rival: str) -> pd.DataFrame:
+    """SmartFRZ minus a control: a row per workload and compute, and ``mean`` for the average."""
+    rows = read_csv(ROOT / "results" / "compute-small" / "differences.csv")
+    return rows[rows["rival"] == rival]
+
+
+def test_where_smartfrz_is_ahead_of_stopping_early():
+    assert (
+        "with EfficientNet-Lite0 on CIFAR-100, and at 58% on CIFAR-10 too, SmartFRZ is ahead of it "
+        "by more than chance. With MobileNetV2, and with ResNet50 from scratch, stopping early is "
+        "ahead by the means."
+    ) in PAGE
+    gains = apart("shorter")
+    better = gains[(gains["mean"] > 0) & (gains["p_value"] <= LEVEL)]
+    assert set(zip(better["model"], better["dataset"], better["compute"], strict=True)) == {
+        ("efficientnet_lite0", "cifar100", 0.75),
+        ("efficientnet_lite0", "cifar100", 0.58),
+        ("efficientnet_lite0", "cifar10", 0.58),
+    }
+    best = gains.groupby("model")["mean"].max()
+    assert set(best[best < 0].index) == {"mobilenet_v2", "resnet50"}
+
+
+def test_smartfrz_is_level_with_the_prefix_by_the_mean():
+    assert (
+        "SmartFRZ and *Prefix, then body* are level by the mean over workloads. At 58% SmartFRZ is "
+        "behind in most of them"
+    ) in PAGE
+    gains = apart("prefix_then_body")
+    for compute in (0.75, 0.58):
+        of_compute = gains[gains["compute"] == compute].set_index("model")
+        mean = of_compute.loc["mean"]
+        assert abs(mean["mean"]) <= mean["interval"]
+    assert (of_compute.drop(index="mean")["mean"] < 0).mean() > 0.5
+
+
+def test_autofreeze_freezes_little_where_smartfrz_reaches_the_paper_s_result():
+    assert (
+        "linear freezing as many steps as its compute allows, and AutoFreeze freezes little" in PAGE
+    )
+    table = read_csv(ROOT / "results" / "table2-small" / "table.csv")
+    cells = table.set_index(["model", "dataset", "method"])["compute_ratio"]
+    for model in ("efficientnet_lite0", "efficientnet_lite1"):
+        assert cells[model, "cifar10", "autofreeze"] > 0.9
