@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 BLANK = "\N{EN DASH}"
+NOT_RUN = "not run"
 
 
 def markdown(
@@ -55,6 +56,33 @@ def text(header: list[str], groups: Sequence[Sequence[list[str]]], labels: int) 
         "\n".join(_aligned(row, widths, labels) for row in group) for group in ([header], *groups)
     ]
     return f"\n{line}\n".join(blocks) + "\n"
+
+
+def joined(rows: Sequence[list[str]], labels: int) -> list[list[str]]:
+    """Joins those rows of a group that have not been run and differ in their last label alone.
+
+    Args:
+        rows: the group, not escaped. A cell that has not been run begins with `NOT_RUN`.
+        labels: number of leading text columns.
+
+    Returns:
+        The other rows, and after them one for each kind of row that has not been run, which names
+        all of its kind.
+    """
+    unrun: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if _is_unrun(row[labels:]):
+            unrun.setdefault(tuple(row[labels:]), []).append(row[labels - 1])
+    others = [row for row in rows if not _is_unrun(row[labels:])]
+    first = rows[0][: labels - 1]
+    return [*others, *([*first, ", ".join(names), *cells] for cells, names in unrun.items())]
+
+
+def _is_unrun(cells: Sequence[str]) -> bool:
+    """Whether cells say that there was no run, and nothing else."""
+    is_unrun = [cell.startswith(NOT_RUN) for cell in cells]
+    blank = [cell == BLANK for cell in cells]
+    return any(is_unrun) and all(a or b for a, b in zip(is_unrun, blank, strict=True))
 
 
 def escape_markdown(text: str) -> str:

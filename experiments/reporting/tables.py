@@ -5,7 +5,16 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from experiments.reporting.labels import display_name
-from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown, text
+from experiments.reporting.markup import (
+    BLANK,
+    NOT_RUN,
+    escape_latex,
+    escape_markdown,
+    joined,
+    latex,
+    markdown,
+    text,
+)
 from experiments.reporting.provenance import measured_on
 from experiments.reporting.remarks import frozen_early, not_learned
 
@@ -18,7 +27,6 @@ COLUMNS = (
 _CELL = ["model", "dataset", "method"]
 _COUNTS = ("n", "planned", "diverged", "edited")
 _LABELS = 3  # leading text columns of a rendered table
-_METHOD = 2  # the last of them
 
 
 def with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
@@ -133,9 +141,9 @@ def _other_weights(frame: pd.DataFrame) -> str:
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
     """Returns a comparison table as GitHub Markdown, under its caption.
 
-    The methods of a workload that have no run share its last rows, one for each number of seeds.
+    The methods of a workload that have no run share its last rows, see `joined`.
     """
-    return markdown(*_rendered(table, escape_markdown, _in_short), caption, _LABELS)
+    return markdown(*_rendered(table, escape_markdown, joined), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
@@ -187,28 +195,15 @@ def _summary(runs: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _in_full(group: pd.DataFrame) -> list[list[str]]:
-    return [_words(row) for _, row in group.iterrows()]
-
-
-def _in_short(group: pd.DataFrame) -> list[list[str]]:
-    rows = _in_full(group[group["n"] > 0])
-    for _, unrun in group[group["n"] == 0].groupby("planned", sort=False):
-        words = _in_full(unrun)
-        names = ", ".join(row[_METHOD] for row in words)
-        rows.append([*words[0][:_METHOD], names, *words[0][_LABELS:]])
-    return rows
-
-
 def _rendered(
     table: pd.DataFrame,
     escape: Callable[[str], str],
-    rows_of: Callable[[pd.DataFrame], list[list[str]]] = _in_full,
+    arranged: Callable[[list[list[str]], int], list[list[str]]] = lambda rows, _: rows,
 ) -> tuple[list[str], list[list[list[str]]]]:
     """Returns header and formatted rows, grouped by workload, which only the first row names."""
     groups = []
     for _, group in table.groupby(["model", "dataset"], sort=False):
-        rows = rows_of(group)
+        rows = arranged([_words(row) for _, row in group.iterrows()], _LABELS)
         groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
     header = ["Model", "Dataset", "Method", "Accuracy (%)", "Difference", "Time", "Compute"]
     header += ["Epochs", "Paper: accuracy (%)", "Paper: time", "Paper: compute"]
@@ -241,7 +236,7 @@ def with_remarks(value: str, row: pd.Series) -> str:
     """
     n, planned, diverged, edited = (int(row[key]) for key in _COUNTS)
     if n == 0:
-        return f"not run (0/{planned})"
+        return f"{NOT_RUN} (0/{planned})"
     partly = f"{n}/{planned}" if n < planned else ""
     failed = f"diverged {diverged}/{n}" if diverged else ""
     changed = f"edited by hand {edited}/{n}" if edited else ""

@@ -22,8 +22,9 @@ _VERDICTS = {True: "holds", False: "does not hold", None: "is not known yet"}
 def claims(table: pd.DataFrame) -> str:
     """Returns a line of Markdown for each claim, with its verdict.
 
-    The best control of a workload is the one with the highest mean accuracy. A workload of which
-    planned runs are missing counts neither for a claim nor against it.
+    The best control of a workload is the one with the highest mean accuracy. While planned runs are
+    missing, a workload counts for no claim; it counts against one if a control with as many seeds
+    as any is ahead of SmartFRZ already.
 
     Args:
         table: the paired differences, see `differences`.
@@ -45,36 +46,68 @@ def claims(table: pd.DataFrame) -> str:
 
 def _against_controls(controls: pd.DataFrame, compute: float) -> Iterator[str]:
     """Yields the claims that SmartFRZ is ahead of the best control often, and behind nowhere."""
-    best, missing = [], []
-    for _, of in controls.groupby(["model", "dataset"], sort=False):
-        if of["is_complete"].all() and of["mean"].notna().any():
-            best.append(of.loc[of["mean"].idxmin()])
-        else:
-            missing.append(workload(of.iloc[0]))
-    ahead = [row for row in best if row["mean"] > 0]
-    total = len(best) + len(missing)
-    often = _decided(2 * len(ahead) >= total, 2 * (len(ahead) + len(missing)) >= total)
+    workloads = [of for _, of in controls.groupby(["model", "dataset"], sort=False)]
+    best = [row for of in workloads if (row := _best(of)) is not None]
+    is_open = {workload(of.iloc[0]): not _is_complete(of) for of in workloads}
+    ahead = [row for row in best if row["mean"] > 0 and not is_open[workload(row)]]
+    others = [row for row in best if row["mean"] <= 0]
+    undecided = len(workloads) - len(ahead) - len(others)
     yield _line(
         f"SmartFRZ at {compute:.0%} is ahead of the best control in at least half of the workloads",
-        often,
-        {f"ahead in {len(ahead)} of {total}": _named(ahead), "missing runs": missing},
+        _decided(2 * len(ahead) >= len(workloads), 2 * (len(ahead) + undecided) >= len(workloads)),
+        {
+            f"ahead in {len(ahead)} of {len(workloads)}": _named(ahead),
+            f"not ahead in {len(others)} of {len(workloads)}": _named(others),
+            "missing runs": _missing(is_open),
+        },
     )
-    behind = [row for row in best if row["mean"] + row["interval"] < 0]
-    open_ = [row for row in best if math.isnan(row["interval"]) and row["mean"] < 0]
+    behind = [row for row in map(_furthest_ahead, workloads) if row is not None]
+    untested = [row for row in best if math.isnan(row["interval"]) and row["mean"] < 0]
     yield _line(
-        f"SmartFRZ at {compute:.0%} is nowhere behind the best control by more than the interval",
-        _decided(not (behind or open_ or missing), not behind),
-        {"behind": _named(behind), "no interval": _named(open_), "missing runs": missing},
+        f"SmartFRZ at {compute:.0%} is nowhere behind a control by more than the interval",
+        _decided(not (behind or untested or any(is_open.values())), not behind),
+        {
+            "behind": _named(behind),
+            "no interval": _named(untested),
+            "missing runs": _missing(is_open),
+        },
     )
+
+
+def _is_complete(of: pd.DataFrame) -> bool:
+    return bool(of["is_complete"].all() and of["mean"].notna().any())
+
+
+def _best(of: pd.DataFrame) -> pd.Series | None:
+    """The best control of a workload; while runs are missing, of those with the most seeds."""
+    known = of[of["is_complete"].astype(bool) & of["mean"].notna()]
+    if not _is_complete(of):
+        known = known[known["planned"] == of["planned"].max()]
+    return None if known.empty else known.loc[known["mean"].idxmin()]
+
+
+def _furthest_ahead(of: pd.DataFrame) -> pd.Series | None:
+    """The best of the controls of a workload that are ahead by more than the interval."""
+    apart = of[of["is_complete"].astype(bool) & (of["mean"] + of["interval"] < 0)]
+    return None if apart.empty else apart.loc[apart["mean"].idxmin()]
+
+
+def _missing(is_open: Mapping[str, bool]) -> list[str]:
+    names = [name for name, is_missing in is_open.items() if is_missing]
+    return [f"all {len(names)} workloads"] if 1 < len(names) == len(is_open) else names
 
 
 def _against_full(of: pd.DataFrame, compute: float, loss: float) -> str:
     (mean,) = [row for _, row in of.iterrows() if row["model"] == MEAN]
     others = [row for _, row in of.iterrows() if row["model"] != MEAN]
-    missing = [workload(row) for row in others if not row["is_complete"] or pd.isna(row["mean"])]
+    is_open = {workload(row): not row["is_complete"] or pd.isna(row["mean"]) for row in others}
     known = [row for row in others if not pd.isna(row["mean"])]
-    holds = None if missing else bool(mean["mean"] >= -loss or is_close(mean["mean"], -loss))
-    found = {"mean": [points(mean)] if known else [], "missing runs": missing}
+    holds = (
+        None
+        if any(is_open.values())
+        else bool(mean["mean"] >= -loss or is_close(mean["mean"], -loss))
+    )
+    found = {"mean": [points(mean)] if known else [], "missing runs": _missing(is_open)}
     found["by workload"] = [f"{workload(row)} ({points(row)})" for row in known]
     what = f"at most {loss:g} point{'' if loss == 1 else 's'}" if loss else "nothing"
     return _line(

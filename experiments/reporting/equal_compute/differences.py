@@ -7,7 +7,15 @@ import pandas as pd
 
 from experiments.reporting.equal_compute.rows import method_and_compute
 from experiments.reporting.labels import display_name
-from experiments.reporting.markup import BLANK, escape_latex, escape_markdown, latex, markdown
+from experiments.reporting.markup import (
+    BLANK,
+    NOT_RUN,
+    escape_latex,
+    escape_markdown,
+    joined,
+    latex,
+    markdown,
+)
 from experiments.reporting.provenance import measured_on
 from experiments.reporting.statistics import LEVEL, holm, t_interval, t_test
 from experiments.reporting.tables import paired_by, with_ratios
@@ -20,7 +28,6 @@ COLUMNS = (
 )
 _WORKLOAD = ["model", "dataset"]
 _SIGNIFICANT = "\N{DAGGER}"
-_NOT_RUN = "not run"
 _LABELS = 2  # leading text columns of a rendered table
 
 
@@ -127,9 +134,9 @@ def caption(frame: pd.DataFrame) -> str:
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
     """Returns the differences as GitHub Markdown: a row per rival, a column per workload.
 
-    The rivals at a compute without any pair of runs share its last row.
+    The rivals at a compute without any pair of runs share its last rows, see `joined`.
     """
-    return markdown(*_rendered(table, escape_markdown, _in_short), caption, _LABELS)
+    return markdown(*_rendered(table, escape_markdown, joined), caption, _LABELS)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
@@ -152,20 +159,10 @@ def points(row: pd.Series) -> str:
     return f"{row['mean']:+.2f}{spread}".replace("-", "\N{MINUS SIGN}")
 
 
-def _in_short(rows: list[list[str]]) -> list[list[str]]:
-    """Joins the rows of a group that have no numbers."""
-    unrun = [row for row in rows if {*row[_LABELS:]} <= {_NOT_RUN, BLANK}]
-    if not unrun:
-        return rows
-    compute, rivals, *columns = zip(*unrun, strict=True)
-    cells = [_NOT_RUN if _NOT_RUN in column else BLANK for column in columns]
-    return [*(row for row in rows if row not in unrun), [compute[0], ", ".join(rivals), *cells]]
-
-
 def _rendered(
     table: pd.DataFrame,
     escape: Callable[[str], str],
-    shortened: Callable[[list[list[str]]], list[list[str]]] = list,
+    arranged: Callable[[list[list[str]], int], list[list[str]]] = lambda rows, _: rows,
 ) -> tuple[list[str], list[list[list[str]]]]:
     workloads = list(dict.fromkeys(workload(row) for _, row in table.iterrows()))
     cells = {
@@ -179,13 +176,13 @@ def _rendered(
             + [cells.get((compute, rival, name), BLANK) for name in workloads]
             for rival in rivals
         ]
-        groups.append(shortened(rows))
+        groups.append(arranged(rows, _LABELS))
     escaped = [[[escape(word) for word in row] for row in group] for group in groups]
     return [escape(word) for word in ("Compute", "Compared with", *workloads)], escaped
 
 
 def _cell(row: pd.Series) -> str:
     if not row["n"]:
-        return "diverged" if row["diverged"] else _NOT_RUN
+        return "diverged" if row["diverged"] else NOT_RUN
     marked = points(row) + (_SIGNIFICANT if row["p_value"] <= LEVEL else "")
     return marked if row["n"] == row["planned"] else f"{marked} ({row['n']}/{row['planned']})"
