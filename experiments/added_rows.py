@@ -36,7 +36,12 @@ def with_rows(spec: Spec, of: str) -> Spec:
         own = rows.scales.get(name, {}).get("options", {})
         scales[name] = _with_options(values, added, own)
         if more := values.get("more"):
-            scales[name]["more"] = [_with_own(each, spec, rows, added, own) for each in more]
+            scales[name]["more"] = [
+                _with_options(each, possible, own)
+                | {"methods": [*each.get("methods", spec.methods), *possible]}
+                for each in more
+                for possible in [_possible(rows, added, each.get("options", {}))]
+            ]
     return replace(
         spec,
         methods=[*spec.methods, *added],
@@ -46,23 +51,22 @@ def with_rows(spec: Spec, of: str) -> Spec:
     )
 
 
-def _with_own(
-    workloads: Mapping[str, Any],
-    spec: Spec,
-    rows: Spec,
-    added: Iterable[str],
-    own: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Further workloads with added rows, but for budgets where a method has one already."""
+def _possible(rows: Spec, added: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """Of added rows, those without a budget that their method has already in further workloads.
+
+    Args:
+        rows: the spec of the added rows.
+        added: their labels.
+        options: the options of the workloads' methods.
+    """
     possible: list[str] = []
     for row in added:
-        has_compute = "compute" in workloads.get("options", {}).get(row.partition(" ")[0], {})
+        has_compute = "compute" in options.get(row.partition(" ")[0], {})
         match = rows.options.get(row, {}).get("match")
         is_matched = match not in rows.methods or match in possible
         if is_matched and not (has_compute and "budget" in rows.fields.get(row, {})):
             possible.append(row)
-    methods = [*workloads.get("methods", spec.methods), *possible]
-    return _with_options(workloads, possible, own) | {"methods": methods}
+    return possible
 
 
 def _with_options(
