@@ -1,6 +1,7 @@
 """Tables of runs next to the paper's numbers, as pure functions of the frame of runs."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import pandas as pd
 
@@ -109,19 +110,31 @@ def comparison_table(
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
-def caption(frame: pd.DataFrame, title: str) -> str:
-    """Returns the caption of a table or figure.
+def shows_time(table: pd.DataFrame) -> bool:
+    """Whether a rendered comparison table has a column of times: only beside the paper's times.
+
+    Runs side by side on one machine slow each other down by other factors than they have computes.
+    """
+    return bool(table["paper_time_ratio"].notna().any())
+
+
+def caption(frame: pd.DataFrame, title: str, with_time: bool) -> str:
+    """Returns the caption of a table.
 
     Args:
-        frame: The runs of the table or figure.
+        frame: The runs of the table.
         title: Its title, as a sentence.
+        with_time: Whether it has a column of times, see `shows_time`.
     """
     if frame.empty:
         return f"{title} Nothing has been run yet."
+    columns, remark = "Difference (points) and compute (mean)", ""
+    if with_time:
+        columns = "Difference (points), time (median) and compute (mean)"
+        remark = ", time on the same machine, where other runs may have slowed it down"
     return (
-        f"{title} Mean ± sample standard deviation over seeds. Difference (points), time (median) "
-        f"and compute (mean) are relative to full training with the same seed, time on the same "
-        f"machine."
+        f"{title} Mean ± sample standard deviation over seeds. {columns} are relative to full "
+        f"training with the same seed{remark}."
         f"{_other_metrics(frame)}{_other_weights(frame)}{not_learned(frame)}{frozen_early(frame)} "
         f"{measured_on(frame)}"
     )
@@ -205,12 +218,17 @@ def _rendered(
     for _, group in table.groupby(["model", "dataset"], sort=False):
         rows = arranged([_words(row) for _, row in group.iterrows()], _LABELS)
         groups.append([rows[0], *(["", "", *row[2:]] for row in rows[1:])])
+    shown = [True] * _LABELS + _shown(table)
     header = ["Model", "Dataset", "Method", "Accuracy (%)", "Difference", "Time", "Compute"]
     header += ["Epochs", "Paper: accuracy (%)", "Paper: time", "Paper: compute"]
-    if table["paper_accuracy"].isna().all():
-        header, groups = header[:-3], [[row[:-3] for row in group] for group in groups]
-    escaped = [[[escape(word) for word in row] for row in group] for group in groups]
-    return [escape(word) for word in header], escaped
+    escaped = [[[escape(word) for word in compress(row, shown)] for row in g] for g in groups]
+    return [escape(word) for word in compress(header, shown)], escaped
+
+
+def _shown(table: pd.DataFrame) -> list[bool]:
+    """Whether each column after the labels is shown: times and the paper's numbers not always."""
+    has_paper, has_time = bool(table["paper_accuracy"].notna().any()), shows_time(table)
+    return [True, True, has_time, True, True, has_paper, has_time, has_paper]
 
 
 def _words(row: pd.Series) -> list[str]:

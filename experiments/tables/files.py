@@ -56,7 +56,7 @@ def draw(results: Path, name: str, scale: str, spec: Spec, added: Sequence[str] 
     title = f"{spec.title} A rehearsal: runs are cut short." if spec.is_rehearsal else spec.title
     table = write_all(frame, planned, name, title, folder)
     print(tables.to_text(table))
-    print(tables.caption(frame, title))
+    print(tables.caption(frame, title, tables.shows_time(table)))
     print("\n".join(str(file) for file in sorted(folder.iterdir())))
 
 
@@ -139,7 +139,7 @@ def write_tables(
     paper = pd.read_csv(PAPER)
     paper = paper[("table" + paper["table"].astype(str)) == name]
     table = tables.comparison_table(frame, cells, paper)
-    caption = tables.caption(frame, title)
+    caption = tables.caption(frame, title, tables.shows_time(table))
     write_csv(table, folder / "table.csv")
     write_text_atomic(folder / "table.md", tables.to_markdown(table, caption))
     write_text_atomic(folder / "table.tex", tables.to_latex(table, caption))

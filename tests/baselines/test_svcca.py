@@ -44,7 +44,7 @@ shapes = st.tuples(st.integers(3, 30), st.integers(1, 12), st.integers(1, 40), s
 
 
 @given(shapes, st.sampled_from([0.5, 0.9, 0.99]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_a_naive_version(shape, variance):
     n, p, q, seed = shape
     x, y = uneven(n, p, seed), uneven(n, q, seed + 5)
@@ -54,7 +54,7 @@ def test_equals_a_naive_version(shape, variance):
 
 
 @given(shapes, st.floats(1e-3, 1e3), st.floats(-50, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_invariances(shape, scale, offset):
     n, p, q, seed = shape
     x, y = uneven(n, p, seed), uneven(n, q, seed + 5)

@@ -69,7 +69,7 @@ four_or_more = shapes.map(lambda shape: (max(4, shape[0]), *shape[1:]))
 
 
 @given(shapes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_the_naive_double_loop(shape):
     n, p, q, seed = shape
     x, y = randn(n, p, seed=seed) + 3, randn(n, q, seed=seed + 1)
@@ -78,7 +78,7 @@ def test_equals_the_naive_double_loop(shape):
 
 @pytest.mark.parametrize("hsic", [naive_hsic_1, u_statistic])
 @given(shape=four_or_more)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_unbiased_is_made_of_hsic_1(hsic, shape):
     n, p, q, seed = shape
     n = min(n, 6) if hsic is u_statistic else n
@@ -89,7 +89,7 @@ def test_unbiased_is_made_of_hsic_1(hsic, shape):
 
 @pytest.mark.parametrize("unbiased", [False, True])
 @given(shape=four_or_more, scale=st.floats(1e-3, 1e3), offset=st.floats(-50, 50))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_invariances(unbiased, shape, scale, offset):
     n, p, q, seed = shape
     x, y = randn(n, p, seed=seed), randn(n, q, seed=seed + 1)

@@ -10,58 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.reporting.labels import display_name
-from experiments.reporting.tables import (
-    caption,
-    comparison_table,
-    to_latex,
-    to_markdown,
-    to_text,
-    with_ratios,
-)
-from experiments.runs.run_frame import runs_to_frame
-from experiments.spec import SPECS
-
-PAPER = pd.read_csv(SPECS / "paper.csv")
-TABLE_2 = PAPER[PAPER["table"] == 2]
-NO_PAPER = PAPER[:0]
-
-
-def run(method="full", seed=0, accuracy=0.9, seconds=100.0, tflops=10.0, **changes):
-    return {
-        "status": "finished",
-        "is_intact": True,
-        "model": "resnet50",
-        "dataset": "cifar10",
-        "method": method,
-        "seed": seed,
-        "epochs": 10.0,
-        "steps": 200,
-        "steps_per_epoch": 20,
-        "layers": '["body", "head"]',
-        "frozen": "{}",
-        "metric": "accuracy",
-        "final_accuracy": accuracy,
-        "train_seconds": seconds,
-        "tflops": tflops,
-        "machine": "AMD EPYC, 2 cores",
-        "torch": "2.14.1",
-        "git": "abc1234",
-        "command": "make table2 SCALE=small",
-    } | changes
-
-
-def plan(*methods, seeds=3, model="resnet50", dataset="cifar10"):
-    return [(model, dataset, method, seed) for method in methods for seed in range(seeds)]
-
-
-def table(runs, planned, paper=NO_PAPER):
-    frame = pd.DataFrame(runs) if runs else runs_to_frame([])
-    return comparison_table(frame, planned, paper)
-
-
-def row(runs, method, seeds=3):
-    (only,) = table(runs, plan(method, seeds=seeds)).to_dict("records")
-    return only
+from experiments.reporting.tables import caption, to_latex, to_markdown, to_text, with_ratios
+from tests.helpers.table_runs import PAPER, TABLE_2, plan, row, run, table
 
 
 def accuracy_cell(runs, method="smartfrz", seeds=3):
@@ -132,7 +82,19 @@ def test_a_table_that_the_paper_lacks_has_no_columns_for_it():
     digits = plan("full", dataset="digits", seeds=1)
     text = to_text(table([run(dataset="digits")], digits, TABLE_2))
     assert "Paper" not in text
-    assert re.split(r"\s{2,}", text.splitlines()[-1])[-3:] == ["1.00", "1.00", "10"]
+    assert re.split(r"\s{2,}", text.splitlines()[-1])[-2:] == ["1.00", "10"]
+
+
+def test_times_stand_beside_the_papers_alone():
+    """Runs side by side slow each other down, so that only benchmarks compare times."""
+    cells = table([run(dataset="digits")], plan("full", dataset="digits", seeds=1), TABLE_2)
+    assert "Time" not in to_markdown(cells, "") and "time" not in to_latex(cells, "").lower()
+    assert "time" not in caption(pd.DataFrame([run()]), "T.", False)
+    assert "Time" in to_markdown(rendered(), "")
+    assert "where other runs may have slowed it down" in caption(pd.DataFrame([run()]), "T.", True)
+    no_times = table([run()], plan("full"), TABLE_2.assign(seconds=math.nan))
+    header = to_markdown(no_times, "").splitlines()[2]
+    assert "Paper: compute" in header and "ime" not in header
 
 
 def test_differences_are_those_of_the_same_seed():
@@ -341,55 +303,6 @@ def test_text_lines_up():
     lines = to_text(rendered()).splitlines()
     assert lines[0].index("Method") == lines[2].index("Full training")
     assert len({len(line) for line in lines}) == 1
-
-
-# Captions
-
-
-def test_a_caption_says_where_numbers_come_from():
-    gpu = {"machine": "NVIDIA H100", "torch": "2.15.0", "git": "def5678"}
-    frame = pd.DataFrame([run(seed=10), run(seed=2, **gpu)])
-    text = caption(frame, "Fine-tuning.")
-    assert text.startswith("Fine-tuning. ")
-    for fact in (
-        *("Measured on AMD EPYC, 2 cores and NVIDIA H100,", "torch 2.14.1 and 2.15.0"),
-        *("; 2 commits", "seeds 2, 10", ": make table2 SCALE=small"),
-    ):
-        assert fact in text
-
-
-def test_a_caption_marks_a_mixture_of_versions_of_the_code():
-    mixed = pd.DataFrame([run(git="abc1234"), run(seed=1, git="def5678")])
-    assert "; 2 commits (provenance.json)" in caption(mixed, "T.")
-    assert "commit" not in caption(mixed[:1], "T.")
-
-
-@pytest.mark.parametrize("what", ["pretrained_accuracy", "pretrained_sha256"])
-def test_runs_that_started_from_other_weights_have_no_difference(what):
-    """Pretraining gives other weights on another machine, with larger effects than a method's."""
-    values = {"pretrained_accuracy": 0.33, "pretrained_sha256": "12e456789012"}
-    other = {"pretrained_accuracy": 0.34, "pretrained_sha256": math.nan}[what]
-    runs = [
-        run(**values, seed=0),
-        run(**values, seed=1),
-        run("smartfrz", seed=0, accuracy=0.91, **values),
-        run("smartfrz", seed=1, accuracy=0.95, **{**values, what: other}),
-    ]
-    found = row(runs, "smartfrz", seeds=2)
-    assert found["difference_mean"] == pytest.approx(1.0) and found["n"] == 2
-    assert found["compute_ratio"] == 1
-    frame = pd.DataFrame(runs)
-    assert " 1 of the runs started from other weights than full training. " in caption(frame, "T.")
-    assert "other weights" not in caption(frame[:3], "T.")
-
-
-def test_a_caption_names_other_metrics():
-    frame = pd.DataFrame([run(), run(dataset="cola", metric="matthews")])
-    assert " CoLA: matthews." in caption(frame, "NLP.")
-
-
-def test_a_caption_without_runs_says_so():
-    assert caption(runs_to_frame([]), "Fine-tuning.") == "Fine-tuning. Nothing has been run yet."
 
 
 def test_runs_that_were_edited_by_hand_show():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -247,7 +247,6 @@ def traced(request: pytest.FixtureRequest) -> tuple[list[Call], list[nn.Paramete
     return trace(model, architecture.inputs()), list(model.parameters())
 
 
-@settings(deadline=None)
 @given(data=st.data(), as_in_paper=st.booleans())
 def test_cost_grows_with_what_trains(
     traced: tuple[list[Call], list[nn.Parameter]], data: st.DataObject, as_in_paper: bool

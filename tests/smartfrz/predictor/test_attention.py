@@ -83,7 +83,7 @@ def test_the_paper_s_size():
 
 @every_encoding
 @given(data=st.data(), records=st.integers(1, 8))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equals_the_equations_written_as_loops(encoding, data, records):
     """Histories shorter and longer than the window, with records missing except at the end."""
     predictor, history = small(encoding), histories(layers=2, records=records)
@@ -116,7 +116,7 @@ def test_decides_at_every_record_as_on_the_history_up_to_it(encoding):
 
 @every_encoding
 @given(data=st.data(), padding=st.integers(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_stands_in_missing_records_makes_no_difference(encoding, data, padding):
     """Other layers make no difference either, except for drift, which accumulates over layers."""
     predictor = small(encoding)
@@ -199,7 +199,7 @@ def test_a_layer_that_did_not_move_in_the_window_is_not_frozen(encoding, value):
 
 @every_encoding
 @given(st.lists(st.lists(st.floats(width=32), min_size=8, max_size=8), min_size=1, max_size=7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_whatever_the_weights_it_is_a_probability(encoding, records):
     probability = eager(encoding).float().freeze_probability(torch.tensor([records]))
     assert 0 <= probability.item() <= 1

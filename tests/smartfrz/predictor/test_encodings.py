@@ -87,7 +87,7 @@ def test_equals_the_naive_encoding(name, records, size):
 
 @pytest.mark.parametrize("name", ENCODINGS)
 @given(gaps=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_missing_record_is_a_repetition(name, gaps):
     """It repeats the preceding record or, at the start, the first one present."""
     valid = torch.tensor(gaps)
@@ -105,7 +105,7 @@ def test_a_missing_record_is_a_repetition(name, gaps):
 
 @pytest.mark.parametrize("name", ENCODINGS)
 @given(changed=st.integers(1, 69), value=st.sampled_from([0.0, 1e9, math.inf, math.nan]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_later_records_make_no_difference(name, changed, value):
     history = histories(records=70)
     before = ENCODINGS[name](history)[:, :changed]
@@ -115,7 +115,7 @@ def test_later_records_make_no_difference(name, changed, value):
 
 @pytest.mark.parametrize("name", SCALE_FREE)
 @given(st.integers(1, 31), st.floats(-100, 100), st.sampled_from([1, -1]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_scale_of_the_weights_makes_no_difference(name, records, log_scale, sign):
     """Their sign makes no difference either, except for encodings that have signs themselves."""
     history = histories(records=records, size=19)
@@ -126,7 +126,7 @@ def test_the_scale_of_the_weights_makes_no_difference(name, records, log_scale, 
 
 @pytest.mark.parametrize("name", SORTED)
 @given(records=st.integers(1, 31), random=st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_order_of_weights_that_look_back_as_far_makes_no_difference(name, records, random):
     history, order = histories(records=records, size=19), list(range(19))
     for group in range(8):

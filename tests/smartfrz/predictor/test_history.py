@@ -93,7 +93,7 @@ ALL = [layer_of(name, (4, index + 1)) for index, name in enumerate("abcd")]
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_a_plain_list_also_when_resumed(stretches, resume_at):
     """With layers that freeze in any order, and enough records for thinning out."""
     history, naive, active = WeightHistory(SIZE), ListHistory(), list(ALL)

@@ -98,7 +98,7 @@ ALL = make_layers(4)
     bad=st.dictionaries(st.integers(0, 40), st.sampled_from([math.nan, math.inf]), max_size=2),
     resume_at=st.integers(0, 40),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_layers_may_freeze_and_runs_resume(encoding, stretches, bad, resume_at):
     predictor, active = small(encoding), list(ALL)
     records, whole, t = IncrementalPredictor(predictor), WholeHistories(predictor), 0

@@ -22,7 +22,7 @@ CKA = st.sampled_from([*(i / 10 for i in range(11)), 0.999, math.nan])
     ),
     st.sampled_from([0.0, 0.1, 0.2, 1.0]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_stabilised_is_its_definition(rows, tolerance):
     expected = [
         [all(abs(later[i] - row[i]) <= tolerance for later in rows[t:]) for i in range(len(row))]
