@@ -186,7 +186,8 @@ def _by_method(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def caveats(group: pd.DataFrame) -> list[str]:
     """Returns remarks on a panel: a metric other than accuracy, and runs that cannot be placed."""
-    remarks = [f"Metric: {name}" for name in group["metric"].unique() if name != "accuracy"]
+    metrics = [name for name in group["metric"].unique() if name != "accuracy"]
+    remarks = [f"Metric: {display_name(name)}" for name in metrics]
     for method, of_method in _by_method(group):
         diverged = (of_method["status"] == "diverged").sum()
         if diverged:

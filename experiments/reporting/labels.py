@@ -1,12 +1,14 @@
-"""Display names of methods, networks and data sets, from the registries."""
+"""Display names of methods, networks and data sets, from the registries, and of metrics."""
 
 from experiments.data.registry import DATASETS
 from experiments.methods import METHODS
 from experiments.models.registry import NETWORKS
 
+_METRICS = {"matthews": "Matthews correlation", "f1": "F1"}
+
 
 def display_name(name: str) -> str:
-    """Returns the display name of a method, network or data set.
+    """Returns the display name of a method, network, data set or metric.
 
     A setting after the name, as in ``linear t0=0.3``, is kept.
     """
@@ -22,8 +24,9 @@ def rank(name: str) -> int:
 
 
 def _labels() -> dict[str, str]:
-    return {
+    in_registries = {
         name: entry.label
         for registry in (METHODS, NETWORKS, DATASETS)
         for name, entry in registry.items()
     }
+    return in_registries | _METRICS

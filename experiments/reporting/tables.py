@@ -286,4 +286,6 @@ def number(value: float, how: str) -> str:
 def _other_metrics(frame: pd.DataFrame) -> str:
     others = frame.loc[frame["metric"] != "accuracy", ["dataset", "metric"]].drop_duplicates()
     pairs = others.itertuples(index=False, name=None)
-    return "".join(f" {display_name(dataset)}: {metric}." for dataset, metric in pairs)
+    return "".join(
+        f" {display_name(dataset)}: {display_name(metric)}." for dataset, metric in pairs
+    )

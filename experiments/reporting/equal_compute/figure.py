@@ -88,10 +88,14 @@ def _handles(looks: dict[str, tuple[str, str]], names: set[str]) -> list[Line2D]
         if name in names
     ]
     methods = [
-        Line2D([], [], color=color, marker=marker, label=display_name(name), **_style(name, marker))
+        Line2D([], [], color=color, marker=marker, label=_label(name), **_style(name, marker))
         for name, (color, marker) in looks.items()
     ]
     return full + methods
+
+
+def _label(name: str) -> str:
+    return display_name(name) + (" ± standard deviation" if name == OURS else "")
 
 
 def _style(name: str, marker: str) -> dict[str, Any]:

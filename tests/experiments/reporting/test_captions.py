@@ -51,7 +51,7 @@ def test_runs_that_started_from_other_weights_have_no_difference(what):
 
 def test_a_caption_names_other_metrics():
     frame = pd.DataFrame([run(), run(dataset="cola", metric="matthews")])
-    assert " CoLA: matthews." in caption(frame, "NLP.", False)
+    assert " CoLA: Matthews correlation." in caption(frame, "NLP.", False)
 
 
 def test_a_caption_without_runs_says_so():

@@ -203,7 +203,7 @@ def test_runs_without_a_place_are_named():
 
 def test_another_metric_is_named():
     runs = pd.DataFrame([run("full", dataset="cola", metric="matthews")])
-    assert texts(accuracy_against_compute(runs).axes[0]) == "Metric: matthews"
+    assert texts(accuracy_against_compute(runs).axes[0]) == "Metric: Matthews correlation"
 
 
 def test_layers_frozen_are_steps_at_the_moments():

@@ -23,7 +23,7 @@ def test_a_method_is_one_line_through_its_means_and_one_entry_of_the_legend():
     fig = accuracy_at_several_computes(FRAME)
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         *("Full training", "Full training same rate"),
-        *("SmartFRZ", "Shorter training", "Even pace"),
+        *("SmartFRZ ± standard deviation", "Shorter training", "Even pace"),
     ]
     for ax in fig.axes:
         assert line(ax, "smartfrz").get_ydata() == pytest.approx([81, 85, 90])
