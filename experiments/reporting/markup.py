@@ -80,9 +80,8 @@ def joined(rows: Sequence[list[str]], labels: int) -> list[list[str]]:
 
 def _is_unrun(cells: Sequence[str]) -> bool:
     """Whether cells say that there was no run, and nothing else."""
-    is_unrun = [cell.startswith(NOT_RUN) for cell in cells]
-    blank = [cell == BLANK for cell in cells]
-    return any(is_unrun) and all(a or b for a, b in zip(is_unrun, blank, strict=True))
+    told = [cell for cell in cells if cell != BLANK]
+    return bool(told) and all(cell.startswith(NOT_RUN) for cell in told)
 
 
 def escape_markdown(text: str) -> str:

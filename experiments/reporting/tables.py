@@ -113,7 +113,7 @@ def comparison_table(
 def shows_time(table: pd.DataFrame) -> bool:
     """Whether a rendered comparison table has a column of times: only beside the paper's times.
 
-    Runs side by side on one machine slow each other down by other factors than they have computes.
+    Runs that share a machine slow each other down, so that the ratio of their times says little.
     """
     return bool(table["paper_time_ratio"].notna().any())
 

@@ -23,8 +23,8 @@ def claims(table: pd.DataFrame) -> str:
     """Returns a line of Markdown for each claim, with its verdict.
 
     The best control of a workload is the one with the highest mean accuracy. While planned runs are
-    missing, a workload counts for no claim; it counts against one if a control with as many seeds
-    as any is ahead of SmartFRZ already.
+    missing, a workload counts for no claim; it counts against one if a control that has all of its
+    runs, and as many seeds as the others, is ahead of SmartFRZ already.
 
     Args:
         table: the paired differences, see `differences`.
@@ -102,11 +102,8 @@ def _against_full(of: pd.DataFrame, compute: float, loss: float) -> str:
     others = [row for _, row in of.iterrows() if row["model"] != MEAN]
     is_open = {workload(row): not row["is_complete"] or pd.isna(row["mean"]) for row in others}
     known = [row for row in others if not pd.isna(row["mean"])]
-    holds = (
-        None
-        if any(is_open.values())
-        else bool(mean["mean"] >= -loss or is_close(mean["mean"], -loss))
-    )
+    is_within = mean["mean"] >= -loss or is_close(mean["mean"], -loss)
+    holds = None if any(is_open.values()) else bool(is_within)
     found = {"mean": [points(mean)] if known else [], "missing runs": _missing(is_open)}
     found["by workload"] = [f"{workload(row)} ({points(row)})" for row in known]
     what = f"at most {loss:g} point{'' if loss == 1 else 's'}" if loss else "nothing"
