@@ -1,6 +1,7 @@
 """The code blocks of the documentation: each runs, and does what its page says."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +278,7 @@ def train_step(names: Names) -> None:
 
 
 @pytest.fixture
-def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
     """The names that code blocks take for granted."""
     monkeypatch.chdir(tmp_path)  # Lightning writes checkpoints
     model = Net()
@@ -298,16 +299,27 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     found["module"], found["language_model"] = Module(), LanguageModel()
     found["train_step"] = lambda: train_step(found)
     GradientState._reset_state()  # else it refers to the data loader of an earlier block
+    return found
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Context manager in which this process is a process group of its own."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield found
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:There is no CUDA graph on a CPU")
 @pytest.mark.parametrize(("code", "check"), CASES)
 def test_a_code_block_runs(code: str, check: Callable[[Names], None], names: Names):
-    exec(code, names)
-    check(names)
+    is_parallel = "torch.distributed" in code or "torch.nn.parallel" in code
+    # Only there: with a process group, each freeze searches all objects of the process for DDP.
+    with process_group() if is_parallel else nullcontext():
+        exec(code, names)
+        check(names)
 
 
 def test_every_page_with_code_is_run():
