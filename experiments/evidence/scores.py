@@ -194,11 +194,36 @@ def summary(
         families and over the seeds for which all families exist; ``mean``, that of the metric;
         ``interval``, half the width of its 95% t-interval over seeds, NaN for a single seed;
         ``seeds``, their number; and ``not_run``, the missing families. Missing values are NaN.
+
+    Raises:
+        ValueError: if a family and seed occurs twice for a value.
     """
-    rows = [
-        {by: value, **_summary(scores[scores[by] == value], families, metric)} for value in values
-    ]
-    return pd.DataFrame(rows)
+    rows = scores[scores["family"].isin(families) & scores[by].isin(values)]
+    rows = rows.set_index([by, "seed", "family"])
+    if not rows.index.is_unique:
+        raise ValueError(f"duplicate scores: {rows.index[rows.index.duplicated()].tolist()}")
+    of_families = rows.groupby([by, "family"])[metric].mean().unstack("family")
+    by_seed = _means_of_seeds(rows, by, families)
+    of_seeds = by_seed.groupby(by)
+    means = of_seeds.mean().where(of_seeds.count().eq(of_seeds.size(), axis=0))
+    found = pd.concat([of_families.reindex(columns=families), means], axis=1)
+    found = found.assign(
+        mean=means[metric], interval=of_seeds[metric].agg(t_interval), seeds=of_seeds.size()
+    )
+    found = found.reindex(pd.Index(values, name=by)).reset_index()
+    ran = set(zip(*map(rows.index.get_level_values, (by, "family")), strict=True))
+    not_run = [", ".join(each for each in families if (value, each) not in ran) for value in values]
+    return found.assign(seeds=found["seeds"].fillna(0).astype(int), not_run=not_run)
+
+
+def _means_of_seeds(rows: pd.DataFrame, by: str, families: Sequence[str]) -> pd.DataFrame:
+    """Averages `MEANS` over families, for each value of `by` and each seed with all families."""
+    grouped = rows.groupby([by, "seed"])
+    whole = grouped["examples"].count() == len(families)
+    means, found = grouped[list(MEANS)].mean(), grouped[list(MEANS)].count()
+    # Some families are always pretrained, and have no calibration error in runs from scratch.
+    partial_allowed = [name in _OF_KINDS for name in MEANS]
+    return means.where((found == len(families)) | partial_allowed)[whole]
 
 
 def merged_bins(
@@ -216,23 +241,3 @@ def _merged(parts: Sequence[tuple[int, float, float]]) -> tuple[int, float, floa
     total = sum(count for count, *_ in parts)
     probability = sum(count * probability for count, probability, _ in parts) / total
     return total, probability, sum(count * rate for count, _, rate in parts) / total
-
-
-def _summary(rows: pd.DataFrame, families: Sequence[str], metric: str) -> dict[str, Any]:
-    """Summarises the scores of one value of `summary`."""
-    indexed = rows.set_index(["seed", "family"])
-
-    def by_seed(metric: str) -> pd.DataFrame:
-        return indexed[metric].unstack("family").reindex(columns=families)
-
-    whole = by_seed("examples").notna().all(axis=1)
-    # Some families are always pretrained, and have no calibration error in runs from scratch.
-    means = {name: by_seed(name)[whole].mean(axis=1, skipna=name in _OF_KINDS) for name in MEANS}
-    return {
-        **by_seed(metric).mean(),
-        **{name: mean.mean(skipna=False) for name, mean in means.items()},
-        "mean": means[metric].mean(skipna=False),
-        "interval": t_interval(means[metric]),
-        "seeds": int(whole.sum()),
-        "not_run": ", ".join(each for each in families if each not in set(rows["family"])),
-    }

@@ -20,6 +20,7 @@ def tiny_run(method: str = "full", **changes: Any) -> RunConfig:
         "lr": 0.05,
         "image_size": 16,
         "train_images": 320,
+        "test_images": 128,
         "augment": False,
     }
     return make_config(values | changes)

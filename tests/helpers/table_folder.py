@@ -35,7 +35,8 @@ seeds = [0]
 epochs = 6
 lr = {lr}
 image_size = 16
-train_images = 320
+train_images = 160
+test_images = 64
 augment = false
 pretraining = {{ dataset = "digits[0:5]", epochs = 1, lr = 0.05 }}
 """

@@ -105,7 +105,7 @@ def test_normalisation_is_that_of_the_training_images():
 
 def test_validation_images_are_the_last_tenth_of_the_training_images():
     data = load_data("digits")
-    run = tiny_run(dataset="digits", train_images=0, validation=True)
+    run = tiny_run(dataset="digits", train_images=0, test_images=0, validation=True)
     batches = make_batches(run, torch.device("cpu"))
     assert batches.steps_per_epoch == (1297 - 130) // 32
     labels = torch.cat([labels for _, labels in batches.test()])

@@ -14,7 +14,7 @@ from experiments.reporting.figures import (
     frozen_moments,
     layers_frozen_over_time,
 )
-from experiments.reporting.style import look, save
+from experiments.reporting.style import STYLE, look, save
 
 MODELS = ("resnet50", "vgg11", "mobilenet_v2", "deit_tiny")
 METHODS = ("full", "linear", "autofreeze", "smartfrz")
@@ -249,6 +249,13 @@ def test_files_are_the_same_bytes_each_time(tmp_path, draw):
         assert a == b
     assert a.startswith(b"%PDF")
     assert b"CreationDate" not in a
+
+
+def test_papers_get_truetype_fonts(tmp_path, monkeypatch, paper_font_type):
+    monkeypatch.setitem(STYLE, "pdf.fonttype", paper_font_type)
+    save(frozen_moments(pd.DataFrame([run(frozen={"conv1": 20})])), tmp_path / "figure")
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
 
 
 def test_a_run_that_ends_with_its_budget_is_drawn_to_its_own_end():

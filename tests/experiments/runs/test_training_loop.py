@@ -194,7 +194,7 @@ def test_a_diverged_run_stops_and_is_recorded_as_such(tmp_path, method):
     "changes", [{"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True}], ids=str
 )
 def test_mixed_precision_and_layout_change_little(changes):
-    epochs = 0.3 if changes.get("amp") == "fp16" else 1  # slow on a CPU
+    epochs = 0.3 if "amp" in changes else 1  # slow on many CPUs
     _, curves = train(tiny_run(epochs=epochs), ignore, ignore)
     run, other = train(tiny_run(epochs=epochs, **changes), ignore, ignore)
     assert other.loss != curves.loss
