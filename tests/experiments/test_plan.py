@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -29,6 +30,12 @@ def bundled_predictor(tmp_path, monkeypatch):
     planning.fingerprint.cache_clear()
 
 
+@cache
+def planned(table, scale):
+    """The runs of a table, with their methods."""
+    return labelled_plan(load_spec(table), scale)
+
+
 def small_spec(methods=("full",), options=None, **scale):
     values = {"models": ["plain"], "datasets": ["digits"], "seeds": [0], "run": {}}
     return Spec("A table", list(methods), {"demo": values | scale}, options or {})
@@ -36,7 +43,7 @@ def small_spec(methods=("full",), options=None, **scale):
 
 @pytest.mark.parametrize(("table", "scale"), PLANS)
 def test_every_spec_is_valid_at_every_scale(table, scale):
-    runs = plan(load_spec(table), scale)
+    runs = planned(table, scale)
     assert len({config.id for config in runs}) == len(runs) > 0
 
 
@@ -143,7 +150,7 @@ def test_the_methods_of_a_workload_and_seed_come_together_in_the_spec_s_order():
 @pytest.mark.parametrize(("table", "scale"), PLANS)
 def test_linear_freezing_comes_after_what_it_is_matched_with(table, scale):
     before = set()
-    for config, method in labelled_plan(load_spec(table), scale).items():
+    for config, method in planned(table, scale).items():
         workload = config.full_training
         options = config.options
         if isinstance(options, LinearOptions) and options.match and options.compute is None:
@@ -163,9 +170,9 @@ def test_linear_freezing_comes_after_what_it_is_matched_with(table, scale):
 )
 def test_tables_share_runs_with_table_2(table, models, methods, scale):
     """Tables of all its networks leave out those of its further workloads."""
-    runs = labelled_plan(load_spec(table), scale)
-    spec = load_spec("table2")
-    table_2 = [run for run in plan(spec, scale) if run.model in spec.scales[scale]["models"]]
+    runs = planned(table, scale)
+    models_of_all = load_spec("table2").scales[scale]["models"]
+    table_2 = [run for run in planned("table2", scale) if run.model in models_of_all]
     assert {method for config, method in runs.items() if config in table_2} >= methods
     assert {config.id for config, method in runs.items() if method in methods} <= {
         config.id for config in table_2
