@@ -1,6 +1,7 @@
 """Expansion of specs into runs: order, inheritance, and errors for mistakes."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -18,16 +19,30 @@ PLANS = [(table, scale) for table in TABLES for scale in load_spec(table).scales
 METHODS = ["full", "smartfrz", "linear"]
 
 
-@pytest.fixture(autouse=True)
-def bundled_predictor(tmp_path, monkeypatch):
-    """Bundled predictors with random weights, and no published weights."""
+@pytest.fixture(scope="module")
+def saved_predictors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predictors")
     for name in ("drift", "outputs", "raw"):
-        save_random_predictor(tmp_path / name)
-    monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", tmp_path)
+        save_random_predictor(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def bundled_predictors(saved_predictors, monkeypatch):
+    """Bundled predictors with random weights, and no published weights."""
+    monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", saved_predictors)
     monkeypatch.setattr(planning, "has_published_weights", lambda model: False)
     planning.fingerprint.cache_clear()
-    yield tmp_path / "drift"
+    yield
     planning.fingerprint.cache_clear()
+
+
+@pytest.fixture
+def bundled_predictor(bundled_predictors, saved_predictors, tmp_path, monkeypatch):
+    """A copy of one of them, which a test may change."""
+    shutil.copytree(saved_predictors, tmp_path / "predictors")
+    monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", tmp_path / "predictors")
+    return tmp_path / "predictors" / "drift"
 
 
 @cache
