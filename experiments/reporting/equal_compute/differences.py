@@ -123,10 +123,11 @@ def caption(frame: pd.DataFrame) -> str:
     """
     return (
         "SmartFRZ minus other methods at the same compute, and minus full training: mean "
-        "difference in points over pairs of runs with the same seed, ± its 95% Student interval; "
-        "in brackets, pairs of those planned. Last, the mean over workloads, each of which counts "
-        f"once, ± its interval over workloads. {_SIGNIFICANT}: a t test tells the difference from "
-        f"zero at the {LEVEL:.0%} level, with Holm's correction for all methods at this compute. "
+        "difference in points over pairs of runs with the same seed and first weights, ± its 95% "
+        "Student interval; in brackets, pairs of those planned. Last, the mean over workloads, "
+        f"each of which counts once, ± its interval over workloads. {_SIGNIFICANT}: a t test tells "
+        f"the difference from zero at the {LEVEL:.0%} level, with Holm's correction for all "
+        "methods at this compute. "
         f"{measured_on(frame) if len(frame) else 'Nothing has been run yet.'}"
     )
 
@@ -183,6 +184,7 @@ def _rendered(
 
 def _cell(row: pd.Series) -> str:
     if not row["n"]:
-        return "diverged" if row["diverged"] else NOT_RUN
+        without = NOT_RUN if row[["own_compute", "rival_compute"]].isna().any() else "no pair"
+        return "diverged" if row["diverged"] else without
     marked = points(row) + (_SIGNIFICANT if row["p_value"] <= LEVEL else "")
     return marked if row["n"] == row["planned"] else f"{marked} ({row['n']}/{row['planned']})"

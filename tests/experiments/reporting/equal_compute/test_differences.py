@@ -105,6 +105,16 @@ def test_missing_diverged_and_unplanned_cells_are_told_apart() -> None:
     assert r"75\% & Shorter training & +1.00 (1/3)" in to_latex(table, "A caption.")
 
 
+def test_runs_that_began_with_other_weights_are_no_pair_but_were_run() -> None:
+    rows = ["full", "smartfrz 75%", "shorter 75%"]
+    runs = runs_at_computes({VGG: {"full": [90.0], "smartfrz 75%": [91.0], "shorter 75%": [89.0]}})
+    others = runs["method"] == "shorter 75%"
+    runs = runs.assign(pretrained_sha256=others.map({True: "of one", False: "of another"}))
+    table = differences(runs, planned_cells([VGG], rows, 1))
+    assert "| 75% | Shorter training | no pair | no pair |" in to_markdown(table, "A caption.")
+    assert not row_of(table, "vgg11", 0.75, "shorter")["is_complete"]
+
+
 def test_nothing_run_is_a_table_all_the_same() -> None:
     none = runs_at_computes({VGG: {"full": OURS}}).iloc[:0]
     table = differences(none, planned_cells([VGG], ROWS, 3))
