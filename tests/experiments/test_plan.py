@@ -1,7 +1,5 @@
 """Expansion of specs into runs: order, inheritance, and errors for mistakes."""
 
-import json
-import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -9,7 +7,7 @@ import pytest
 
 from experiments import plan as planning
 from experiments.config import Pretraining
-from experiments.options import AutoFreezeOptions, LinearOptions, SmartFRZOptions
+from experiments.options import AutoFreezeOptions, LinearOptions
 from experiments.plan import labelled_plan, plan
 from experiments.spec import SCALES, SPECS, Spec, load_spec
 from tests.helpers.digits import save_random_predictor
@@ -35,14 +33,6 @@ def bundled_predictors(saved_predictors, monkeypatch):
     planning.fingerprint.cache_clear()
     yield
     planning.fingerprint.cache_clear()
-
-
-@pytest.fixture
-def bundled_predictor(bundled_predictors, saved_predictors, tmp_path, monkeypatch):
-    """A copy of one of them, which a test may change."""
-    shutil.copytree(saved_predictors, tmp_path / "predictors")
-    monkeypatch.setattr("smartfrz.predictor.files._BUNDLED", tmp_path / "predictors")
-    return tmp_path / "predictors" / "drift"
 
 
 @cache
@@ -305,36 +295,6 @@ def test_the_fallback_is_taken_where_no_weights_are_published(monkeypatch, publi
     ours = Pretraining("digits[5:10]", epochs=2)
     assert with_fallback.pretraining == (Pretraining("imagenet") if published else ours)
     assert without.pretraining == Pretraining("imagenet")
-
-
-def test_another_predictor_under_the_same_name_makes_another_run(bundled_predictor):
-    spec = small_spec(["smartfrz"])
-    (first,) = plan(spec, "demo")
-    (again,) = plan(spec, "demo")
-    assert first == again
-    weights = bundled_predictor / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    planning.fingerprint.cache_clear()
-    (other,) = plan(spec, "demo")
-    assert other.id != first.id
-    assert isinstance(other.options, SmartFRZOptions) and isinstance(first.options, SmartFRZOptions)
-    assert replace(other.options, fingerprint=first.options.fingerprint) == first.options
-
-
-def test_a_predictor_s_own_threshold_is_part_of_the_run(bundled_predictor):
-    spec = small_spec(["smartfrz"])
-    (first,) = plan(spec, "demo")
-    config = json.loads((bundled_predictor / "config.json").read_text())
-    (bundled_predictor / "config.json").write_text(json.dumps(config | {"threshold": 0.25}))
-    planning.fingerprint.cache_clear()
-    (other,) = plan(spec, "demo")
-    assert other.id != first.id
-    assert isinstance(other.options, SmartFRZOptions) and isinstance(first.options, SmartFRZOptions)
-    assert first.options.threshold == config["threshold"] and other.options.threshold == 0.25
-    (asked,) = plan(small_spec(["smartfrz"], {"smartfrz": {"threshold": 0.6}}), "demo")
-    assert isinstance(asked.options, SmartFRZOptions) and asked.options.threshold == 0.6
 
 
 @pytest.mark.parametrize(
