@@ -20,12 +20,13 @@ def apart(rival: str) -> pd.DataFrame:
 def test_which_rows_have_three_seeds():
     assert (
         "SmartFRZ, its plan alone, stopping early (*shorter training*) and *Prefix, then body* "
-        "have three seeds at 75% and 58%, and so has SmartFRZ at 90%; the others have one or are "
-        "not run."
+        "have three seeds at 75% and 58%, and, with published weights, at 45% (on MRPC one); so "
+        "has SmartFRZ at 90%. The others have one or are not run."
     ) in PAGE
     found = pd.concat([apart(rival) for rival in ("shorter", "plan", "prefix_then_body")])
-    compared = found[(found["model"] != "mean") & found["compute"].isin([0.75, 0.58])]
-    assert (compared["n"] == 3).all()
+    found = found[(found["model"] != "mean") & found["compute"].isin([0.75, 0.58, 0.45])]
+    of_one_seed = (found["dataset"] == "mrpc") & (found["compute"] == 0.45)
+    assert (found[of_one_seed]["n"] == 1).all() and (found[~of_one_seed]["n"] == 3).all()
     of_full = apart("full").query("compute == 0.9 and model != 'mean'")
     assert len(of_full) == 4 and (of_full["n"] == 3).all()
 
@@ -87,22 +88,28 @@ def test_smartfrz_beside_all_controls_with_deit():
     assert (behind[0.58][list(narrow)].round(1) >= -1).all()
 
 
-def test_at_45_percent_smartfrz_is_ahead_of_its_strongest_controls():
+def test_at_45_percent_smartfrz_is_level_with_its_strongest_controls():
     assert (
-        "At 45% it has been run with EfficientNet-Lite0 and with MiniLM on CoLA, with one seed: "
-        "there it loses two to eight points, and in each of the three is ahead of its plan, of "
-        "stopping early and of both forms of *Prefix, then body*."
+        "At 45% it loses six points, and is level with its plan, with stopping early and with both "
+        "forms of *Prefix, then body*. In two of the four workloads, EfficientNet-Lite0 on "
+        "CIFAR-100 and MiniLM on CoLA, it is ahead of all of them but its plan by the means, of "
+        "stopping early on CIFAR-100 by more than chance; in the other two, *Prefix, then body* is "
+        "ahead of it by a point or less."
     ) in PAGE
-    rows = DIFFERENCES.query("compute == 0.45 and n > 0 and model != 'mean'")
-    workloads = rows.groupby(["model", "dataset"])
-    assert set(workloads.groups) == {
-        *(("efficientnet_lite0", "cifar100"), ("efficientnet_lite0", "cifar10")),
-        ("minilm", "cola"),
-    }
-    assert (rows["n"] == 1).all() and (workloads.size() == 5).all()
-    of_full = rows["rival"] == "full"
-    assert rows[of_full]["mean"].round().between(-8, -2).all()
-    assert (rows[~of_full]["mean"] > 0).all()
+    rows = (
+        DIFFERENCES.query("compute == 0.45").set_index(["model", "dataset", "rival"]).sort_index()
+    )
+    mean = rows.xs("mean")
+    of_full = mean["mean"].index.get_level_values("rival") == "full"
+    assert round(mean[of_full]["mean"].item()) == -6
+    assert len(mean) == 5 and (mean[~of_full]["mean"].abs() <= mean[~of_full]["interval"]).all()
+    for workload in (("efficientnet_lite0", "cifar100"), ("minilm", "cola")):
+        gains = rows.loc[workload]["mean"].drop("full")
+        assert gains["plan"] < 0 and (gains.drop("plan") > 0).all()
+    early = rows.loc["efficientnet_lite0", "cifar100", "shorter"]
+    assert early["mean"] > 0 and early["p_value"] <= LEVEL
+    for workload in (("efficientnet_lite0", "cifar10"), ("minilm", "mrpc")):
+        assert -1 <= rows.loc[workload]["mean"]["prefix_then_body"] < 0
 
 
 def test_smartfrz_loses_nothing_at_90_percent_by_the_mean():
@@ -119,7 +126,7 @@ def test_where_smartfrz_is_ahead_of_stopping_early():
         "ResNet50 from scratch, stopping early is ahead at 75% and 58% by the means, with ResNet50 "
         "at 58% by more than chance."
     ) in PAGE
-    gains = apart("shorter")
+    gains = apart("shorter").query("compute in (0.75, 0.58)")
     clear = gains[gains["p_value"] <= LEVEL].set_index(["model", "dataset", "compute"])["mean"]
     assert set(clear[clear > 0].index) == {
         ("efficientnet_lite0", "cifar100", 0.75),
@@ -128,8 +135,7 @@ def test_where_smartfrz_is_ahead_of_stopping_early():
         ("deit_tiny", "cifar10", 0.75),
     }
     assert set(clear[clear < 0].index) == {("resnet50", "cifar10", 0.58)}
-    main = gains[gains["compute"].isin([0.75, 0.58])]
-    best = main.groupby(["model", "dataset"])["mean"].max()
+    best = gains.groupby(["model", "dataset"])["mean"].max()
     assert set(best[best < 0].index) == {
         *(("mobilenet_v2", "cifar10"), ("minilm", "cola"), ("resnet50", "cifar10")),
     }
