@@ -20,13 +20,12 @@ def apart(rival: str) -> pd.DataFrame:
 def test_which_rows_have_three_seeds():
     assert (
         "SmartFRZ, its plan alone, stopping early (*shorter training*) and *Prefix, then body* "
-        "have three seeds at 75% and 58%, and, with published weights, at 45% (on MRPC one); so "
-        "has SmartFRZ at 90%. The others have one or are not run."
+        "have three seeds at 75% and 58%, and, with published weights, at 45%; so has SmartFRZ at "
+        "90%. The others have one or are not run."
     ) in PAGE
     found = pd.concat([apart(rival) for rival in ("shorter", "plan", "prefix_then_body")])
     found = found[(found["model"] != "mean") & found["compute"].isin([0.75, 0.58, 0.45])]
-    of_one_seed = (found["dataset"] == "mrpc") & (found["compute"] == 0.45)
-    assert (found[of_one_seed]["n"] == 1).all() and (found[~of_one_seed]["n"] == 3).all()
+    assert len(found) == 3 * (8 + 8 + 4) and (found["n"] == 3).all()
     of_full = apart("full").query("compute == 0.9 and model != 'mean'")
     assert len(of_full) == 4 and (of_full["n"] == 3).all()
 
@@ -91,25 +90,26 @@ def test_smartfrz_beside_all_controls_with_deit():
 
 def test_at_45_percent_smartfrz_is_level_with_its_strongest_controls():
     assert (
-        "At 45% it loses six points, and is level with its plan, with stopping early and with both "
-        "forms of *Prefix, then body*. In two of the four workloads, EfficientNet-Lite0 on "
-        "CIFAR-100 and MiniLM on CoLA, it is ahead of all of them but its plan by the means, of "
-        "stopping early on CIFAR-100 by more than chance; in the other two, *Prefix, then body* is "
-        "ahead of it by a point or less."
+        "At 45% it loses six points, and is level with its plan and with both forms of *Prefix, "
+        "then body*. It is ahead of stopping early in each of the four workloads, with "
+        "EfficientNet-Lite0 on CIFAR-100 by more than chance; by their mean, too, but with Holm's "
+        "correction no more than chance explains. *Prefix, then body* is ahead of it on CIFAR-10 "
+        "by a point or less, and in no other workload."
     ) in PAGE
     rows = DIFFERENCES.query("compute == 0.45")
     means = rows[rows["model"] == "mean"].set_index("rival")
     assert round(means["mean"]["full"]) == -6
-    controls = means.drop(index="full")
-    assert len(controls) == 4 and (controls["mean"].abs() <= controls["interval"]).all()
-    rows = rows.set_index(["model", "dataset", "rival"]).sort_index()
-    for workload in (("efficientnet_lite0", "cifar100"), ("minilm", "cola")):
-        gains = rows.loc[workload]["mean"].drop("full")
-        assert gains["plan"] < 0 and (gains.drop("plan") > 0).all()
-    early = rows.loc["efficientnet_lite0", "cifar100", "shorter"]
-    assert early["mean"] > 0 and early["p_value"] <= LEVEL
-    for workload in (("efficientnet_lite0", "cifar10"), ("minilm", "mrpc")):
-        assert -1 <= rows.loc[workload]["mean"]["prefix_then_body"] < 0
+    level = means.loc[["plan", "prefix_then_body", "prefix_then_body spread"]]
+    assert (level["mean"].abs() <= level["interval"]).all()
+    early = rows[rows["rival"] == "shorter"].set_index(["model", "dataset"])
+    assert len(early) == 5 and (early["mean"] > 0).all()
+    mean = means.loc["shorter"]
+    assert mean["mean"] > mean["interval"] and mean["p_value"] > LEVEL
+    clear = early[early["p_value"] <= LEVEL]
+    assert set(clear.index) == {("efficientnet_lite0", "cifar100")}
+    of_prefix = rows[rows["rival"] == "prefix_then_body"].set_index(["model", "dataset"])["mean"]
+    assert set(of_prefix[of_prefix < 0].index) == {("efficientnet_lite0", "cifar10")}
+    assert of_prefix.min() >= -1
 
 
 def test_smartfrz_loses_nothing_at_90_percent_by_the_mean():
