@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -152,7 +153,7 @@ def _runs(
 
 
 def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tuple[RunConfig, str]]:
-    rows = [label for label in spec.methods if label in (scale.methods or spec.methods)]
+    rows = _rows(spec, scale)
     for name, changes, seed, model in product(
         scale.datasets, scale.variants, scale.seeds, scale.models
     ):
@@ -171,6 +172,21 @@ def _runs_of(spec: Spec, scale: Scale, tuned: Mapping[str, Any]) -> Iterator[tup
             )
             fields = {"method": method, "options": options or None}
             yield make_config({**values, **spec.fields.get(label, {}), **fields}), label
+
+
+def _rows(spec: Spec, scale: Scale) -> list[str]:
+    """The methods, with their labels, that workloads are run with.
+
+    Raises:
+        UserError: a pattern of ``without`` fits no method.
+    """
+    rows = [label for label in spec.methods if label in (scale.methods or spec.methods)]
+    for pattern in scale.without:
+        kept = [label for label in rows if not fnmatchcase(label, pattern)]
+        if len(kept) == len(rows):
+            raise UserError(f"without = {pattern!r} fits none of {', '.join(rows)}: remove it.")
+        rows = kept
+    return rows
 
 
 def _with_fallback(config: RunConfig, fallback: Mapping[str, Any]) -> RunConfig:

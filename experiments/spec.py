@@ -34,6 +34,7 @@ class Scale:
         fallback: by data set, the pretraining to use if published weights are not available.
         methods: the spec's methods that these workloads are run with, with their labels; all if
             empty.
+        without: patterns of methods that these workloads are run without, such as ``"* 45%"``.
         more: further workloads: tables of the values of a scale, which share none of the above.
     """
 
@@ -47,6 +48,7 @@ class Scale:
     options: dict = field(default_factory=dict)
     fallback: dict = field(default_factory=dict)
     methods: list = field(default_factory=list)
+    without: list = field(default_factory=list)
     more: list = field(default_factory=list)
 
 

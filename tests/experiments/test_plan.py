@@ -66,6 +66,7 @@ def test_a_scale_may_have_more_workloads_with_their_own_values():
         ({"dataset": {"cifar10": {}}}, "dataset.cifar10"),
         ({"epochs": 3}, "Unknown key epochs in scales.demo.more"),
         ({"methods": ["linear"]}, "scales.demo.methods.linear is not used here: choose from full"),
+        ({"without": ["linear *"]}, r"without = 'linear \*' fits none of full: remove it"),
     ],
 )
 def test_a_mistake_in_more_workloads_is_named(workload, says):
@@ -82,6 +83,12 @@ def test_workloads_may_have_some_of_the_methods_alone():
         *(("plain", method) for method in ("full", "linear", "autofreeze 60%")),
         *(("mobile", method) for method in ("full", "autofreeze 60%")),
     ]
+
+
+def test_workloads_may_be_without_some_of_the_methods():
+    methods = ["full", "linear 58%", "linear slow 58%", "autofreeze 58%"]
+    runs = labelled_plan(small_spec(methods, without=["linear* 58%"]), "demo")
+    assert list(runs.values()) == ["full", "autofreeze 58%"]
 
 
 def test_a_rehearsal_has_few_examples_and_one_epoch_and_so_has_its_pretraining() -> None:

@@ -41,11 +41,12 @@ def differences(frame: pd.DataFrame, cells: Sequence[tuple[str, str, str, int]])
     Returns:
         One row per workload, compute and rival, and per compute and rival one for the average over
         workloads, with `COLUMNS`. ``mean``: SmartFRZ's accuracy minus the rival's in points, over
-        ``n`` pairs of runs with the same seed and initial weights, or over ``n`` workloads.
-        ``interval``: half the width of its 95% interval. ``p_value``: of a t test, with Holm's
-        correction for all controls of the same workload and compute; full training is a test of
-        its own. ``diverged``: the rival's diverged runs. ``is_complete``: whether every planned
-        pair was run, apart from those. The last two columns are mean computes as measured.
+        ``n`` pairs of runs with the same seed and initial weights, or over ``n`` of the
+        workloads planned at this compute. ``interval``: half the width of its 95% interval.
+        ``p_value``: of a t test, with Holm's correction for all controls of the same workload and
+        compute; full training is a test of its own. ``diverged``: the rival's diverged runs.
+        ``is_complete``: whether every planned pair was run, apart from those. The last two columns
+        are mean computes as measured.
     """
     runs = with_ratios(frame)
     seeds: dict[tuple[str, str], dict[str, set[int]]] = {}
@@ -98,11 +99,16 @@ def _pair(
 
 
 def _averages(found: pd.DataFrame) -> Iterator[dict[str, object]]:
+    planned = found[[*_WORKLOAD, "compute"]].drop_duplicates().groupby("compute").size()
     for (compute, rival), of in found.groupby(["compute", "rival"], sort=False):
         means = tuple(float(np.mean(each)) for each in of["differences"] if each)
         yield {
             **{"model": MEAN, "dataset": "", "compute": compute, "rival": rival},
-            **{"n": len(means), "planned": len(of), "diverged": int(of["diverged"].sum())},
+            **{
+                "n": len(means),
+                "planned": int(planned[compute]),
+                "diverged": int(of["diverged"].sum()),
+            },
             "is_complete": bool(of["is_complete"].all()),
             "differences": means,
             "own_compute": of["own_compute"].mean(),
@@ -125,9 +131,9 @@ def caption(frame: pd.DataFrame) -> str:
         "SmartFRZ minus other methods at the same compute, and minus full training: mean "
         "difference in points over pairs of runs with the same seed and first weights, ± its 95% "
         "Student interval; in brackets, pairs of those planned. Last, the mean over workloads, "
-        f"each of which counts once, ± its interval over workloads. {_SIGNIFICANT}: a t test tells "
-        f"the difference from zero at the {LEVEL:.0%} level, with Holm's correction for all "
-        "methods at this compute. "
+        "each of which counts once, ± its interval over workloads; in brackets, workloads of "
+        f"those at this compute. {_SIGNIFICANT}: a t test tells the difference from zero at the "
+        f"{LEVEL:.0%} level, with Holm's correction for all methods at this compute. "
         f"{measured_on(frame) if len(frame) else 'Nothing has been run yet.'}"
     )
 

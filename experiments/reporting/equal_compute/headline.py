@@ -46,10 +46,12 @@ def _strongest(apart: pd.DataFrame, compute: float) -> str | None:
     """
     at = apart[(apart["compute"] == compute) & ~apart["rival"].isin(["full", "plan"])]
     of, means = at[at["model"] != MEAN], at[at["model"] == MEAN]
-    most = of.groupby(["model", "dataset"])[["planned", "n"]].transform("max")
-    is_absent = ((of["n"] == 0) & (most["n"] > 0)).astype(bool)
-    lacking = set(of.loc[(of["planned"] < most["planned"]) | is_absent, "rival"])
-    means = means[~means["rival"].isin(lacking) & means["mean"].notna()]
+    workloads = ["model", "dataset"]
+    few_seeds = of.loc[of["planned"] < of.groupby(workloads)["planned"].transform("max"), "rival"]
+    ran = of[of["n"] > 0]
+    counts = ran.groupby("rival").size()
+    everywhere = counts.index[counts == len(ran[workloads].drop_duplicates())]
+    means = means[means["rival"].isin(everywhere) & ~means["rival"].isin(set(few_seeds))]
     return None if means.empty else str(means.loc[means["mean"].idxmin(), "rival"])
 
 

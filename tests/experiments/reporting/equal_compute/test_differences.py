@@ -82,6 +82,18 @@ def test_the_average_counts_each_workload_once() -> None:
     assert (average["n"], average["planned"], average["is_complete"]) == (2, 2, False)
 
 
+def test_the_average_says_of_how_many_workloads_it_is() -> None:
+    found = {"full": OURS, "smartfrz 75%": OURS, "shorter 75%": OURS}
+    runs = runs_at_computes({VGG: found, MOBILE: {row: OURS for row in ("full", "smartfrz 75%")}})
+    rows = list(found)
+    cells = planned_cells([VGG], rows, 3) + planned_cells([MOBILE], rows[:2], 3)
+    table = differences(runs, cells)
+    average = row_of(table, MEAN, 0.75, "shorter")
+    assert (average["n"], average["planned"], average["is_complete"]) == (1, 2, True)
+    last = to_markdown(table, "A caption.").splitlines()[-1]
+    assert last == "| 75% | Shorter training | +0.00 ± 0.00 | \N{EN DASH} | +0.00 (1/2) |"
+
+
 def test_missing_diverged_and_unplanned_cells_are_told_apart() -> None:
     runs = runs_at_computes(
         {
