@@ -20,12 +20,15 @@ def apart(rival: str) -> pd.DataFrame:
 def test_which_rows_have_three_seeds():
     assert (
         "SmartFRZ, its plan alone, stopping early (*shorter training*) and *Prefix, then body* "
-        "have three seeds at 75% and 58%, and, with published weights, at 45%; so has SmartFRZ at "
-        "90%. The others have one or are not run."
+        "have three seeds at 75% and 58%, and, with published weights, at 45%; so have SmartFRZ at "
+        "90% and the rows with *own rate*. The others have one or are not run."
     ) in PAGE
     found = pd.concat([apart(rival) for rival in ("shorter", "plan", "prefix_then_body")])
     found = found[(found["model"] != "mean") & found["compute"].isin([0.75, 0.58, 0.45])]
     assert len(found) == 3 * (8 + 8 + 4) and (found["n"] == 3).all()
+    own_rate = DIFFERENCES[DIFFERENCES["rival"].str.endswith("own rate")]
+    own_rate = own_rate.query("model != 'mean'")
+    assert len(own_rate) == 2 and (own_rate["n"] == 3).all()
     of_full = apart("full").query("compute == 0.9 and model != 'mean'")
     assert len(of_full) == 4 and (of_full["n"] == 3).all()
 

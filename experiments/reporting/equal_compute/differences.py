@@ -104,11 +104,9 @@ def _averages(found: pd.DataFrame) -> Iterator[dict[str, object]]:
         means = tuple(float(np.mean(each)) for each in of["differences"] if each)
         yield {
             **{"model": MEAN, "dataset": "", "compute": compute, "rival": rival},
-            **{
-                "n": len(means),
-                "planned": int(planned[compute]),
-                "diverged": int(of["diverged"].sum()),
-            },
+            "n": len(means),
+            "planned": int(planned[compute]),
+            "diverged": int(of["diverged"].sum()),
             "is_complete": bool(of["is_complete"].all()),
             "differences": means,
             "own_compute": of["own_compute"].mean(),
