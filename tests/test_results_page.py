@@ -40,6 +40,11 @@ def of_all_controls(model: str, dataset: str) -> pd.Series:
     return rows.set_index(["compute", "rival"])["mean"].drop("full", level="rival")
 
 
+def behind_by_compute(gains: pd.Series) -> dict[float, pd.Series]:
+    """The gains of `of_all_controls` that are negative, for each compute."""
+    return {compute: gains[compute][gains[compute] < 0] for compute in (0.75, 0.58)}
+
+
 def test_smartfrz_beside_all_controls_with_efficientnet():
     assert (
         "All controls at 75% and 58% have been run with EfficientNet-Lite0, MiniLM on CoLA, "
@@ -84,8 +89,8 @@ def test_each_method_at_its_own_best_learning_rate():
     assert cells["difference_mean"]["prefix_then_body own rate 58%"] >= 0
     gains = DIFFERENCES.query("model == 'efficientnet_lite0' and compute == 0.58")
     gains = gains.set_index("rival")
-    ahead, early = gains.loc["prefix_then_body own rate"], gains.loc["shorter own rate"]
-    assert -2 < ahead["mean"] < -1.5 and ahead["p_value"] > LEVEL
+    prefix, early = gains.loc["prefix_then_body own rate"], gains.loc["shorter own rate"]
+    assert -2 < prefix["mean"] < -1.5 and prefix["p_value"] > LEVEL
     assert early["mean"] > 0
 
 
@@ -97,7 +102,7 @@ def test_smartfrz_beside_all_controls_with_minilm_on_cola():
         "early, an even pace and measured contribution are ahead of it by less than one point."
     ) in PAGE
     gains = of_all_controls("minilm", "cola")
-    behind = {compute: gains[compute][gains[compute] < 0] for compute in (0.75, 0.58)}
+    behind = behind_by_compute(gains)
     assert set(behind[0.58].index) == {"shorter"}
     far = {"static_prefix", "paced", "unfreezing", "random", "linear", "head_first"}
     assert set(gains[0.58].index[gains[0.58] > 5]) == far
@@ -125,8 +130,7 @@ def test_smartfrz_beside_all_controls_with_deit():
         "its plan, stopping early, random order, SVCCA and measured contribution by a point or "
         "less."
     ) in PAGE
-    gains = of_all_controls("deit_tiny", "cifar10")
-    behind = {compute: gains[compute][gains[compute] < 0] for compute in (0.75, 0.58)}
+    behind = behind_by_compute(of_all_controls("deit_tiny", "cifar10"))
     assert set(behind[0.75].index) == {"unfreezing", "prefix_then_body"}
     clear = {"unfreezing", "prefix_then_body", "prefix_then_body spread", "static_prefix"}
     assert (behind[0.58][list(clear)] < -1).all()
