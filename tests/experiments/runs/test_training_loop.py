@@ -202,8 +202,9 @@ def test_mixed_precision_and_layout_change_little(changes):
     assert all(param.dtype == torch.float32 for param in run.model.parameters())
 
 
-@pytest.mark.parametrize("changes", [{"amp": "bf16"}, {"channels_last": True}], ids=str)
-@pytest.mark.parametrize("method", ["linear", "autofreeze"])
+@pytest.mark.parametrize(
+    ("method", "changes"), [("linear", {"channels_last": True}), ("autofreeze", {"amp": "bf16"})]
+)
 def test_layers_freeze_in_mixed_precision_and_any_layout(method, changes):
     run, curves = train(tiny_run(method, epochs=1.5, test_images=32, **changes), ignore, ignore)
     assert run.freezer.frozen
